@@ -1,0 +1,68 @@
+"""The values that cross the borders between rooms."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Variables = dict[str, Any]
+"""`{"params": {"base": ..., "head": {"kernel", "bias"}}, "batch_stats": ...}` of one model."""
+
+
+class Dataset(NamedTuple):
+    """A labelled image set, whole in memory.
+
+    Attributes:
+      images: `[N, H, W, channels]` uint8.
+      labels: `[N]` int32 in `[0, num_classes)`.
+      num_classes: number of classes.
+      name: what messages and file names call the set.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+    name: str = "data"
+
+
+class Outputs(NamedTuple):
+    """What a model says of a batch.
+
+    Attributes:
+      features: `[B, feature_dim]` float32, the input of the linear head.
+      logits: `[B, num_classes]` float32.
+    """
+
+    features: jax.Array
+    logits: jax.Array
+
+
+class Model(NamedTuple):
+    """One architecture as two pure functions.
+
+    Attributes:
+      init: `init(key) -> variables`. `variables["params"]` has the sub-trees `base` and `head`;
+        `head` is always `{"kernel": [feature_dim, num_classes], "bias": [num_classes]}`.
+        `variables["batch_stats"]` is present for every model, empty without batch norm.
+      apply: `apply(variables, images, train=False, *, mask=None, key=None) ->
+        (Outputs, variables)`. `images` is `[B, H, W, channels]` float32 in [-1, 1]. With
+        `train`, batch norm uses and updates the statistics of the batch, over the rows where
+        `mask` (`[B]` bool, default all) is true; `key` switches dropout and stochastic depth on
+        (without it they are off). Without `train` the variables come back unchanged.
+    """
+
+    init: Callable[[jax.Array], Variables]
+    apply: Callable[..., tuple[Outputs, Variables]]
+
+
+class Prototypes(NamedTuple):
+    """One vector a class.
+
+    Attributes:
+      vectors: `[C, D]` float32; rows of unknown classes are zero.
+      known: `[C]` bool; whether any client has contributed the class.
+    """
+
+    vectors: jax.Array
+    known: jax.Array

@@ -56,6 +56,48 @@ class Model(NamedTuple):
     apply: Callable[..., tuple[Outputs, Variables]]
 
 
+class Client(NamedTuple):
+    """All that one client keeps between rounds.
+
+    Attributes:
+      params: what its optimiser trains: `{"model": ...}` and what the method adds.
+      statistics: what its forward passes update, with the same keys (batch-norm statistics).
+    """
+
+    params: dict[str, Any]
+    statistics: dict[str, Any]
+
+
+class ClientData(NamedTuple):
+    """One client's samples, as rows of images that all clients share.
+
+    Attributes:
+      images: `[N, H, W, channels]` uint8 of the whole data set.
+      labels: `[N]` int32 of the whole data set.
+      indices: `[n]` int32, the client's rows, real ones first.
+      count: `[]` int32, how many of `indices` are real.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    indices: jax.Array
+    count: jax.Array
+
+
+class Batch(NamedTuple):
+    """What one step sees.
+
+    Attributes:
+      images: `[B, H, W, channels]` float32 in [-1, 1].
+      labels: `[B]` int32.
+      mask: `[B]` bool; false rows are padding and must change nothing.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    mask: jax.Array
+
+
 class Prototypes(NamedTuple):
     """One vector a class.
 

@@ -1,0 +1,42 @@
+"""Cuts a client's samples into batches of one shape."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from protonorm_jax.types import Batch, ClientData
+
+
+def take(data: ClientData, rows: jax.Array, mask: jax.Array) -> Batch:
+    """The samples `rows` `[B]` of the whole data set, pixels scaled from 0..255 to [-1, 1]."""
+    images = data.images[rows].astype(jnp.float32) / 127.5 - 1.0
+    return Batch(images, data.labels[rows], mask)
+
+
+def pad(indices: jax.Array, batch_size: int) -> jax.Array:
+    """Lengthens the last axis with zeros to a multiple of `batch_size`, at least one batch."""
+    length = indices.shape[-1]
+    missing = max(-(-length // batch_size), 1) * batch_size - length
+    return jnp.pad(indices, [(0, 0)] * (indices.ndim - 1) + [(0, missing)])
+
+
+def total(function: Callable[[Batch], Any], data: ClientData, *, batch_size: int) -> Any:
+    """Adds up `function(batch)`, a pytree of sums, over a client's samples in their stored order.
+
+    The number of batches is the client's own, so short clients do no work for long ones; without
+    a sample the result is zero.
+    """
+    indices = pad(data.indices, batch_size)
+
+    def at(position: jax.Array) -> Any:
+        start = position * batch_size
+        rows = jax.lax.dynamic_slice(indices, (start,), (batch_size,))
+        return function(take(data, rows, start + jnp.arange(batch_size) < data.count))
+
+    def add(position: jax.Array, sums: Any) -> Any:
+        return jax.tree.map(jnp.add, sums, at(position))
+
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(at, 0))
+    return jax.lax.fori_loop(0, -(-data.count // batch_size), add, zero)

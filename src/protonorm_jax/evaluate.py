@@ -1,0 +1,46 @@
+"""How well one client's model predicts its own test samples. Pure, for one client."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from protonorm_jax import batches
+from protonorm_jax.methods.method import Method
+from protonorm_jax.types import Batch, Client, ClientData, Model
+
+
+def count_correct(
+    client: Client,
+    broadcast: Any,
+    data: ClientData,
+    *,
+    model: Model,
+    method: Method,
+    batch_size: int,
+) -> dict[str, jax.Array]:
+    """Counts right predictions by each of the method's predictors.
+
+    Args:
+      client: the state of the client.
+      broadcast: what the server sent.
+      data: the client's test samples.
+      model: the client's architecture.
+      method: the federated method.
+      batch_size: samples at once.
+
+    Returns:
+      `{name: [] int32}` for every name of `method.predict`. A sample without any finite score,
+      as before any prototype is known, counts as wrong.
+    """
+
+    def correct(batch: Batch) -> dict[str, jax.Array]:
+        scores = method.predict(client, broadcast, batch.images, model=model)
+
+        def hits(score: jax.Array) -> jax.Array:
+            right = jnp.argmax(score, axis=1) == batch.labels
+            return jnp.sum(right & jnp.isfinite(score).any(axis=1) & batch.mask)
+
+        return jax.tree.map(hits, scores)
+
+    return batches.total(correct, data, batch_size=batch_size)

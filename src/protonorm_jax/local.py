@@ -1,0 +1,157 @@
+"""One client's round: train on its own samples, then make its upload. Pure, for one client."""
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+
+from protonorm_jax import batches
+from protonorm_jax.config import Config
+from protonorm_jax.methods.method import Hyperparameters, Method, infer
+from protonorm_jax.types import Batch, Client, ClientData, Model
+
+
+def local_update(
+    key: jax.Array,
+    client: Client,
+    broadcast: Any,
+    data: ClientData,
+    hyperparameters: Hyperparameters,
+    *,
+    model: Model,
+    method: Method,
+    config: Config,
+) -> tuple[Client, Any, dict[str, Any]]:
+    """Trains one client for a round and makes its upload.
+
+    A client whose `data.count` is zero comes back unchanged and contributes zeros. Entries of
+    `data.indices` beyond `count` change nothing, bit for bit.
+
+    Args:
+      key: consumed; it orders the samples and feeds the method's loss and upload.
+      client: the state of the client.
+      broadcast: what the server sent.
+      data: the client's training samples.
+      hyperparameters: traced scalars.
+      model: the client's architecture.
+      method: the federated method.
+      config: `local_epochs`, `batch_size`, `eval_batch_size`, `shuffle`, `last_batch`
+        (`"drop"`, as the reference codes do, never trains on the last `count % batch_size`
+        samples nor takes prototypes from them) and `collect` (`"before"` takes the prototypes of
+        the model as it was before this round, as the reference code of ProtoNorm does).
+
+    Returns:
+      The client, its upload, and a dict: `steps` (`loss` and the method's terms, `[max_steps]`
+      float32, zero after the last step), `terms` (their means over the steps), `num_steps` `[]`
+      int32, `num_samples` `[]` int32, `floats` (numbers sent up) and `finite` `[]` bool.
+    """
+    chex.assert_rank([data.indices, data.count], [1, 0])
+    if config.last_batch == "drop":
+        data = data._replace(count=data.count - data.count % config.batch_size)
+    train_key, upload_key = jax.random.split(key)
+    trained, observed, steps, num_steps = _train(
+        train_key, client, broadcast, data, hyperparameters, model, method, config
+    )
+    if config.collect != "during":
+        source = client if config.collect == "before" else trained
+        observed = _observe(source, data, model, method, config)
+    upload, floats = method.upload(
+        upload_key, trained, observed, data, broadcast, hyperparameters, model=model
+    )
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((steps, upload))])
+    info = {
+        "steps": steps,
+        "terms": jax.tree.map(lambda term: term.sum() / jnp.maximum(num_steps, 1), steps),
+        "num_steps": num_steps,
+        "num_samples": data.count,
+        "floats": jnp.asarray(floats, jnp.float32),
+        "finite": finite.all(),
+    }
+    return trained, upload, info
+
+
+def _train(
+    key: jax.Array,
+    client: Client,
+    broadcast: Any,
+    data: ClientData,
+    hyperparameters: Hyperparameters,
+    model: Model,
+    method: Method,
+    config: Config,
+) -> tuple[Client, Any, dict[str, jax.Array], jax.Array]:
+    """All epochs of one round: the client, what it observed, terms per step, number of steps."""
+    batch_size = config.batch_size
+    order_key, loss_key = jax.random.split(key)
+    orders = batches.pad(_orders(order_key, data, config), batch_size)  # [epochs, padded]
+    steps_per_epoch = -(-data.count // batch_size)
+    optimizer = method.optimizer(hyperparameters)
+
+    def batch_at(index: jax.Array) -> Batch:
+        epoch, position = jnp.divmod(index, jnp.maximum(steps_per_epoch, 1))
+        start = position * batch_size
+        rows = jax.lax.dynamic_slice(orders, (epoch, start), (1, batch_size))[0]
+        return batches.take(data, rows, start + jnp.arange(batch_size) < data.count)
+
+    def gradient(client: Client, index: jax.Array) -> tuple[Client, Any, dict[str, jax.Array]]:
+        """The gradient at a batch, what the forward pass observed, and the terms of the loss."""
+        batch = batch_at(index)
+        (loss, info), gradients = jax.value_and_grad(method.loss, has_aux=True)(
+            client.params,
+            client.statistics,
+            broadcast,
+            batch,
+            jax.random.fold_in(loss_key, index),
+            hyperparameters,
+            model=model,
+        )
+        observed = ()
+        if config.collect == "during":
+            observed = method.observe(info.outputs, batch.labels, batch.mask)
+        return Client(gradients, info.statistics), observed, {"loss": loss, **info.terms}
+
+    def step(index: jax.Array, carry: Any) -> Any:
+        client, optimizer_state, observed, history = carry
+        (gradients, statistics), new, terms = gradient(client, index)
+        updates, optimizer_state = optimizer.update(gradients, optimizer_state, client.params)
+        client = Client(optax.apply_updates(client.params, updates), statistics)
+        observed = jax.tree.map(jnp.add, observed, new)
+        history = jax.tree.map(lambda all, one: all.at[index].set(one), history, terms)
+        return client, optimizer_state, observed, history
+
+    _, observed, terms = jax.eval_shape(gradient, client, 0)
+    observed = jax.tree.map(jnp.zeros_like, observed)
+    max_steps = orders.shape[0] * (orders.shape[1] // batch_size)
+    history = jax.tree.map(lambda term: jnp.zeros(max_steps, term.dtype), terms)
+    num_steps = orders.shape[0] * steps_per_epoch
+    initial = (client, optimizer.init(client.params), observed, history)
+    client, _, observed, history = jax.lax.fori_loop(0, num_steps, step, initial)
+    return client, observed, history, num_steps
+
+
+def _orders(key: jax.Array, data: ClientData, config: Config) -> jax.Array:
+    """The rows to visit in each epoch, `[local_epochs, n]`, the client's own rows first.
+
+    Threefry's bits do not depend on how many are drawn, so neither does the order.
+    """
+    length = data.indices.shape[0]
+    if not config.shuffle:
+        return jnp.broadcast_to(data.indices, (config.local_epochs, length))
+    real = jnp.arange(length) < data.count
+
+    def epoch(key: jax.Array) -> jax.Array:
+        ranks = jax.random.bits(key, (length,)) >> 1
+        return data.indices[jnp.argsort(jnp.where(real, ranks, jnp.uint32(2**32 - 1)))]
+
+    return jax.vmap(epoch)(jax.random.split(key, config.local_epochs))
+
+
+def _observe(client: Client, data: ClientData, model: Model, method: Method, config: Config) -> Any:
+    """Sums `method.observe` over all of a client's samples, in evaluation mode."""
+
+    def observe(batch: Batch) -> Any:
+        return method.observe(infer(model, client, batch.images), batch.labels, batch.mask)
+
+    return batches.total(observe, data, batch_size=config.eval_batch_size)

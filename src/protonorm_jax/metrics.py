@@ -1,0 +1,62 @@
+"""Numbers that people read, made on the host from what the devices counted."""
+
+from typing import Any
+
+import numpy as np
+
+
+def accuracy(correct: np.ndarray, test_count: np.ndarray) -> tuple[float, float]:
+    """Mean over all test samples, and standard deviation over the clients that have any.
+
+    Args:
+      correct: `[num_clients]` right predictions.
+      test_count: `[num_clients]` test samples.
+    """
+    tested = test_count > 0
+    if not tested.any():
+        return float("nan"), float("nan")
+    mean = float(correct.sum() / test_count.sum())
+    return mean, float(np.std(correct[tested] / test_count[tested]))
+
+
+def row(round_index: int, report: dict[str, Any], test_count: np.ndarray) -> dict[str, Any]:
+    """One evaluated round, JSON-ready; numbers that do not exist yet are None.
+
+    Args:
+      round_index: rounds finished.
+      report: what `simulate.advance` reported, as numpy.
+      test_count: `[num_clients]`.
+    """
+    result: dict[str, Any] = {"round": round_index}
+    for name, correct in report["correct"].items():
+        mean, deviation = accuracy(correct, test_count)
+        result[f"{name}_accuracy"] = mean
+        result[f"{name}_accuracy_std"] = deviation
+    trained = report["trained"]
+    for name, values in report["terms"].items():
+        result[name] = float(values[trained].mean()) if trained.any() else None
+    for name, value in report["server"].items():
+        if np.ndim(value) == 0:
+            result[name] = value.item()
+    result["clients_trained"] = int(trained.sum())
+    result["uploads_arrived"] = int(report["arrived"].sum())
+    result["floats_up"] = int(report["floats_up"].sum(dtype=np.float64))
+    result["floats_down"] = int(report["floats_down"])
+    return {name: _finite(value) for name, value in result.items()}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Last and best value of every accuracy, and the last value of everything else."""
+    if not rows:
+        return {}
+    result = dict(rows[-1])
+    result["rounds"] = result.pop("round")
+    for name in rows[-1]:
+        if name.endswith("_accuracy"):
+            values = [row[name] for row in rows if row[name] is not None]
+            result[f"{name}_best"] = max(values) if values else None
+    return result
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,341 @@
+"""The federated simulation on one device: clients in turn, rounds in a loop, pure throughout.
+
+Every function here sees one device's share of the clients and talks to the other devices through
+collectives over `AXIS`. Uploads are gathered whole and put in the order of client ids before
+anything is summed, so the number of devices does not change a bit of the result.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from protonorm_jax import evaluate, keys
+from protonorm_jax.config import Config
+from protonorm_jax.layout import Layout
+from protonorm_jax.local import local_update
+from protonorm_jax.methods.method import Arrivals, Hyperparameters, Method
+from protonorm_jax.types import Client, ClientData, Model
+
+AXIS = "devices"
+
+
+class Program(NamedTuple):
+    """All that is fixed when the simulation is compiled.
+
+    Attributes:
+      config: static settings.
+      method: the federated method.
+      models: one for each group of the layout.
+      layout: which client is where.
+    """
+
+    config: Config
+    method: Method
+    models: tuple[Model, ...]
+    layout: Layout
+
+
+class Members(NamedTuple):
+    """One group's clients on one device.
+
+    Attributes:
+      client_ids: `[slots]` int32, -1 for an empty slot.
+      train: `[slots, n]` int32, rows of the data set.
+      train_count: `[slots]` int32.
+      test: `[slots, m]` int32.
+      test_count: `[slots]` int32.
+    """
+
+    client_ids: jax.Array
+    train: jax.Array
+    train_count: jax.Array
+    test: jax.Array
+    test_count: jax.Array
+
+
+class Samples(NamedTuple):
+    """The data set on the device: `images` `[N, H, W, channels]` uint8, `labels` `[N]` int32."""
+
+    images: jax.Array
+    labels: jax.Array
+
+
+class State(NamedTuple):
+    """Everything that changes from round to round.
+
+    Attributes:
+      clients: one stacked `Client` for each group, leaves `[slots, ...]`; differs by device.
+      server: the method's server state; this and the rest are equal on all devices.
+      key: the root key of the run; constant.
+      round_index: `[]` int32, rounds finished.
+      diverged: `[num_clients]` int32, round in which a client first met a value that is not
+        finite, or -1.
+    """
+
+    clients: tuple[Client, ...]
+    server: Any
+    key: jax.Array
+    round_index: jax.Array
+    diverged: jax.Array
+
+
+def init(program: Program, members: tuple[Members, ...], key: jax.Array) -> State:
+    """The state before the first round; every client draws its own initial weights."""
+    method = program.method
+    server = method.init_server(keys.derive(key, keys.Stream.SERVER_INIT))
+
+    def client(model: Model, client_id: jax.Array) -> Client:
+        init_key = keys.derive(key, keys.Stream.CLIENT_INIT, jnp.maximum(client_id, 0))
+        model_key, method_key = jax.random.split(init_key)
+        return method.init_client(method_key, model.init(model_key), server)
+
+    clients = tuple(
+        jax.lax.map(lambda client_id, model=model: client(model, client_id), group.client_ids)
+        for model, group in zip(program.models, members, strict=True)
+    )
+    diverged = jnp.full(program.config.num_clients, -1, jnp.int32)
+    return State(clients, server, key, jnp.int32(0), diverged)
+
+
+def advance(
+    program: Program,
+    state: State,
+    members: tuple[Members, ...],
+    samples: Samples,
+    hyperparameters: Hyperparameters,
+    num_rounds: jax.Array,
+) -> tuple[State, dict[str, Any]]:
+    """Runs `num_rounds` rounds, then evaluates all clients.
+
+    Returns:
+      The state, and equal on all devices: `correct` `{predictor: [num_clients]}`, and what the
+      last of the rounds reported (see `_round`).
+    """
+
+    def step(_: jax.Array, carry: Any) -> Any:
+        return _round(program, carry[0], members, samples, hyperparameters)
+
+    _, shapes = jax.eval_shape(lambda: step(jnp.int32(0), (state, None)))
+    report = jax.tree.map(jnp.zeros_like, shapes)
+    # A traced trip count keeps this a loop, whatever its length: the bits of a round do not
+    # depend on how many rounds share a call.
+    state, report = jax.lax.fori_loop(0, num_rounds, step, (state, report))
+    return state, report | {"correct": _evaluate(program, state, members, samples)}
+
+
+def participants(
+    key: jax.Array, round_index: jax.Array, num_clients: int, hyperparameters: Hyperparameters
+) -> tuple[jax.Array, jax.Array]:
+    """Who trains this round and whose upload arrives.
+
+    Returns:
+      `trains` `[num_clients]` bool, round(participation * num_clients) of them, at least one,
+      drawn without replacement; `arrives` `[num_clients]` bool, of those the ones whose upload
+      is not lost (each independently with probability `dropout`).
+    """
+    order_key = keys.derive(key, keys.Stream.PARTICIPATION, round_index)
+    rank = jnp.argsort(jax.random.permutation(order_key, num_clients))
+    wanted = jnp.round(hyperparameters["participation"] * num_clients)
+    trains = rank < jnp.maximum(wanted, 1)
+    loss_key = keys.derive(key, keys.Stream.DROPOUT, round_index)
+    lost = jax.random.uniform(loss_key, (num_clients,)) < hyperparameters["dropout"]
+    return trains, trains & ~lost
+
+
+def _round(
+    program: Program,
+    state: State,
+    members: tuple[Members, ...],
+    samples: Samples,
+    hyperparameters: Hyperparameters,
+) -> tuple[State, dict[str, Any]]:
+    """One round, and its report: by client (`[num_clients]`) `terms`, `trained`, `arrived`,
+    `floats_up`; for all `floats_down` and the server's `server`.
+    """
+    config, method = program.config, program.method
+    round_index = state.round_index
+    broadcast, floats_down = method.broadcast(state.server, round_index)
+    trains, arrives = participants(state.key, round_index, config.num_clients, hyperparameters)
+
+    def train(model: Model, client: Client, member: Members) -> tuple[Client, Any]:
+        count = jnp.where(trains[member.client_ids], member.train_count, 0)
+        client, upload, info = local_update(
+            keys.derive(state.key, keys.Stream.LOCAL_UPDATE, round_index, member.client_ids),
+            method.receive(client, broadcast),
+            broadcast,
+            ClientData(samples.images, samples.labels, member.train, count),
+            hyperparameters,
+            model=model,
+            method=method,
+            config=config,
+        )
+        del info["steps"]  # As long as the longest client of a group; their means are enough.
+        return client, (upload, info)
+
+    clients, outputs = _for_each_group(train, program, state.clients, members)
+    uploads, info = _in_client_order(program.layout, outputs)
+    uploads = jax.tree.map(lambda leaf: _select(arrives, leaf), uploads)
+    server, server_info = method.aggregate(
+        keys.derive(state.key, keys.Stream.AGGREGATE, round_index),
+        state.server,
+        uploads,
+        Arrivals(arrives, info["num_samples"]),
+        hyperparameters,
+    )
+    first = (state.diverged < 0) & ~info["finite"]
+    diverged = jnp.where(first, round_index, state.diverged)
+    report = {
+        "terms": info["terms"],
+        "trained": trains & (info["num_steps"] > 0),
+        "arrived": arrives,
+        "floats_up": jnp.where(arrives, info["floats"], 0.0),
+        "floats_down": jnp.float32(floats_down) * config.num_clients,
+        "server": server_info,
+    }
+    return State(clients, server, state.key, round_index + 1, diverged), report
+
+
+def _evaluate(
+    program: Program, state: State, members: tuple[Members, ...], samples: Samples
+) -> dict[str, jax.Array]:
+    """Right predictions on every client's test samples, `{predictor: [num_clients] int32}`."""
+    method = program.method
+    broadcast, _ = method.broadcast(state.server, state.round_index)
+
+    def count(model: Model, _: tuple[()], client_and_member: Any) -> Any:
+        client, member = client_and_member
+        data = ClientData(samples.images, samples.labels, member.test, member.test_count)
+        correct = evaluate.count_correct(
+            method.receive(client, broadcast),
+            broadcast,
+            data,
+            model=model,
+            method=method,
+            batch_size=program.config.eval_batch_size,
+        )
+        return (), correct
+
+    pairs = tuple(zip(state.clients, members, strict=True))
+    _, correct = _for_each_group(count, program, ((),) * len(pairs), pairs)
+    return _in_client_order(program.layout, correct)
+
+
+def _for_each_group(
+    function: Callable[..., Any], program: Program, states: tuple[Any, ...], inputs: tuple[Any, ...]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """`for_each_client` over all groups; `function(model, state, input)`."""
+    results = []
+    for model, group, state, given in zip(
+        program.models, program.layout.groups, states, inputs, strict=True
+    ):
+
+        def one(state: Any, given: Any, model: Model = model) -> Any:
+            return function(model, state, given)
+
+        ids = (given if isinstance(given, Members) else given[1]).client_ids
+        results.append(for_each_client(one, state, given, jnp.sum(ids >= 0), chunk=group.chunk))
+    new_states, outputs = zip(*results, strict=True)
+    return new_states, outputs
+
+
+def for_each_client(
+    function: Callable[[Any, Any], tuple[Any, Any]],
+    states: Any,
+    inputs: Any,
+    num_clients: jax.Array,
+    *,
+    chunk: int,
+) -> tuple[Any, Any]:
+    """Runs `state, output = function(state, input)` for the first `num_clients` slots.
+
+    One chunk after the other, each chunk vmapped (`chunk` 1: not vmapped). States are updated in
+    place, so memory is that of all states and the work of one chunk.
+
+    Args:
+      function: for one client.
+      states: leaves `[slots, ...]`.
+      inputs: leaves `[slots, ...]`.
+      num_clients: `[]` int32; slots beyond it, up to a whole chunk, get no work.
+      chunk: divides the number of slots.
+
+    Returns:
+      The states, and the outputs with leaves `[slots, ...]`, zero beyond the work done.
+    """
+    slots = jax.tree.leaves(inputs)[0].shape[0]
+    mapped = jax.vmap(function) if chunk > 1 else function
+
+    def read(tree: Any, index: jax.Array) -> Any:
+        if chunk == 1:
+            return jax.tree.map(lambda leaf: leaf[index], tree)
+        return jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * chunk, chunk), tree
+        )
+
+    def write(tree: Any, part: Any, index: jax.Array) -> Any:
+        if chunk == 1:
+            return jax.tree.map(lambda leaf, one: leaf.at[index].set(one), tree, part)
+        return jax.tree.map(
+            lambda leaf, some: jax.lax.dynamic_update_slice_in_dim(leaf, some, index * chunk, 0),
+            tree,
+            part,
+        )
+
+    def body(index: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        states, outputs = carry
+        state, output = mapped(read(states, index), read(inputs, index))
+        return write(states, state, index), write(outputs, output, index)
+
+    _, shapes = jax.eval_shape(lambda: function(*_first((states, inputs))))
+    outputs = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, -(-num_clients // chunk), body, (states, outputs))
+
+
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _in_client_order(layout: Layout, outputs: tuple[Any, ...]) -> Any:
+    """Gathers the outputs of all groups and devices to leaves `[num_clients, ...]`."""
+
+    def gather(*leaves: jax.Array) -> jax.Array:
+        everywhere = jax.lax.all_gather(jnp.concatenate(leaves), AXIS)
+        return everywhere.reshape(-1, *everywhere.shape[2:])[layout.order]
+
+    # Without the barrier the sums that follow are fused with the gather, and how depends on the
+    # number of devices.
+    return jax.lax.optimization_barrier(jax.tree.map(gather, *outputs))
+
+
+def _select(mask: jax.Array, leaf: jax.Array) -> jax.Array:
+    """`leaf` `[M, ...]` with zeros where `mask` `[M]` is false."""
+    return jnp.where(mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+
+
+def members_of(layout: Layout, partition: Any) -> tuple[Members, ...]:
+    """The index arrays of each group, leaves `[num_devices, slots, ...]`, numpy.
+
+    Args:
+      layout: which client is where.
+      partition: `train`, `train_count`, `test`, `test_count` by client id.
+    """
+    result = []
+    for group in layout.groups:
+        ids = group.client_ids
+        empty = ids < 0
+        widths = {
+            name: max(int(getattr(partition, f"{name}_count")[ids[~empty]].max()), 1)
+            for name in ("train", "test")
+        }
+        result.append(
+            Members(
+                ids,
+                partition.train[ids, : widths["train"]].astype(np.int32),
+                np.where(empty, 0, partition.train_count[ids]).astype(np.int32),
+                partition.test[ids, : widths["test"]].astype(np.int32),
+                np.where(empty, 0, partition.test_count[ids]).astype(np.int32),
+            )
+        )
+    return tuple(result)

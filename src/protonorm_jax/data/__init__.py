@@ -1,0 +1,68 @@
+"""Data sets: a source's name and where it lies in, one `Dataset` out.
+
+| spec | what is read |
+|---|---|
+| `digits` | 1,797 digits of 8x8 pixels, shipped with the package |
+| `npz:PATH` or `PATH.npz` | one numpy archive with `images` and `labels` |
+| `idx:FOLDER` or `idx:FOLDER/PREFIX` | the MNIST family's idx files, gzipped or not |
+| `folder:PATH` | one sub-folder a class, image files in it |
+| `tfds:NAME` | an image classification set of TensorFlow Datasets |
+
+How to bring your own data: put the images in one folder a class (`folder:PATH`), or save
+`np.savez("mine.npz", images=images, labels=labels)` with `images` `[N, H, W, channels]` uint8 and
+`labels` `[N]` integers from 0 (`npz:mine.npz`). All images of a set have one size. Training and
+test files are joined: each client splits its own share again.
+
+How to add a source: one file with `load(argument, **places) -> Dataset` that ends in
+`checks.dataset(...)`, and one row in `SOURCES`. `places` are `cache_dir` and `data_dir`.
+"""
+
+import os
+from collections.abc import Callable
+
+from protonorm_jax.data import digits, folder, idx, npz, tfds
+from protonorm_jax.data.npz import save as save_npz
+from protonorm_jax.errors import UsageError
+from protonorm_jax.types import Dataset
+
+__all__ = ["SOURCES", "load", "save_npz"]
+
+SOURCES: dict[str, Callable[..., Dataset]] = {
+    "digits": digits.load,
+    "npz": npz.load,
+    "idx": idx.load,
+    "folder": folder.load,
+    "tfds": tfds.load,
+}
+"""Source name -> `load(argument, *, cache_dir, data_dir)`."""
+
+
+def load(
+    spec: str = "digits",
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    data_dir: str | os.PathLike | None = None,
+) -> Dataset:
+    """Reads a data set.
+
+    Args:
+      spec: `SOURCE` or `SOURCE:ARGUMENT` (see the table above), or a path that ends in `.npz`.
+      cache_dir: where sets that are slow to read are kept (see `cache.folder`).
+      data_dir: where prepared TFDS sets lie (see `tfds.load`).
+
+    Returns:
+      The set, checked: images `[N, H, W, channels]` uint8, labels `[N]` int32.
+
+    Raises:
+      UsageError: the source is unknown, or what it reads is missing, broken or not a labelled
+        image set. The message is one line.
+    """
+    name, _, argument = spec.partition(":")
+    if name in SOURCES and (argument or name == "digits"):
+        return SOURCES[name](argument, cache_dir=cache_dir, data_dir=data_dir)
+    if spec.endswith(".npz"):
+        return npz.load(spec)
+    raise UsageError(
+        f"Config.data must be one of {', '.join(SOURCES)} (as SOURCE:ARGUMENT) "
+        f"or a path ending in .npz, got {spec!r}"
+    )

@@ -1,0 +1,225 @@
+"""Sources `idx` and `folder`: files as the world has them, whole and broken."""
+
+import gzip
+import struct
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from protonorm_jax import data
+from protonorm_jax.errors import UsageError
+
+IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
+LABELS = np.array([0, 1, 2, 0, 1], np.uint8)
+
+
+def refusal(spec):
+    with pytest.raises(UsageError) as caught:
+        data.load(str(spec))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def idx_bytes(array):
+    return (
+        b"\0\0\x08"
+        + bytes([array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + bytes(array)
+    )
+
+
+def write_idx(folder, part="train", *, images=IMAGES, labels=LABELS, zipped=False, prefix=""):
+    folder.mkdir(exist_ok=True)
+    for kind, array, number in (("images", images, 3), ("labels", labels, 1)):
+        content = idx_bytes(np.ascontiguousarray(array))
+        name = f"{prefix}{part}-{kind}-idx{number}-ubyte" + (".gz" if zipped else "")
+        (folder / name).write_bytes(gzip.compress(content) if zipped else content)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_idx_joins_training_and_test(tmp_path, zipped):
+    folder = tmp_path / "toy"
+    write_idx(folder, "t10k", images=255 - IMAGES[:2], labels=LABELS[:2], zipped=zipped)
+    write_idx(folder, "train", zipped=not zipped)
+    dataset = data.load(f"idx:{folder}")
+    assert np.array_equal(dataset.images[..., 0], np.concatenate([IMAGES, 255 - IMAGES[:2]]))
+    assert dataset.labels.tolist() == [0, 1, 2, 0, 1, 0, 1]
+    assert (dataset.num_classes, dataset.name) == (3, "toy")
+    only = data.load(f"idx:{folder}/t10k")
+    assert np.array_equal(only.images[..., 0], 255 - IMAGES[:2]) and only.num_classes == 2
+    name = "t10k-images-idx3-ubyte" + (".gz" if zipped else "")
+    assert len(data.load(f"idx:{folder / name}").labels) == 2
+
+
+def test_idx_unpacked_next_to_its_archive_counts_once(tmp_path):
+    write_idx(tmp_path, zipped=True)
+    write_idx(tmp_path, zipped=False)
+    assert len(data.load(f"idx:{tmp_path}").labels) == 5
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    assert len(data.load(f"idx:{tmp_path}").labels) == 5
+
+
+def test_idx_folder_of_several_sets(tmp_path):
+    for prefix in ("emnist-letters-", "emnist-digits-"):
+        for part in ("train", "test"):
+            write_idx(tmp_path, part, prefix=prefix)
+    message = refusal(f"idx:{tmp_path}")
+    assert "must hold one set, got several: emnist-digits-, emnist-letters-; name one" in message
+    dataset = data.load(f"idx:{tmp_path}/emnist-letters")
+    assert len(dataset.labels) == 10 and dataset.name == "emnist-letters"
+
+
+def test_idx_colour_images(tmp_path):
+    images = np.arange(5 * 4 * 3 * 3, dtype=np.uint8).reshape(5, 4, 3, 3)
+    write_idx(tmp_path, images=images)
+    assert np.array_equal(data.load(f"idx:{tmp_path}").images, images)
+
+
+def test_idx_missing_files(tmp_path):
+    assert "must exist" in refusal(f"idx:{tmp_path}/none/train")
+    assert "must hold idx files such as" in refusal(f"idx:{tmp_path}")
+    write_idx(tmp_path)
+    assert "must hold idx files such as" in refusal(f"idx:{tmp_path}/kmnist")
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    assert "train-labels-idx1-ubyte must exist, as the labels of train-i" in refusal(
+        f"idx:{tmp_path}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "must be an idx file of uint8 (first bytes 00 00 08), got first bytes of an empty"),
+        (
+            b"\0\0\x0d\x03" + bytes(12),
+            "must be an idx file of uint8 (first bytes 00 00 08), got fi",
+        ),
+        (b"PK\3\4" + bytes(12), "got first bytes 50 4b 03"),
+        (b"\0\0\x08\x03" + bytes(4), "must be at least 16 bytes long, got 8"),
+        (idx_bytes(IMAGES)[:-1], "must be 76 bytes long as its header [5, 4, 3] says, got 75"),
+        (idx_bytes(IMAGES) + b"\0", "must be 76 bytes long as its header [5, 4, 3] says, got 77"),
+        (b"\0\0\x08\x03" + b"\xff" * 12, "bytes long as its header [4294967295, "),
+        (gzip.compress(idx_bytes(IMAGES))[:-9], "must be readable, got EOFError"),
+        (gzip.compress(idx_bytes(IMAGES))[:5], "must be readable, got EOFError"),
+        (gzip.compress(idx_bytes(IMAGES))[:-8] + bytes(8), "must be readable, got BadGzipFile"),
+        (b"\x1f\x8b" + bytes(20), "must be readable, got"),
+        (idx_bytes(IMAGES[:, 0, 0]), "images must have shape [N, H, W]"),
+        (idx_bytes(IMAGES[:4]), "images and labels must be equally many, got shapes [4, 4, 3] and"),
+        (idx_bytes(IMAGES[:0]), "images and labels must be equally many, got shapes [0, 4, 3] and"),
+    ],
+)
+def test_idx_broken_images(tmp_path, content, message):
+    write_idx(tmp_path)
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(content)
+    got = refusal(f"idx:{tmp_path}")
+    assert str(tmp_path) in got and message in got
+
+
+def test_idx_parts_of_unequal_size(tmp_path):
+    write_idx(tmp_path, "train")
+    write_idx(tmp_path, "t10k", images=IMAGES[:, 1:])
+    assert "images must be sized as in train-images-idx3-ubyte, got [3, 3] and [4, 3]" in refusal(
+        f"idx:{tmp_path}"
+    )
+
+
+def write_image(path, array, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = PIL.Image.fromarray(array)
+    (image.convert(mode) if mode else image).save(path)
+
+
+def two_classes(folder, **changes):
+    files = {
+        "cat/a.png": IMAGES[0],
+        "cat/b.png": IMAGES[1],
+        "dog/a.png": IMAGES[2],
+    } | {name.replace("__", "/") + ".png": array for name, array in changes.items()}
+    for name, array in files.items():
+        write_image(folder / name, array)
+    return folder
+
+
+def test_folder_of_grey_images(tmp_path):
+    two_classes(tmp_path / "pets", ape__z=IMAGES[3])
+    for name in ("README", "cat/.hidden", ".git/x"):
+        (tmp_path / "pets" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "pets" / name).write_text("left out")
+    dataset = data.load(f"folder:{tmp_path}/pets")
+    assert np.array_equal(dataset.images[..., 0], IMAGES[[3, 0, 1, 2]])
+    assert dataset.labels.tolist() == [0, 1, 1, 2]
+    assert (dataset.num_classes, dataset.name) == (3, "pets")
+
+
+def test_folder_of_mixed_images_becomes_colour(tmp_path):
+    colour = np.random.default_rng(0).integers(0, 256, (4, 3, 3), np.uint8)
+    two_classes(tmp_path, dog__colour=colour)
+    clear = np.dstack([colour, np.full((4, 3), 255, np.uint8)])
+    write_image(tmp_path / "dog" / "transparent.png", clear)
+    write_image(tmp_path / "dog" / "palette.gif", IMAGES[0] // 32, "P")
+    write_image(tmp_path / "dog" / "picture.jpg", colour)
+    write_image(tmp_path / "dog" / "two_tone.png", IMAGES[0], "1")
+    dataset = data.load(f"folder:{tmp_path}")
+    assert dataset.images.shape == (8, 4, 3, 3)
+    assert np.array_equal(dataset.images[0], np.repeat(IMAGES[0][..., None], 3, -1))
+    by_name = dict(
+        zip(sorted(p.name for p in (tmp_path / "dog").iterdir()), dataset.images[2:], strict=True)
+    )
+    assert np.array_equal(by_name["colour.png"], colour)
+    assert np.array_equal(by_name["transparent.png"], colour)
+    assert np.array_equal(by_name["palette.gif"][..., 0], IMAGES[0] // 32)
+    assert set(by_name["two_tone.png"].ravel()) <= {0, 255}
+
+
+def test_folder_palette_with_transparency(tmp_path):
+    two_classes(tmp_path)
+    image = PIL.Image.fromarray(IMAGES[0] % 4).convert("P")
+    image.save(tmp_path / "cat" / "p.png", transparency=bytes([0, 128, 255, 255]))
+    assert data.load(f"folder:{tmp_path}").images.shape == (4, 4, 3, 3)
+
+
+def test_folder_refusals(tmp_path):
+    assert "must exist" in refusal(f"folder:{tmp_path}/none")
+    assert "must hold at least 2 folders, one for each class, got 0" in refusal(
+        f"folder:{tmp_path}"
+    )
+    two_classes(tmp_path)
+    assert "NotADirectoryError" in refusal(f"folder:{tmp_path}/cat/a.png")
+    assert "got 0" in refusal(f"folder:{tmp_path}/cat")
+    (tmp_path / "eel").mkdir()
+    assert f"{tmp_path}/eel must hold at least one image, got none" in refusal(f"folder:{tmp_path}")
+    (tmp_path / "eel" / "inner").mkdir()
+    assert f"{tmp_path}/eel/inner must be readable, got IsADirectoryError" in refusal(
+        f"folder:{tmp_path}"
+    )
+
+
+def test_folder_sizes_must_agree(tmp_path):
+    two_classes(tmp_path, dog__z=IMAGES[0].T.copy())
+    assert (
+        f"{tmp_path}/dog/z.png: images must all have one size, got 3x4 and 4x3 in "
+        f"{tmp_path}/cat/a.png" in refusal(f"folder:{tmp_path}")
+    )
+
+
+@pytest.mark.parametrize("keep", [0, 4, 20, 40, 50])
+def test_folder_broken_png(tmp_path, keep):
+    two_classes(tmp_path)
+    path = tmp_path / "dog" / "a.png"
+    path.write_bytes(path.read_bytes()[:keep])
+    assert f"{path} must be readable, got" in refusal(f"folder:{tmp_path}")
+
+
+def test_folder_files_that_are_no_images(tmp_path):
+    two_classes(tmp_path)
+    path = tmp_path / "dog" / "notes.txt"
+    path.write_text("not an image")
+    assert f"{path} must be readable, got UnidentifiedImageError" in refusal(f"folder:{tmp_path}")
+    path.unlink()
+    write_image(tmp_path / "dog" / "deep.png", IMAGES[0].astype(np.uint16) * 256)
+    assert "deep.png must have 8 bits a channel, got Pillow mode I;16" in refusal(
+        f"folder:{tmp_path}"
+    )

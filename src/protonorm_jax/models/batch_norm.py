@@ -1,0 +1,86 @@
+"""Batch normalisation over image batches of which some rows may be padding."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def normalize_batch(
+    x: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    mask: jax.Array | None,
+    epsilon: float,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises each channel by the mean and the variance of the batch.
+
+    Can be differentiated in reverse mode any number of times.
+
+    Args:
+      x: `[B, H, W, C]`.
+      scale: `[C]`.
+      bias: `[C]`.
+      mask: `[B]` float, 1 for real rows and 0 for padding, or None if all rows are real. Padding
+        counts in no sum, and comes out as `bias` so that no layer can blow it up.
+      epsilon: added to the variance.
+    Returns:
+      `[B, H, W, C]`, and the mean and the biased variance, `[C]` each, through which no gradient
+      flows.
+    """
+    return _forward(x, scale, bias, mask, epsilon)[0]
+
+
+def count_elements(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Counts the numbers that enter the statistics of one channel of `x`."""
+    rows = jnp.asarray(float(x.shape[0])) if mask is None else jnp.sum(mask)
+    return rows * (x.shape[1] * x.shape[2])
+
+
+def _channel(vector: jax.Array) -> jax.Array:
+    return vector.reshape(1, 1, 1, -1)
+
+
+def _row(mask: jax.Array) -> jax.Array:
+    return mask.reshape(-1, 1, 1, 1)
+
+
+def _normalized(x, mean, inverse, mask):
+    """Returns `(x - mean) * inverse`, zero in padding."""
+    result = (x - _channel(mean)) * _channel(inverse)
+    return result if mask is None else result * _row(mask)
+
+
+def _forward(x, scale, bias, mask, epsilon):
+    # XLA may or may not turn a division by a broadcast number into this product; written out, the
+    # bits do not depend on its choice.
+    share = 1.0 / jnp.maximum(count_elements(x, mask), 1.0).astype(x.dtype)
+    real = x if mask is None else x * _row(mask)
+    mean = jnp.sum(real, axis=(0, 1, 2)) * share
+    centred = _normalized(x, mean, jnp.ones_like(mean), mask)
+    variance = jnp.sum(centred * centred, axis=(0, 1, 2)) * share
+    inverse = lax.rsqrt(variance + epsilon)
+    y = _normalized(x, mean, inverse, mask) * _channel(scale) + _channel(bias)
+    return (y, mean, variance), (x, mean, inverse, scale, mask, share)
+
+
+def _backward(epsilon, residuals, gradients):
+    del epsilon
+    x, mean, inverse, scale, mask, share = residuals
+    gradient = gradients[0]
+    normalized = _normalized(x, mean, inverse, mask)
+    bias_gradient = jnp.sum(gradient, axis=(0, 1, 2))
+    scale_gradient = jnp.sum(gradient * normalized, axis=(0, 1, 2))
+    real = gradient if mask is None else gradient * _row(mask)
+    total = bias_gradient if mask is None else jnp.sum(real, axis=(0, 1, 2))
+    # `normalized` is zero in padding, so that only the mean of the gradient needs the mask.
+    shared = _channel(total * share) + normalized * _channel(scale_gradient * share)
+    if mask is not None:
+        shared = shared * _row(mask)
+    x_gradient = (real - shared) * _channel(scale * inverse)
+    return x_gradient, scale_gradient, bias_gradient, None
+
+
+normalize_batch.defvjp(_forward, _backward)

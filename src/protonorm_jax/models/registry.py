@@ -1,0 +1,203 @@
+"""The table of models, and how a row of it becomes a `Model`."""
+
+import difflib
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from protonorm_jax.errors import UsageError
+from protonorm_jax.models import convolution as convolutions
+from protonorm_jax.models import efficientnet, layers, mobilenet, plain, resnet, shufflenet
+from protonorm_jax.models.initialization import initialize
+from protonorm_jax.models.pooling import adaptive_average_pool
+from protonorm_jax.types import Model, Outputs, Variables
+
+
+class Architecture(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+      base: makes the module that maps `[B, H, W, channels]` and a `Context` to `[B, F]`.
+      kernels: how convolutions start; see `initialization.initialize`.
+      smallest: least height and width of an image.
+      dropout: rate before the head.
+    """
+
+    base: Callable[[], nn.Module]
+    kernels: str = "uniform"
+    smallest: int = 1
+    dropout: float = 0.0
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "mlp": Architecture(plain.Perceptron),
+    "cnn": Architecture(plain.SmallCNN, smallest=4),
+    "tiny_resnet": Architecture(resnet.TinyResNet, "normal"),
+    "tiny_mobilenet": Architecture(mobilenet.TinyMobileNet, "normal"),
+    "fedavg_cnn": Architecture(plain.FedAvgCNN, smallest=16),
+    "resnet8": Architecture(resnet.ResNet8, "normal"),
+    "resnet10": Architecture(lambda: resnet.ResNet((1, 1, 1, 1)), "normal"),
+    "resnet18": Architecture(lambda: resnet.ResNet((2, 2, 2, 2)), "normal"),
+    "resnet34": Architecture(lambda: resnet.ResNet((3, 4, 6, 3)), "normal"),
+    "mobilenet_v2": Architecture(mobilenet.MobileNetV2, "normal"),
+    "shufflenet_v2": Architecture(shufflenet.ShuffleNetV2),
+    "efficientnet_b0": Architecture(efficientnet.EfficientNetB0, "normal", dropout=0.2),
+}
+
+ALIASES = {"shufflenet_v2_x1_0": "shufflenet_v2"}
+
+NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
+"""All model names."""
+
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "tiny": ("mlp", "cnn", "tiny_resnet", "tiny_mobilenet"),
+    "ht0": ("resnet8", "mobilenet_v2", "shufflenet_v2", "efficientnet_b0"),
+}
+"""Named groups of models; client `i` of a run has model `i` modulo the group's size."""
+
+
+class Net(nn.Module):
+    """A base, its output averaged (or stretched) to `feature_dim`, and a linear head.
+
+    Attributes:
+      base: the backbone.
+      feature_dim: length of the features.
+      num_classes: number of logits.
+      dropout: rate between features and head.
+    """
+
+    base: nn.Module
+    feature_dim: int
+    num_classes: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, images: jax.Array, context: layers.Context) -> Outputs:
+        """Maps `[B, H, W, channels]` to features and logits."""
+        head_key = None
+        if context.key is not None:
+            base_key, head_key = jax.random.split(context.key)
+            context = context._replace(key=base_key)
+        features = adaptive_average_pool(self.base(images, context), self.feature_dim)
+        kept = layers.dropout(features, self.dropout, head_key)
+        return Outputs(features, layers.Linear(self.num_classes, name="head")(kept))
+
+
+def build(
+    name: str,
+    *,
+    num_classes: int,
+    feature_dim: int,
+    image_shape: tuple[int, int, int],
+    convolution: str = "auto",
+) -> Model:
+    """Makes one architecture as a pair of pure functions; see `types.Model` for their arguments.
+
+    Both work under every transformation but forward-mode differentiation. `init` is meant to be
+    jitted by the caller; run eagerly it takes longer than it takes to compile.
+
+    Args:
+      name: one of `NAMES`.
+      num_classes: number of logits, at least 2.
+      feature_dim: length of the features; the output of the base is averaged or stretched to it.
+      image_shape: `(height, width, channels)`; 1 or 3 channels.
+      convolution: `canonical` if one client at a time trains on CPU, `im2col` if clients are
+        vmapped or on a GPU or TPU, `lax` for the stock operation; `auto` goes by the backend.
+    Returns:
+      A `Model`.
+    Raises:
+      UsageError: if the name is unknown or a value impossible.
+    """
+    name = resolve(name)
+    row = ARCHITECTURES[name]
+    _check(name, row, num_classes, feature_dim, image_shape, convolution)
+    shape = tuple(int(size) for size in image_shape)
+    net = Net(row.base(), int(feature_dim), int(num_classes), row.dropout)
+
+    def init(key: jax.Array) -> Variables:
+        images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+        declare = functools.partial(net.init, context=layers.Context(convolution="lax"))
+        template = jax.eval_shape(declare, key, images)
+        params = initialize(key, template["params"], row.kernels)
+        statistics = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype),
+            template.get("batch_stats", {}),
+        )
+        return {"params": params, "batch_stats": statistics}
+
+    def apply(
+        variables: Variables,
+        images: jax.Array,
+        train: bool = False,
+        *,
+        mask: jax.Array | None = None,
+        key: jax.Array | None = None,
+    ) -> tuple[Outputs, Variables]:
+        if images.shape[1:] != shape:
+            raise ValueError(f"images must be [B, {shape}], got {images.shape}.")
+        rows = None if mask is None else mask.astype(images.dtype)
+        context = layers.Context(train, rows, key if train else None, convolution)
+        if not train:
+            return Outputs(*net.apply(variables, images, context)), variables
+        outputs, updates = net.apply(variables, images, context, mutable=["batch_stats"])
+        return Outputs(*outputs), {**variables, "batch_stats": updates.get("batch_stats", {})}
+
+    return Model(init, apply)
+
+
+def family(name: str) -> tuple[str, ...]:
+    """Lists the models of a family.
+
+    Args:
+      name: a key of `FAMILIES`, a model name, or several model names with commas between.
+    Returns:
+      Model names, each one of `NAMES`.
+    Raises:
+      UsageError: if a name is unknown.
+    """
+    if name in FAMILIES:
+        return FAMILIES[name]
+    if "," in name:
+        return tuple(resolve(part.strip()) for part in name.split(","))
+    return (resolve(name, (*FAMILIES, *NAMES)),)
+
+
+def resolve(name: str, known: tuple[str, ...] = NAMES) -> str:
+    """Returns the name under which the table has `name`.
+
+    Args:
+      name: a model name or an alias of one.
+      known: names to list and to suggest if `name` is not known.
+    Raises:
+      UsageError: if the name is unknown.
+    """
+    name = ALIASES.get(name, name)
+    if name in ARCHITECTURES:
+        return name
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise UsageError(f"model must be one of {', '.join(known)}, got {name!r}{hint}.")
+
+
+def _check(name, row, num_classes, feature_dim, image_shape, convolution) -> None:
+    if num_classes < 2:
+        raise UsageError(f"num_classes must be >= 2, got {num_classes}.")
+    if feature_dim < 1:
+        raise UsageError(f"feature_dim must be >= 1, got {feature_dim}.")
+    if len(image_shape) != 3:
+        raise UsageError(f"image_shape must be (height, width, channels), got {image_shape}.")
+    if image_shape[2] not in (1, 3):
+        raise UsageError(f"image_shape must end in 1 or 3 channels, got {image_shape}.")
+    if min(image_shape[:2]) < row.smallest:
+        raise UsageError(
+            f"image_shape must be at least {row.smallest} x {row.smallest} for {name}, "
+            f"got {image_shape}."
+        )
+    if convolution not in convolutions.FORMS:
+        raise UsageError(
+            f"convolution must be one of {', '.join(convolutions.FORMS)}, got {convolution!r}."
+        )

@@ -35,8 +35,8 @@ def class_sums(
 
 def class_means(totals: ClassSums) -> Prototypes:
     """The mean vector of each class; classes without a sample are zero and unknown."""
-    known = totals.counts > 0
-    return Prototypes(totals.sums / jnp.maximum(totals.counts, 1.0)[:, None], known)
+    shares = 1.0 / jnp.maximum(totals.counts, 1.0)
+    return Prototypes(totals.sums * shares[:, None], totals.counts > 0)
 
 
 def average(uploads: ClassSums, previous: Prototypes, *, weighting: str = "uniform") -> Prototypes:

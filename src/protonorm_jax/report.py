@@ -5,37 +5,40 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich import box
 from rich.table import Table
 
 _YARDSTICK = "majority class of each client"
 
 
 def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
-    """Finished runs side by side, the yardstick among them."""
-    table = Table(title="Accuracy over all clients' test samples (last round | best round)")
+    """Recorded runs side by side, the yardstick among them; fits into 80 columns."""
+    table = Table(
+        title="Accuracy by nearest prototype and by head, last and best round",
+        caption="majority: guessing each client's most frequent class; std: over clients; "
+        "angle: smallest between prototypes, in degrees; floats up: all clients, last round",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     table.add_column("method", no_wrap=True)
-    for name in ("prototype", "head", "majority class", "std over clients"):
-        table.add_column(name, justify="right")
-    for name in ("min. angle", "floats up", "rounds", "run s", "compile s"):
-        table.add_column(name, justify="right")
+    for name in ("prototype", "best", "head", "best", "majority", "std", "angle", "floats up"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("run s", justify="right", no_wrap=True)
     for summary in summaries:
-        accuracies = [
-            f"{_number(summary.get(f'{name}_accuracy'), '.3f')} | "
-            f"{_number(summary.get(f'{name}_accuracy_best'), '.3f')}"
-            for name in ("prototype", "head")
+        main = "prototype" if summary.get("prototype_accuracy") is not None else "head"
+        cells = [
+            ("prototype_accuracy", ".3f"),
+            ("prototype_accuracy_best", ".3f"),
+            ("head_accuracy", ".3f"),
+            ("head_accuracy_best", ".3f"),
+            ("majority_accuracy", ".3f"),
+            (f"{main}_accuracy_std", ".3f"),
+            ("min_angle", ".1f"),
+            ("floats_up", ",d"),
+            ("seconds", ".1f"),
         ]
-        best = "prototype" if summary.get("prototype_accuracy") is not None else "head"
-        table.add_row(
-            summary["method"],
-            *accuracies,
-            _number(summary.get("majority_accuracy"), ".3f"),
-            _number(summary.get(f"{best}_accuracy_std"), ".3f"),
-            _number(summary.get("min_angle"), ".1f"),
-            _number(summary.get("floats_up"), ",d"),
-            _number(summary.get("rounds"), "d"),
-            _number(summary.get("seconds"), ".1f"),
-            _number(summary.get("compile_seconds"), ".1f"),
-        )
+        table.add_row(summary["method"], *(_number(summary.get(key), form) for key, form in cells))
     return table
 
 
@@ -59,6 +62,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
             _line(loss, rows, name, name.replace("_", " "))
     loss.set_yscale("log")
     loss.set_xlabel("round")
+    loss.set_ylabel("loss")
     loss.set_title("training, mean over steps and clients")
     loss.legend()
     loss.grid(alpha=0.3)
@@ -96,9 +100,11 @@ def draw_prototypes(arrays: dict[str, np.ndarray], file: BinaryIO) -> None:
     before, after = (pairwise_angles(arrays[name][known]) for name in ("class_means", "prototypes"))
     figure = Figure(figsize=(13, 4), layout="constrained")
     panels = figure.subplots(1, 3, width_ratios=(1, 1, 1.1))
-    for axes, angles, title in zip(panels, (before, after), ("averaged", "sent"), strict=False):
+    for axes, angles, title in zip(
+        panels[:2], (before, after), ("averaged by the server", "sent to clients"), strict=True
+    ):
         image = axes.imshow(angles, vmin=0, vmax=120, cmap="viridis")
-        axes.set_title(f"{title} prototypes: angle between classes")
+        axes.set_title(f"angles, prototypes {title}")
         axes.set_xlabel("class")
         axes.set_ylabel("class")
         if len(known) <= 20:
@@ -106,13 +112,13 @@ def draw_prototypes(arrays: dict[str, np.ndarray], file: BinaryIO) -> None:
             axes.set_yticks(range(len(known)), known)
     figure.colorbar(image, ax=panels[:2], label="degrees")
     upper = np.triu_indices(len(known), 1)
-    bins = np.linspace(0, 180, 91)
+    bins = np.arange(0, 182, 2)
     panels[2].hist(before[upper], bins=bins, alpha=0.7, label="averaged by the server")
-    panels[2].hist(after[upper], bins=bins, alpha=0.7, label="sent to the clients")
+    panels[2].hist(after[upper], bins=bins, alpha=0.7, label="sent to clients")
     panels[2].set_xlabel("angle in degrees")
     panels[2].set_ylabel("pairs of classes")
     panels[2].set_title("all pairs")
-    panels[2].legend()
+    panels[2].legend(loc="upper left")
     figure.savefig(file, format="png", dpi=120)
 
 
@@ -126,7 +132,9 @@ def pairwise_angles(vectors: np.ndarray) -> np.ndarray:
 
 
 def _line(axes: Any, rows: Sequence[dict[str, Any]], key: str, label: str, **style: Any) -> None:
-    points = [(row["round"], row[key]) for row in rows if row[key] is not None]
+    points = [(row["round"], row[key]) for row in rows if row[key]]  # Zero has no logarithm.
+    if not points:
+        return
     marker = "o" if len(points) == 1 else None
     axes.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
 

@@ -123,7 +123,8 @@ def advance(
     # A traced trip count keeps this a loop, whatever its length: the bits of a round do not
     # depend on how many rounds share a call.
     state, report = jax.lax.fori_loop(0, num_rounds, step, (state, report))
-    return state, report | {"correct": _evaluate(program, state, members, samples)}
+    correct = _evaluate(program, state, members, samples, hyperparameters)
+    return state, report | {"correct": correct}
 
 
 def participants(
@@ -157,7 +158,7 @@ def _round(
     """
     config, method = program.config, program.method
     round_index = state.round_index
-    broadcast, floats_down = method.broadcast(state.server, round_index)
+    broadcast, floats_down = method.broadcast(state.server, round_index, hyperparameters)
     trains, arrives = participants(state.key, round_index, config.num_clients, hyperparameters)
 
     def train(model: Model, client: Client, member: Members) -> tuple[Client, Any]:
@@ -178,12 +179,11 @@ def _round(
     clients, outputs = _for_each_group(train, program, state.clients, members)
     uploads, info = _in_client_order(program.layout, outputs)
     uploads = jax.tree.map(lambda leaf: _select(arrives, leaf), uploads)
-    server, server_info = method.aggregate(
-        keys.derive(state.key, keys.Stream.AGGREGATE, round_index),
-        state.server,
-        uploads,
-        Arrivals(arrives, info["num_samples"]),
-        hyperparameters,
+    aggregate_key = keys.derive(state.key, keys.Stream.AGGREGATE, round_index)
+    arrivals = Arrivals(arrives, info["num_samples"])
+    server, server_info = _apart(
+        lambda: method.aggregate(aggregate_key, state.server, uploads, arrivals, hyperparameters),
+        once=jnp.minimum(round_index, 0) + 1,
     )
     first = (state.diverged < 0) & ~info["finite"]
     diverged = jnp.where(first, round_index, state.diverged)
@@ -199,11 +199,15 @@ def _round(
 
 
 def _evaluate(
-    program: Program, state: State, members: tuple[Members, ...], samples: Samples
+    program: Program,
+    state: State,
+    members: tuple[Members, ...],
+    samples: Samples,
+    hyperparameters: Hyperparameters,
 ) -> dict[str, jax.Array]:
     """Right predictions on every client's test samples, `{predictor: [num_clients] int32}`."""
     method = program.method
-    broadcast, _ = method.broadcast(state.server, state.round_index)
+    broadcast, _ = method.broadcast(state.server, state.round_index, hyperparameters)
 
     def count(model: Model, _: tuple[()], client_and_member: Any) -> Any:
         client, member = client_and_member
@@ -293,6 +297,20 @@ def for_each_client(
     return jax.lax.fori_loop(0, -(-num_clients // chunk), body, (states, outputs))
 
 
+def _apart(function: Callable[[], Any], *, once: jax.Array) -> Any:
+    """`function()`, compiled by itself.
+
+    XLA fuses operations with their neighbours, and rounds accordingly; what the neighbours are
+    depends on the number of devices. It does not fuse across the border of a loop.
+
+    Args:
+      function: without arguments.
+      once: `[]` int32, 1; XLA must not know.
+    """
+    empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(function))
+    return jax.lax.fori_loop(0, once, lambda _, __: function(), empty)
+
+
 def _first(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[0], tree)
 
@@ -304,9 +322,7 @@ def _in_client_order(layout: Layout, outputs: tuple[Any, ...]) -> Any:
         everywhere = jax.lax.all_gather(jnp.concatenate(leaves), AXIS)
         return everywhere.reshape(-1, *everywhere.shape[2:])[layout.order]
 
-    # Without the barrier the sums that follow are fused with the gather, and how depends on the
-    # number of devices.
-    return jax.lax.optimization_barrier(jax.tree.map(gather, *outputs))
+    return jax.tree.map(gather, *outputs)
 
 
 def _select(mask: jax.Array, leaf: jax.Array) -> jax.Array:

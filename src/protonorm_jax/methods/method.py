@@ -55,9 +55,11 @@ def model_only(key: jax.Array, variables: Variables, server: Any) -> Client:
     return Client({"model": variables["params"]}, {"model": variables["batch_stats"]})
 
 
-def no_broadcast(server: Any, round_index: jax.Array) -> tuple[Any, int]:
+def no_broadcast(
+    server: Any, round_index: jax.Array, hyperparameters: Hyperparameters
+) -> tuple[Any, int]:
     """Sends nothing down."""
-    del server, round_index
+    del server, round_index, hyperparameters
     return (), 0
 
 
@@ -163,7 +165,8 @@ class Method(NamedTuple):
       hyperparameters: names and default values of the traced scalars besides `learning_rate`.
       init_server: `(key) -> server`, any pytree.
       init_client: `(key, variables, server) -> client`.
-      broadcast: `(server, round_index) -> (broadcast, floats)`, what every client is sent.
+      broadcast: `(server, round_index, hyperparameters) -> (broadcast, floats)`, what every
+        client is sent.
       receive: `(client, broadcast) -> client`, for all clients, before training and before
         evaluation: overwriting heads or models.
       loss: `(params, statistics, broadcast, batch, key, hyperparameters, *, model) ->

@@ -20,8 +20,8 @@ def protonorm(
       weighting: of the clients in the average, see `prototypes.average`.
 
     The server keeps the aligned unit prototypes and starts each round from the fresh average; a
-    class that nobody uploaded this round keeps its last prototype. The clients multiply by `scale`
-    in the loss; for the nearest prototype it makes no difference, all being equally long.
+    class that nobody uploaded this round keeps its last prototype. It sends them multiplied by
+    `scale`; for the nearest prototype that makes no difference, all being equally long.
 
     Source: arXiv:2507.04310. The reference code stops its alignment early (`align="reference"`)
     and uploads the prototypes of the model before this round's training (`collect="before"`).

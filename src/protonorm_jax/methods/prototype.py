@@ -22,10 +22,8 @@ def unknown(num_classes: int, feature_dim: int) -> Prototypes:
     return Prototypes(jnp.zeros((num_classes, feature_dim)), jnp.zeros(num_classes, bool))
 
 
-def distance_to_prototypes(
-    features: jax.Array, targets: Prototypes, batch: Batch, scale: jax.Array | float
-) -> jax.Array:
-    """Mean over rows and elements of (features - scale * prototype of the label)^2.
+def distance_to_prototypes(features: jax.Array, targets: Prototypes, batch: Batch) -> jax.Array:
+    """Mean over rows and elements of (features - prototype of the label)^2.
 
     Rows whose class is unknown add zero but count in the mean, as in the reference codes, where
     such a row is its own target.
@@ -34,11 +32,10 @@ def distance_to_prototypes(
       features: `[B, D]`.
       targets: `[C, D]`.
       batch: the labels and the mask.
-      scale: `[]`.
     """
-    wanted = scale * targets.vectors[batch.labels]
     counted = batch.mask & targets.known[batch.labels]
-    squares = jnp.where(counted[:, None], jnp.square(features - wanted), 0.0)
+    squares = jnp.square(features - targets.vectors[batch.labels])
+    squares = jnp.where(counted[:, None], squares, 0.0)
     return jnp.sum(squares) / (jnp.maximum(jnp.sum(batch.mask), 1) * features.shape[1])
 
 
@@ -52,11 +49,10 @@ def loss(
     *,
     model: Model,
 ) -> tuple[jax.Array, LossInfo]:
-    """Cross-entropy + proximity * MSE(features, scale * prototype of the label)."""
+    """Cross-entropy + proximity * MSE(features, prototype of the label as broadcast)."""
     outputs, statistics = forward(model, params, statistics, batch, key)
     entropy = cross_entropy(outputs.logits, batch.labels, batch.mask)
-    scale = hyperparameters.get("scale", 1.0)
-    distance = distance_to_prototypes(outputs.features, broadcast, batch, scale)
+    distance = distance_to_prototypes(outputs.features, broadcast, batch)
     terms = {"cross_entropy": entropy, "prototype_mse": distance}
     total = entropy + hyperparameters["proximity"] * distance
     return total, LossInfo(outputs, statistics, terms)
@@ -87,10 +83,13 @@ def upload(
     return totals, present * totals.sums.shape[1]
 
 
-def broadcast(server: Prototypes, round_index: jax.Array) -> tuple[Prototypes, int]:
-    """Sends all prototypes down."""
+def broadcast(
+    server: Prototypes, round_index: jax.Array, hyperparameters: Hyperparameters
+) -> tuple[Prototypes, int]:
+    """Sends all prototypes down, upscaled where the method has a scale."""
     del round_index
-    return server, server.vectors.size
+    vectors = server.vectors * hyperparameters.get("scale", 1.0)
+    return Prototypes(vectors, server.known), vectors.size
 
 
 def predict(

@@ -33,10 +33,10 @@ def total(function: Callable[[Batch], Any], data: ClientData, *, batch_size: int
     def at(position: jax.Array) -> Any:
         start = position * batch_size
         rows = jax.lax.dynamic_slice(indices, (start,), (batch_size,))
-        return function(take(data, rows, start + jnp.arange(batch_size) < data.count))
+        return function(take(data, rows, start + jnp.arange(batch_size) < data.num_samples))
 
     def add(position: jax.Array, sums: Any) -> Any:
         return jax.tree.map(jnp.add, sums, at(position))
 
     zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(at, 0))
-    return jax.lax.fori_loop(0, -(-data.count // batch_size), add, zero)
+    return jax.lax.fori_loop(0, -(-data.num_samples // batch_size), add, zero)

@@ -159,7 +159,7 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
         value = float(value)
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         refuse({int: "an integer", float: "a number", str: "text", bool: "true or false"}[plain])
-    if plain is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         refuse("finite")
     rule = field.metadata
     if "choices" in rule and value not in rule["choices"]:

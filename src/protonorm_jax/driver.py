@@ -217,7 +217,7 @@ def _compile(
     traced = jax.device_put(
         jax.tree.map(np.float32, hyperparameters(config, program.method)), everywhere
     )
-    by_device = simulate.State(clients=0, server=None, key=None, round_index=None, diverged=None)
+    by_device = simulate.State._make((0, None, None, None, None))  # Only clients differ.
     pmap = functools.partial(jax.pmap, axis_name=simulate.AXIS, devices=chosen)
 
     start = time.perf_counter()

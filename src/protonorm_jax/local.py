@@ -26,8 +26,8 @@ def local_update(
 ) -> tuple[Client, Any, dict[str, Any]]:
     """Trains one client for a round and makes its upload.
 
-    A client whose `data.count` is zero comes back unchanged and contributes zeros. Entries of
-    `data.indices` beyond `count` change nothing, bit for bit.
+    A client whose `data.num_samples` is zero comes back unchanged and contributes zeros. Entries of
+    `data.indices` beyond `num_samples` change nothing, bit for bit.
 
     Args:
       key: consumed; it orders the samples and feeds the method's loss and upload.
@@ -38,7 +38,7 @@ def local_update(
       model: the client's architecture.
       method: the federated method.
       config: `local_epochs`, `batch_size`, `eval_batch_size`, `shuffle`, `last_batch`
-        (`"drop"`, as the reference codes do, never trains on the last `count % batch_size`
+        (`"drop"`, as the reference codes do, never trains on the last `num_samples % batch_size`
         samples nor takes prototypes from them) and `collect` (`"before"` takes the prototypes of
         the model as it was before this round, as the reference code of ProtoNorm does).
 
@@ -47,9 +47,9 @@ def local_update(
       float32, zero after the last step), `terms` (their means over the steps), `num_steps` `[]`
       int32, `num_samples` `[]` int32, `floats` (numbers sent up) and `finite` `[]` bool.
     """
-    chex.assert_rank([data.indices, data.count], [1, 0])
+    chex.assert_rank([data.indices, data.num_samples], [1, 0])
     if config.last_batch == "drop":
-        data = data._replace(count=data.count - data.count % config.batch_size)
+        data = data._replace(num_samples=data.num_samples - data.num_samples % config.batch_size)
     train_key, upload_key = jax.random.split(key)
     trained, observed, steps, num_steps = _train(
         train_key, client, broadcast, data, hyperparameters, model, method, config
@@ -65,7 +65,7 @@ def local_update(
         "steps": steps,
         "terms": jax.tree.map(lambda term: term.sum() / jnp.maximum(num_steps, 1), steps),
         "num_steps": num_steps,
-        "num_samples": data.count,
+        "num_samples": data.num_samples,
         "floats": jnp.asarray(floats, jnp.float32),
         "finite": finite.all(),
     }
@@ -86,14 +86,14 @@ def _train(
     batch_size = config.batch_size
     order_key, loss_key = jax.random.split(key)
     orders = batches.pad(_orders(order_key, data, config), batch_size)  # [epochs, padded]
-    steps_per_epoch = -(-data.count // batch_size)
+    steps_per_epoch = -(-data.num_samples // batch_size)
     optimizer = method.optimizer(hyperparameters)
 
     def batch_at(index: jax.Array) -> Batch:
         epoch, position = jnp.divmod(index, jnp.maximum(steps_per_epoch, 1))
         start = position * batch_size
         rows = jax.lax.dynamic_slice(orders, (epoch, start), (1, batch_size))[0]
-        return batches.take(data, rows, start + jnp.arange(batch_size) < data.count)
+        return batches.take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
 
     def gradient(client: Client, index: jax.Array) -> tuple[Client, Any, dict[str, jax.Array]]:
         """The gradient at a batch, what the forward pass observed, and the terms of the loss."""
@@ -139,7 +139,7 @@ def _orders(key: jax.Array, data: ClientData, config: Config) -> jax.Array:
     length = data.indices.shape[0]
     if not config.shuffle:
         return jnp.broadcast_to(data.indices, (config.local_epochs, length))
-    real = jnp.arange(length) < data.count
+    real = jnp.arange(length) < data.num_samples
 
     def epoch(key: jax.Array) -> jax.Array:
         ranks = jax.random.bits(key, (length,)) >> 1

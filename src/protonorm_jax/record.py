@@ -99,7 +99,7 @@ class Recorder:
         self._write_json("summary.json", summary)
         if history.arrays:
             with replacing(self.directory / "prototypes.npz") as file:
-                np.savez(file, **history.arrays)
+                np.savez(file, allow_pickle=False, **history.arrays)
         if history.rows:
             with replacing(self.directory / "curves.png") as file:
                 report.draw_curves(history.rows, summary, file)
@@ -129,7 +129,7 @@ def manifest(simulation: Simulation) -> dict[str, Any]:
         "key": {
             "impl": "threefry2x32",
             "data": jax.random.key_data(keys.root(simulation.config.seed)).tolist(),
-            "partitionable": jax.config.jax_threefry_partitionable,
+            "partitionable": jax.config.read("jax_threefry_partitionable"),
         },
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "bytes_per_device": simulation.bytes_per_device,

@@ -345,13 +345,12 @@ def members_of(layout: Layout, partition: Any) -> tuple[Members, ...]:
             name: max(int(getattr(partition, f"{name}_count")[ids[~empty]].max()), 1)
             for name in ("train", "test")
         }
-        result.append(
-            Members(
-                ids,
-                partition.train[ids, : widths["train"]].astype(np.int32),
-                np.where(empty, 0, partition.train_count[ids]).astype(np.int32),
-                partition.test[ids, : widths["test"]].astype(np.int32),
-                np.where(empty, 0, partition.test_count[ids]).astype(np.int32),
-            )
+        arrays = (
+            ids,
+            partition.train[ids, : widths["train"]],
+            np.where(empty, 0, partition.train_count[ids]),
+            partition.test[ids, : widths["test"]],
+            np.where(empty, 0, partition.test_count[ids]),
         )
+        result.append(Members._make(array.astype(np.int32) for array in arrays))
     return tuple(result)

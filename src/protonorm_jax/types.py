@@ -75,13 +75,13 @@ class ClientData(NamedTuple):
       images: `[N, H, W, channels]` uint8 of the whole data set.
       labels: `[N]` int32 of the whole data set.
       indices: `[n]` int32, the client's rows, real ones first.
-      count: `[]` int32, how many of `indices` are real.
+      num_samples: `[]` int32, how many of `indices` are real.
     """
 
     images: jax.Array
     labels: jax.Array
     indices: jax.Array
-    count: jax.Array
+    num_samples: jax.Array
 
 
 class Batch(NamedTuple):

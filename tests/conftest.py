@@ -1,13 +1,37 @@
-"""Settings that must stand before jax starts, and fixtures shared by all tests."""
+"""Settings that must stand before jax starts, and what several tests share."""
 
 import os
+import pathlib
 
 # Four host devices on any machine; the thread pool must not be smaller than the device count.
 os.environ.setdefault("NPROC", "8")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=4",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+    )
 )
 
 import jax
+import numpy as np
+import pytest
+
+from protonorm_jax.types import Dataset
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Compilation is most of the work here: a second run takes the programs from this folder.
+jax.config.update(
+    "jax_compilation_cache_dir", str(pathlib.Path(__file__).parent.parent / ".pytest_cache/xla")
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@pytest.fixture(scope="session")
+def small_set() -> Dataset:
+    """240 images of 8 x 8 pixels in 5 classes that differ in brightness, with noise."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(240, dtype=np.int32) % 5
+    noise = generator.integers(-20, 21, (240, 8, 8, 1))
+    images = (30 + 45 * labels[:, None, None, None] + noise).astype(np.uint8)
+    return Dataset(images, labels, 5, "brightness")

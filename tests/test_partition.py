@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protonorm_jax import partition
+from protonorm_jax import metrics, partition
 from protonorm_jax.errors import UsageError
 
 GOLDEN = Path(__file__).parent / "golden" / "partition_counts_dirichlet0.1_20clients.csv"
@@ -41,8 +41,8 @@ def test_dirichlet_reproduces_the_published_counts(order):
 def test_the_split_of_the_published_table_into_training_and_test():
     result = partition.make("dirichlet", CIFAR_LABELS, 20, alpha=0.1, seed=1, num_classes=10)
     golden = np.loadtxt(GOLDEN, delimiter=",", skiprows=1, dtype=int)
-    train = partition.class_counts(result, CIFAR_LABELS, 10)
-    test = partition.class_counts(result, CIFAR_LABELS, 10, test=True)
+    train = metrics.class_counts(result, CIFAR_LABELS, 10)
+    test = metrics.class_counts(result, CIFAR_LABELS, 10, test=True)
     assert np.array_equal(train + test, golden)
     assert np.array_equal(result.train_count, np.floor(0.75 * golden.sum(1)))
     assert np.array_equal(result.test_count, golden.sum(1) - result.train_count)
@@ -132,7 +132,7 @@ def test_classes_that_no_sample_has_are_no_trouble():
     labels = np.array([0, 3, 9] * 40)
     for kind in partition.KINDS:
         result = partition.make(kind, labels, 4, alpha=1.0, num_classes=12)
-        table = partition.class_counts(result, labels, 12)
+        table = metrics.class_counts(result, labels, 12)
         assert table.shape == (4, 12)
         assert not table[:, [1, 2, 4, 11]].any()
 
@@ -143,7 +143,7 @@ def test_one_sample_is_trained_on_and_test_may_be_empty():
     assert len(train[1]) == 3 and len(test[1]) == 1
     result = partition.make("iid", np.arange(8) % 2, 4, train_fraction=1.0)
     assert result.test.shape == (4, 1) and not result.test_count.any()
-    assert np.isnan(partition.majority_accuracy(result, np.arange(8) % 2, 2))
+    assert np.isnan(metrics.majority_accuracy(result, np.arange(8) % 2, 2))
 
 
 def test_majority_accuracy_by_hand():
@@ -154,9 +154,9 @@ def test_majority_accuracy_by_hand():
         test=np.array([[6, 0, 0], [5, 7, 2]], np.int32),
         test_count=np.array([1, 3], np.int32),
     )
-    assert partition.class_counts(result, labels, 3).tolist() == [[2, 1, 0], [0, 1, 1]]
-    assert partition.class_counts(result, labels, 3, test=True).tolist() == [[1, 0, 0], [0, 2, 1]]
-    assert partition.majority_accuracy(result, labels, 3) == 3 / 4
+    assert metrics.class_counts(result, labels, 3).tolist() == [[2, 1, 0], [0, 1, 1]]
+    assert metrics.class_counts(result, labels, 3, test=True).tolist() == [[1, 0, 0], [0, 2, 1]]
+    assert metrics.majority_accuracy(result, labels, 3) == 3 / 4
 
 
 @pytest.mark.parametrize(

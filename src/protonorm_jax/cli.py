@@ -1,4 +1,4 @@
-"""The command line: `protonorm run` and `protonorm compare`."""
+"""The command line: `protonorm run`, `protonorm compare` and `protonorm thomson`."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 import protonorm_jax
-from protonorm_jax import config, devices, driver, progress, record, report
+from protonorm_jax import config, devices, driver, progress, record, report, sphere
 from protonorm_jax.errors import UsageError
 
 
@@ -133,6 +133,17 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("directories", metavar="DIR", nargs="+", help="of a recorded run")
     compare.add_argument("--out", metavar="FILE.png", help="also draw their accuracies here")
     _add_debug(compare)
+
+    thomson = commands.add_parser(
+        "thomson",
+        help="spread points over the unit sphere",
+        description="Searches for the points on the unit sphere that have the least energy.",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    thomson.set_defaults(command=sphere.command)
+    sphere.add_flags(thomson)
+    _add_debug(thomson)
     return parser
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from protonorm_jax import data, devices, keys, layout, methods, metrics, models, partition, simulate
 from protonorm_jax.config import Config
+from protonorm_jax.data import checks
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset, Prototypes
 
@@ -24,7 +25,7 @@ class Simulation(NamedTuple):
       init: `(key) -> state`.
       advance: `(state, num_rounds) -> (state, report)`; the state passed in is used up.
       partition: who holds which samples.
-      majority_accuracy: the yardstick, see `partition.majority_accuracy`.
+      majority_accuracy: the yardstick, see `metrics.majority_accuracy`.
       architectures: `[num_clients]` names of models.
       devices: those in use.
       bytes_per_device: memory that the program needs on each.
@@ -123,6 +124,24 @@ def history(simulation: Simulation, evaluations: list[Evaluation]) -> History:
     return History(simulation.config, rows, summary, last.arrays)
 
 
+class Plan(NamedTuple):
+    """A run before anything is compiled.
+
+    Attributes:
+      program: the static part of the simulation.
+      dataset: all samples.
+      partition: who holds which.
+      architectures: `[num_clients]` names of models.
+      devices: those to use.
+    """
+
+    program: simulate.Program
+    dataset: Dataset
+    partition: partition.Partition
+    architectures: tuple[str, ...]
+    devices: list[jax.Device]
+
+
 def prepare(config: Config, dataset: Dataset | None = None) -> Simulation:
     """Loads the data, deals it to the clients and compiles the simulation.
 
@@ -133,7 +152,28 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Simulation:
     Raises:
       UsageError: a setting, file or data set that cannot be used, or too little memory.
     """
-    dataset = dataset or data.load(config.data)
+    return _compile(plan(config, dataset))
+
+
+def plan(config: Config, dataset: Dataset | None = None) -> Plan:
+    """Loads the data and deals it to the clients and the clients to the devices.
+
+    Args:
+      config: all settings.
+      dataset: used instead of loading `config.data`.
+
+    Raises:
+      UsageError: a setting, file or data set that cannot be used.
+    """
+    if dataset is None:
+        dataset = data.load(config.data)
+    dataset = checks.dataset(
+        dataset.images,
+        dataset.labels,
+        origin="dataset",
+        name=dataset.name,
+        num_classes=dataset.num_classes,
+    )
     chosen = devices.choose(config.devices)
     parts = partition.make(
         config.partition,
@@ -176,7 +216,7 @@ def prepare(config: Config, dataset: Dataset | None = None) -> Simulation:
         ),
         layout=arrangement,
     )
-    return _compile(program, dataset, parts, architectures, chosen)
+    return Plan(program, dataset, parts, architectures, chosen)
 
 
 def hyperparameters(config: Config, method: methods.Method) -> dict[str, float]:
@@ -198,19 +238,14 @@ def hyperparameters(config: Config, method: methods.Method) -> dict[str, float]:
     return result | {name: getattr(config, name) for name in shared}
 
 
-def _compile(
-    program: simulate.Program,
-    dataset: Dataset,
-    parts: partition.Partition,
-    architectures: tuple[str, ...],
-    chosen: list[jax.Device],
-) -> Simulation:
+def _compile(plan: Plan) -> Simulation:
     """Puts the data on the devices and compiles both programs ahead of time."""
+    program, dataset, parts, architectures, chosen = plan
     config = program.config
     mesh = jax.sharding.Mesh(np.array(chosen), (simulate.AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(simulate.AXIS))
-    members = jax.device_put(simulate.members_of(program.layout, parts), spread)
+    members = jax.device_put(layout.members_of(program.layout, parts), spread)
     samples = simulate.Samples(
         jax.device_put(dataset.images, everywhere), jax.device_put(dataset.labels, everywhere)
     )
@@ -263,7 +298,7 @@ def _compile(
         init=run_init,
         advance=run_advance,
         partition=parts,
-        majority_accuracy=partition.majority_accuracy(parts, dataset.labels, dataset.num_classes),
+        majority_accuracy=metrics.majority_accuracy(parts, dataset.labels, dataset.num_classes),
         architectures=architectures,
         devices=chosen,
         bytes_per_device=needed,

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
+
+from protonorm_jax.partition import Partition
 
 
 class Group(NamedTuple):
@@ -32,6 +35,24 @@ class Layout(NamedTuple):
 
     groups: tuple[Group, ...]
     order: np.ndarray
+
+
+class Members(NamedTuple):
+    """One group's clients on one device.
+
+    Attributes:
+      client_ids: `[slots]` int32, -1 for an empty slot.
+      train: `[slots, n]` int32, rows of the data set.
+      train_count: `[slots]` int32.
+      test: `[slots, m]` int32.
+      test_count: `[slots]` int32.
+    """
+
+    client_ids: jax.Array
+    train: jax.Array
+    train_count: jax.Array
+    test: jax.Array
+    test_count: jax.Array
 
 
 def arrange(
@@ -63,3 +84,29 @@ def arrange(
     flat = np.concatenate([group.client_ids for group in groups], axis=1).reshape(-1)
     order = np.argsort(np.where(flat < 0, len(architectures), flat), kind="stable")
     return Layout(tuple(groups), order[: len(architectures)].astype(np.int32))
+
+
+def members_of(layout: Layout, partition: Partition) -> tuple[Members, ...]:
+    """The index arrays of each group, leaves `[num_devices, slots, ...]`, numpy.
+
+    Args:
+      layout: which client is where.
+      partition: who holds which samples.
+    """
+    result = []
+    for group in layout.groups:
+        ids = group.client_ids
+        empty = ids < 0
+        widths = {
+            name: max(int(getattr(partition, f"{name}_count")[ids[~empty]].max()), 1)
+            for name in ("train", "test")
+        }
+        arrays = (
+            ids,
+            partition.train[ids, : widths["train"]],
+            np.where(empty, 0, partition.train_count[ids]),
+            partition.test[ids, : widths["test"]],
+            np.where(empty, 0, partition.test_count[ids]),
+        )
+        result.append(Members._make(array.astype(np.int32) for array in arrays))
+    return tuple(result)

@@ -245,47 +245,6 @@ def split_clients(
     return train, test
 
 
-def class_counts(
-    partition: Partition, labels: np.ndarray, num_classes: int, *, test: bool = False
-) -> np.ndarray:
-    """How many training (or test) samples of each class a client holds.
-
-    Args:
-      partition: a partition of the samples that `labels` belongs to.
-      labels: `[N]` integers in `[0, num_classes)`.
-      num_classes: number of classes `C`.
-      test: count the test samples instead.
-
-    Returns:
-      `[M, C]` int64.
-    """
-    indices = partition.test if test else partition.train
-    count = partition.test_count if test else partition.train_count
-    client, column = np.nonzero(np.arange(indices.shape[1]) < count[:, None])
-    cell = client * num_classes + np.asarray(labels)[indices[client, column]]
-    return np.bincount(cell, minlength=len(count) * num_classes).reshape(len(count), num_classes)
-
-
-def majority_accuracy(partition: Partition, labels: np.ndarray, num_classes: int) -> float:
-    """The accuracy of a client that has learned its label distribution and nothing else.
-
-    Every client answers its most frequent training class (the lowest of several) to all its test
-    samples. Personalised accuracies mean little unless they are well above this.
-
-    Args:
-      partition: a partition of the samples that `labels` belongs to.
-      labels: `[N]` integers in `[0, num_classes)`.
-      num_classes: number of classes.
-
-    Returns:
-      Correct over all test samples of all clients; NaN if there are none.
-    """
-    guess = class_counts(partition, labels, num_classes).argmax(axis=1)
-    test = class_counts(partition, labels, num_classes, test=True)
-    total = int(test.sum())
-    return float(test[np.arange(len(guess)), guess].sum() / total) if total else math.nan
-
-
 def _draw_dirichlet(
     generator: np.random.RandomState,
     by_class: Sequence[np.ndarray],

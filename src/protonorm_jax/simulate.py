@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from protonorm_jax import evaluate, keys
 from protonorm_jax.config import Config
-from protonorm_jax.layout import Layout
+from protonorm_jax.layout import Layout, Members
 from protonorm_jax.local import local_update
 from protonorm_jax.methods.method import Arrivals, Hyperparameters, Method
 from protonorm_jax.types import Client, ClientData, Model
@@ -36,24 +35,6 @@ class Program(NamedTuple):
     method: Method
     models: tuple[Model, ...]
     layout: Layout
-
-
-class Members(NamedTuple):
-    """One group's clients on one device.
-
-    Attributes:
-      client_ids: `[slots]` int32, -1 for an empty slot.
-      train: `[slots, n]` int32, rows of the data set.
-      train_count: `[slots]` int32.
-      test: `[slots, m]` int32.
-      test_count: `[slots]` int32.
-    """
-
-    client_ids: jax.Array
-    train: jax.Array
-    train_count: jax.Array
-    test: jax.Array
-    test_count: jax.Array
 
 
 class Samples(NamedTuple):
@@ -328,29 +309,3 @@ def _in_client_order(layout: Layout, outputs: tuple[Any, ...]) -> Any:
 def _select(mask: jax.Array, leaf: jax.Array) -> jax.Array:
     """`leaf` `[M, ...]` with zeros where `mask` `[M]` is false."""
     return jnp.where(mask.reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
-
-
-def members_of(layout: Layout, partition: Any) -> tuple[Members, ...]:
-    """The index arrays of each group, leaves `[num_devices, slots, ...]`, numpy.
-
-    Args:
-      layout: which client is where.
-      partition: `train`, `train_count`, `test`, `test_count` by client id.
-    """
-    result = []
-    for group in layout.groups:
-        ids = group.client_ids
-        empty = ids < 0
-        widths = {
-            name: max(int(getattr(partition, f"{name}_count")[ids[~empty]].max()), 1)
-            for name in ("train", "test")
-        }
-        arrays = (
-            ids,
-            partition.train[ids, : widths["train"]],
-            np.where(empty, 0, partition.train_count[ids]),
-            partition.test[ids, : widths["test"]],
-            np.where(empty, 0, partition.test_count[ids]),
-        )
-        result.append(Members._make(array.astype(np.int32) for array in arrays))
-    return tuple(result)

@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help run test lint bench format clean
+
+help:
+	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
+	@echo "make test    run the tests"
+	@echo "make lint    check style, format and types"
+	@echo "make bench   measure speed and memory"
+	@echo "make format  put the code in format"
+	@echo "make clean   remove the virtual environment and caches"
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python >= 3.11 is needed, got " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(INSTALL) --editable '.[dev]'
+	touch $@
+
+run: $(VENV)/.run
+	@for method in protonorm fedproto local; do \
+	  $(BIN)/protonorm run --method $$method --out runs/digits-$$method --overwrite || exit $$?; \
+	done
+	@$(BIN)/protonorm compare runs/digits-protonorm runs/digits-fedproto runs/digits-local \
+	  --out runs/digits.png
+
+test: $(VENV)/.dev
+	$(BIN)/pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.run
+	$(BIN)/python -m experiments.bench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

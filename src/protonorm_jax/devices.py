@@ -60,6 +60,6 @@ def cache_programs() -> None:
 
     The folder is `xla` in that of `data.cache.folder`.
     """
-    if jax.config.read("jax_compilation_cache_dir") is None:
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -129,7 +129,7 @@ def manifest(simulation: Simulation) -> dict[str, Any]:
         "key": {
             "impl": "threefry2x32",
             "data": jax.random.key_data(keys.root(simulation.config.seed)).tolist(),
-            "partitionable": jax.config.read("jax_threefry_partitionable"),
+            "partitionable": jax.config.jax_threefry_partitionable,  # type: ignore[attr-defined]
         },
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "bytes_per_device": simulation.bytes_per_device,

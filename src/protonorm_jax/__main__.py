@@ -1,0 +1,7 @@
+"""`python -m protonorm_jax` is the same as `protonorm`."""
+
+import sys
+
+from protonorm_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,124 @@
+"""The small parts: keys, configs, layouts, class means, counts and tables."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protonorm_jax import keys, layout, metrics, prototypes, report
+from protonorm_jax.config import Config, from_dict
+from protonorm_jax.errors import UsageError
+from protonorm_jax.types import Prototypes
+
+
+def test_keys_differ_by_stream_and_index():
+    root = keys.root(0)
+    seen = {
+        tuple(jax.random.key_data(keys.derive(root, stream, *indices)).tolist())
+        for stream in keys.Stream
+        for indices in [(), (0,), (1,), (0, 0), (0, 1), (1, 0)]
+    }
+    assert len(seen) == 6 * len(keys.Stream)
+
+
+def test_bits_do_not_depend_on_how_many_are_drawn():
+    """What `local` relies on for shuffles that do not depend on padding."""
+    key = keys.root(3)
+    np.testing.assert_array_equal(jax.random.bits(key, (1000,))[:37], jax.random.bits(key, (37,)))
+
+
+def test_config_round_trip_and_digest():
+    config = Config(alpha=1, scale=20, align="reference", shuffle=False)
+    assert config.alpha == 1.0 and isinstance(config.alpha, float)
+    assert from_dict(config.to_dict()) == config
+    assert from_dict(config.to_dict()).digest() == config.digest() != Config().digest()
+    assert hash(config) == hash(from_dict(config.to_dict()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"alpha": 0}, "Config.alpha must be > 0, got 0.0"),
+        ({"alpha": float("inf")}, "Config.alpha must be finite, got inf"),
+        ({"num_clients": 0}, "Config.num_clients must be >= 1, got 0"),
+        ({"num_clients": True}, "Config.num_clients must be an integer, got True"),
+        ({"rounds": 2.0}, "Config.rounds must be an integer, got 2.0"),
+        ({"proximity": -1}, "Config.proximity must be >= 0, got -1.0"),
+        ({"scale": 0}, "Config.scale must be > 0, got 0.0"),
+        ({"seed": 2**32}, "Config.seed must be <= 4294967295, got 4294967296"),
+        ({"data": None}, "Config.data must be text, got None"),
+        ({"collect": "never"}, "Config.collect must be one of after, before, during, got 'never'"),
+    ],
+)
+def test_config_errors_name_field_rule_and_value(settings, message):
+    with pytest.raises(UsageError) as caught:
+        Config(**settings)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 3, 8])
+@pytest.mark.parametrize("vmap_clients", [0, 1, 2, 3])
+def test_layout_places_every_client_once(num_devices, vmap_clients):
+    architectures = ["a", "b", "a", "c", "a", "b", "a"]
+    cost = np.array([5, 1, 9, 4, 0, 7, 2])
+    result = layout.arrange(architectures, cost, num_devices=num_devices, vmap_clients=vmap_clients)
+    flat = np.concatenate([group.client_ids for group in result.groups], axis=1).reshape(-1)
+    np.testing.assert_array_equal(flat[result.order], np.arange(7))
+    for group in result.groups:
+        ids = group.client_ids[group.client_ids >= 0]
+        assert {architectures[client] for client in ids} == {group.architecture}
+        assert group.client_ids.shape[1] % group.chunk == 0
+        for row in group.client_ids:  # Empty slots come last.
+            assert np.all(np.diff((row < 0).astype(int)) >= 0)
+
+
+def test_layout_balances_devices():
+    cost = np.array([100, 1, 1, 1, 90, 1])
+    result = layout.arrange(["a"] * 6, cost, num_devices=2, vmap_clients=1)
+    loads = [cost[row[row >= 0]].sum() for row in result.groups[0].client_ids]
+    assert max(loads) <= 103
+
+
+def test_class_means_by_hand():
+    vectors = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [jnp.nan, 0.0]])
+    labels, mask = jnp.array([0, 0, 2, 1]), jnp.array([True, True, True, False])
+    means = prototypes.class_means(prototypes.class_sums(vectors, labels, mask, num_classes=3))
+    np.testing.assert_allclose(means.vectors, [[2, 3], [0, 0], [5, 6]])
+    np.testing.assert_array_equal(means.known, [True, False, True])
+
+
+def test_nearest_prototype_skips_unknown_classes():
+    sent = Prototypes(
+        jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]), jnp.array([False, True, True])
+    )
+    features = jnp.array([[0.1, 0.0], [3.0, 1.0], [1.0, 3.0]])
+    scores = prototypes.nearest_scores(features, sent)
+    np.testing.assert_array_equal(jnp.argmax(scores, axis=1), [1, 1, 2])
+    assert np.all(np.isneginf(scores[:, 0]))
+
+
+def test_accuracy_is_by_sample_and_its_deviation_by_client():
+    mean, deviation = metrics.accuracy(np.array([9, 0, 0]), np.array([10, 2, 0]))
+    assert mean == 9 / 12 and deviation == pytest.approx(np.std([0.9, 0.0]))
+    assert all(np.isnan(metrics.accuracy(np.array([0]), np.array([0]))))
+
+
+def test_summary_takes_last_and_best():
+    rows = [
+        {"round": 1, "head_accuracy": 0.5, "loss": 3.0},
+        {"round": 2, "head_accuracy": 0.9, "loss": 2.0},
+        {"round": 3, "head_accuracy": 0.7, "loss": 1.0},
+    ]
+    assert metrics.summary(rows) == {
+        "rounds": 3,
+        "head_accuracy": 0.7,
+        "head_accuracy_best": 0.9,
+        "loss": 1.0,
+    }
+    assert metrics.summary([]) == {}
+
+
+def test_pairwise_angles():
+    angles = report.pairwise_angles(np.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(angles[0, 1:3], [90.0, 180.0])
+    assert np.isnan(angles[0, 0]) and np.all(np.isnan(angles[3]))

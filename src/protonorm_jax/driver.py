@@ -1,8 +1,9 @@
 """From a config to a finished run: data, layout, compilation, the loop over rounds."""
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -186,7 +187,8 @@ def plan(config: Config, dataset: Dataset | None = None) -> Plan:
         seed=config.seed,
         num_classes=dataset.num_classes,
     )
-    family = models.family(config.family)
+    with _naming("Config.family"):
+        family = models.family(config.family)
     architectures = tuple(family[i % len(family)] for i in range(config.num_clients))
     one_at_a_time = chosen[0].platform == "cpu"
     arrangement = layout.arrange(
@@ -195,16 +197,8 @@ def plan(config: Config, dataset: Dataset | None = None) -> Plan:
         num_devices=len(chosen),
         vmap_clients=config.vmap_clients or (1 if one_at_a_time else 0),
     )
-    program = simulate.Program(
-        config=config,
-        method=methods.build(
-            config.method,
-            num_classes=dataset.num_classes,
-            feature_dim=config.feature_dim,
-            align=config.align,
-            weighting=config.weighting,
-        ),
-        models=tuple(
+    with _naming("Config.family"):
+        built = tuple(
             models.build(
                 group.architecture,
                 num_classes=dataset.num_classes,
@@ -213,10 +207,25 @@ def plan(config: Config, dataset: Dataset | None = None) -> Plan:
                 convolution="canonical" if group.chunk == 1 and one_at_a_time else "im2col",
             )
             for group in arrangement.groups
-        ),
-        layout=arrangement,
+        )
+    method = methods.build(
+        config.method,
+        num_classes=dataset.num_classes,
+        feature_dim=config.feature_dim,
+        align=config.align,
+        weighting=config.weighting,
     )
+    program = simulate.Program(config, method, built, arrangement)
     return Plan(program, dataset, parts, architectures, chosen)
+
+
+@contextlib.contextmanager
+def _naming(field: str) -> Iterator[None]:
+    """Puts the name of the setting in front of what a room that does not know it complains of."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{field}: {error}") from error
 
 
 def hyperparameters(config: Config, method: methods.Method) -> dict[str, float]:

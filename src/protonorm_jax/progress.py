@@ -42,7 +42,8 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
 
     def start(self, simulation: Simulation) -> None:
         """Says what was compiled and where it runs."""

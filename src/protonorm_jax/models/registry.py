@@ -138,7 +138,7 @@ def build(
         key: jax.Array | None = None,
     ) -> tuple[Outputs, Variables]:
         if images.shape[1:] != shape:
-            raise ValueError(f"images must be [B, {shape}], got {images.shape}.")
+            raise ValueError(f"images must be [B, {shape}], got {images.shape}")
         rows = None if mask is None else mask.astype(images.dtype)
         context = layers.Context(train, rows, key if train else None, convolution)
         if not train:
@@ -180,24 +180,24 @@ def resolve(name: str, known: tuple[str, ...] = NAMES) -> str:
         return name
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise UsageError(f"model must be one of {', '.join(known)}, got {name!r}{hint}.")
+    raise UsageError(f"model must be one of {', '.join(known)}, got {name!r}{hint}")
 
 
 def _check(name, row, num_classes, feature_dim, image_shape, convolution) -> None:
     if num_classes < 2:
-        raise UsageError(f"num_classes must be >= 2, got {num_classes}.")
+        raise UsageError(f"num_classes must be >= 2, got {num_classes}")
     if feature_dim < 1:
-        raise UsageError(f"feature_dim must be >= 1, got {feature_dim}.")
+        raise UsageError(f"feature_dim must be >= 1, got {feature_dim}")
     if len(image_shape) != 3:
-        raise UsageError(f"image_shape must be (height, width, channels), got {image_shape}.")
+        raise UsageError(f"image_shape must be (height, width, channels), got {image_shape}")
     if image_shape[2] not in (1, 3):
-        raise UsageError(f"image_shape must end in 1 or 3 channels, got {image_shape}.")
+        raise UsageError(f"image_shape must end in 1 or 3 channels, got {image_shape}")
     if min(image_shape[:2]) < row.smallest:
         raise UsageError(
             f"image_shape must be at least {row.smallest} x {row.smallest} for {name}, "
-            f"got {image_shape}."
+            f"got {image_shape}"
         )
     if convolution not in convolutions.FORMS:
         raise UsageError(
-            f"convolution must be one of {', '.join(convolutions.FORMS)}, got {convolution!r}."
+            f"convolution must be one of {', '.join(convolutions.FORMS)}, got {convolution!r}"
         )

@@ -48,7 +48,7 @@ def from_torch(
     if f"{head}.weight" not in arrays or arrays[f"{head}.weight"].ndim != 2:
         raise UsageError(
             f"state_dict must hold a matrix as one of {', '.join(f'{h}.weight' for h in _HEADS)}, "
-            f"got none in {len(arrays)} arrays."
+            f"got none in {len(arrays)} arrays"
         )
     num_classes, feature_dim = arrays[f"{head}.weight"].shape
     model = build(name, num_classes=num_classes, feature_dim=feature_dim, image_shape=image_shape)
@@ -59,18 +59,18 @@ def from_torch(
         modules = [head] if part == "head" else modules
         key = ".".join([*modules, _LEAVES.get(kind, kind)])
         if key not in arrays:
-            raise UsageError(f"state_dict must have {key!r} for {name}, got no such key.")
+            raise UsageError(f"state_dict must have {key!r} for {name}, got no such key")
         array = arrays.pop(key)
         # Ours are `[height, width, in, out]` and `[in, out]`, PyTorch's `[out, in, height, width]`
         # and `[out, in]`.
         shape = leaf.shape[:-3:-1] + leaf.shape[:-2] if leaf.ndim > 1 else leaf.shape
         if array.shape != shape:
-            raise UsageError(f"state_dict[{key!r}] must be {shape} for {name}, got {array.shape}.")
+            raise UsageError(f"state_dict[{key!r}] must be {shape} for {name}, got {array.shape}")
         if leaf.ndim > 1:
             array = array.transpose(*range(2, leaf.ndim), 1, 0)
         return jnp.asarray(array)
 
     variables = jax.tree_util.tree_map_with_path(take, template)
     if arrays:
-        raise UsageError(f"state_dict must have no key unknown to {name}, got {min(arrays)!r}.")
+        raise UsageError(f"state_dict must have no key unknown to {name}, got {min(arrays)!r}")
     return variables

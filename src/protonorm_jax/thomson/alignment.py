@@ -145,14 +145,14 @@ def align(
     known = known_rows(vectors, known)
     num_points, dim = vectors.shape
     if method not in METHODS:
-        raise UsageError(f"align.method must be one of {', '.join(METHODS)}, got {method!r}.")
+        raise UsageError(f"align.method must be one of {', '.join(METHODS)}, got {method!r}")
     check_exponent(exponent)
     for name, value in (("max_iterations", max_iterations), ("num_iterations", num_iterations)):
         if value < 0:
-            raise UsageError(f"align.{name} must be >= 0, got {value}.")
+            raise UsageError(f"align.{name} must be >= 0, got {value}")
     if method == "simplex" and num_points > dim + 1:
         raise UsageError(
-            f"align.method 'simplex' needs at most D + 1 = {dim + 1} rows, got {num_points}."
+            f"align.method 'simplex' needs at most D + 1 = {dim + 1} rows, got {num_points}"
         )
     if method == "auto":
         method = "simplex" if num_points <= dim + 1 else "thomson"

@@ -53,7 +53,7 @@ def known_rows(points: jax.Array, known: jax.Array | None) -> jax.Array:
 def check_exponent(exponent: float) -> None:
     """Raises UsageError unless `exponent` is a finite number that is not negative."""
     if not (math.isfinite(exponent) and exponent >= 0):
-        raise UsageError(f"align.exponent must be a finite number >= 0, got {exponent!r}.")
+        raise UsageError(f"align.exponent must be a finite number >= 0, got {exponent!r}")
 
 
 def gram(points: jax.Array) -> jax.Array:
@@ -226,7 +226,7 @@ def lower_bound(num_points: int | jax.Array, dim: int, *, exponent: float = 1) -
     """
     check_exponent(exponent)
     if dim < 1:
-        raise UsageError(f"lower_bound.dim must be >= 1, got {dim}.")
+        raise UsageError(f"lower_bound.dim must be >= 1, got {dim}")
     count = jnp.asarray(num_points, jnp.result_type(float))
     few = jnp.maximum(count, 2)
     simplex = few * (few - 1) / 2 * pair_energies(2 * few / (few - 1), exponent)

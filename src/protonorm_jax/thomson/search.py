@@ -192,9 +192,9 @@ def minimize(
     check_exponent(exponent)
     for name, value, least in (("num_points", num_points, 2), ("dim", dim, 2)):
         if value < least:
-            raise UsageError(f"minimize.{name} must be >= {least}, got {value}.")
+            raise UsageError(f"minimize.{name} must be >= {least}, got {value}")
     if restarts < 1:
-        raise UsageError(f"minimize.restarts must be >= 1, got {restarts}.")
+        raise UsageError(f"minimize.restarts must be >= 1, got {restarts}")
     chunks = -(-restarts // _CHUNK)
     starts = -(-chunks // 4)
     with jax.enable_x64(False):

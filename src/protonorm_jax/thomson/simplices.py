@@ -37,7 +37,7 @@ def simplex(num_points: int, dim: int) -> jax.Array:
     """
     if not 1 <= num_points <= dim + 1:
         raise UsageError(
-            f"simplex.num_points must be in [1, dim + 1 = {dim + 1}], got {num_points}."
+            f"simplex.num_points must be in [1, dim + 1 = {dim + 1}], got {num_points}"
         )
     if num_points == 1:
         return jnp.asarray(np.eye(1, dim))
@@ -178,6 +178,6 @@ def nearest_simplex(vectors: jax.Array, known: jax.Array | None = None) -> jax.A
     known = known_rows(vectors, known)
     num_points, dim = vectors.shape
     if num_points > dim + 1:
-        raise UsageError(f"nearest_simplex needs at most D + 1 = {dim + 1} rows, got {num_points}.")
+        raise UsageError(f"nearest_simplex needs at most D + 1 = {dim + 1} rows, got {num_points}")
     vectors = vectors.astype(jnp.promote_types(vectors.dtype, jnp.float32))
     return simplex_of_directions(directions(vectors, known)[0], known)[0]

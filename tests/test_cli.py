@@ -186,22 +186,36 @@ def test_every_setting_has_a_flag_and_help(capsys):
         assert "--" + name.replace("_", "-") in text
 
 
-def test_interruption_leaves_a_valid_directory(small_file, tmp_path):
-    """Ctrl-C in the middle of a long run."""
-    command = [sys.executable, "-m", "protonorm_jax", "run", "--data", small_file, *FAST]
-    command += ["--rounds", "1000000", "--out", str(tmp_path / "run")]
+def interrupt(*flags, after):
+    """Starts a run, sends Ctrl-C once a line begins with `after`; returns code and errors."""
+    command = [sys.executable, "-m", "protonorm_jax", "run", *flags]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         for line in process.stdout:
-            if line.startswith("round"):
+            if line.startswith(after):
                 break
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130 and errors.splitlines() == ["protonorm: interrupted"]
+    return process.returncode, errors.splitlines()
+
+
+def test_interruption_leaves_a_valid_directory(small_file, tmp_path):
+    """Ctrl-C between two of many short calls."""
+    flags = ("--data", small_file, *FAST, "--rounds", "1000000", "--out", str(tmp_path / "run"))
+    assert interrupt(*flags, after="round") == (130, ["protonorm: interrupted"])
     assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert summary["status"] == "interrupted"
     assert summary["rounds"] == len(rows) == json.loads(rows[-1])["round"]
+
+
+def test_interruption_does_not_wait_for_the_device(small_file, tmp_path):
+    """Ctrl-C in the first of a few calls that take for ever."""
+    rounds = ("--rounds", "100000000", "--eval-every", "100000000")
+    flags = ("--data", small_file, *FAST, *rounds, "--out", str(tmp_path / "run"))
+    assert interrupt(*flags, after="protonorm") == (130, ["protonorm: interrupted"])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and summary["rounds"] == 0

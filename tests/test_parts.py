@@ -115,7 +115,7 @@ def test_summary_takes_last_and_best():
         "head_accuracy_best": 0.9,
         "loss": 1.0,
     }
-    assert metrics.summary([]) == {}
+    assert metrics.summary([]) == {"rounds": 0}
 
 
 def test_pairwise_angles():

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import re
 import sys
 import time
@@ -26,7 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(str(error), 2)
     except KeyboardInterrupt:
-        return _complain("interrupted", 130)
+        _complain("interrupted", 130)
+        # An ordinary exit would wait for the rounds that are still under way on the devices.
+        sys.stdout.flush()
+        os._exit(130)
     except Exception as error:
         if parsed.debug:
             raise
@@ -79,7 +83,7 @@ def _default_directory(chosen: config.Config) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"protonorm: {message}", file=sys.stderr)
+    print(f"protonorm: {message}", file=sys.stderr, flush=True)
     return code
 
 

@@ -299,7 +299,10 @@ def _compile(plan: Plan) -> Simulation:
     def run_advance(state: simulate.State, num_rounds: int) -> tuple[simulate.State, Any]:
         rounds = jax.device_put(np.int32(num_rounds), everywhere)
         state, report = compiled(state, members, samples, traced, rounds)
-        # Also keeps two programs with collectives from being in flight at once.
+        # Waiting also keeps two programs with collectives from being in flight at once. It is done
+        # in naps, between which Python sees Ctrl-C.
+        while not state.round_index.is_ready():
+            time.sleep(0.001)
         return jax.block_until_ready(state), jax.device_get(report)
 
     return Simulation(

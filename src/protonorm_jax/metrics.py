@@ -91,7 +91,7 @@ def row(round_index: int, report: dict[str, Any], test_count: np.ndarray) -> dic
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Last and best value of every accuracy, and the last value of everything else."""
     if not rows:
-        return {}
+        return {"rounds": 0}
     result = dict(rows[-1])
     result["rounds"] = result.pop("round")
     for name in rows[-1]:

@@ -1,0 +1,255 @@
+"""The five client nets in plain PyTorch, for `torch_side` to train.
+
+Written from the architectures as the papers and `protonorm_jax.models` have them; parameters and
+results are those of our own models. NCHW, PyTorch's usual way; the memory format is the caller's.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Net(nn.Module):
+    """A base, its output averaged (or stretched) to `feature_dim`, and a linear head."""
+
+    def __init__(self, base: nn.Module, feature_dim: int, num_classes: int, dropout: float) -> None:
+        super().__init__()
+        self.base = base
+        self.feature_dim = feature_dim
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(feature_dim, num_classes)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Maps `[B, channels, H, W]` to features `[B, feature_dim]` and logits."""
+        features = self.base(images)
+        if features.shape[1] != self.feature_dim:
+            features = functional.adaptive_avg_pool1d(features, self.feature_dim)
+        return features, self.head(self.dropout(features))
+
+
+def conv_norm(
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    *,
+    stride: int = 1,
+    depthwise: bool = False,
+    activation: type[nn.Module] | None = None,
+) -> nn.Sequential:
+    """A convolution without bias, a batch norm, and an activation if there is to be one."""
+    convolution = nn.Conv2d(
+        inputs,
+        outputs,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        groups=inputs if depthwise else 1,
+        bias=False,
+    )
+    last = [activation(inplace=True)] if activation else []
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), *last)
+
+
+def mean_over_image() -> nn.Sequential:
+    """`[B, F, H, W]` to `[B, F]`."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def fedavg_cnn() -> nn.Module:
+    """Two 5 x 5 convolutions without padding, each with a 2 x 2 maximum, and a layer of 512."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, 5),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 5),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 5 * 5, 512),
+        nn.ReLU(inplace=True),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            conv_norm(inputs, outputs, stride=stride, activation=nn.ReLU),
+            conv_norm(outputs, outputs),
+        )
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride=stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, inputs, H, W]` to `[B, outputs, H / stride, W / stride]`."""
+        return functional.relu(self.shortcut(x) + self.branch(x), inplace=True)
+
+
+def resnet8() -> nn.Module:
+    """A 7 x 7 stem with a 3 x 3 maximum, and three stages of one block."""
+    return nn.Sequential(
+        conv_norm(3, 64, 7, stride=2, activation=nn.ReLU),
+        nn.MaxPool2d(3, stride=2, padding=1),
+        BasicBlock(64, 64, 1),
+        BasicBlock(64, 128, 2),
+        BasicBlock(128, 256, 2),
+        mean_over_image(),
+    )
+
+
+class InvertedResidual(nn.Module):
+    """Widen, filter each channel, narrow; with a shortcut where shapes allow."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        width = inputs * expansion
+        widen = [conv_norm(inputs, width, 1, activation=nn.ReLU6)] if expansion > 1 else []
+        self.branch = nn.Sequential(
+            *widen,
+            conv_norm(width, width, stride=stride, depthwise=True, activation=nn.ReLU6),
+            conv_norm(width, outputs, 1),
+        )
+        self.has_shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, inputs, H, W]` to `[B, outputs, H / stride, W / stride]`."""
+        return x + self.branch(x) if self.has_shortcut else self.branch(x)
+
+
+def mobilenet_v2() -> nn.Module:
+    """MobileNetV2 of width 1 (arXiv:1801.04381), without its dropout."""
+    # Expansion, channels, blocks, and stride of the first block.
+    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
+    stages += ((6, 160, 3, 2), (6, 320, 1, 1))
+    layers, inputs = [conv_norm(3, 32, stride=2, activation=nn.ReLU6)], 32
+    for expansion, outputs, blocks, first_stride in stages:
+        for block in range(blocks):
+            stride = first_stride if block == 0 else 1
+            layers.append(InvertedResidual(inputs, outputs, stride, expansion))
+            inputs = outputs
+    return nn.Sequential(
+        *layers, conv_norm(inputs, 1280, 1, activation=nn.ReLU6), mean_over_image()
+    )
+
+
+class ShuffleBlock(nn.Module):
+    """Filters one half of the channels beside the other half, and mixes the two."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        half = outputs // 2
+        self.halves = stride == 1
+        self.beside: nn.Module = nn.Identity()
+        if stride > 1:  # Then both branches filter and see all channels.
+            self.beside = nn.Sequential(
+                conv_norm(inputs, inputs, stride=stride, depthwise=True),
+                conv_norm(inputs, half, 1, activation=nn.ReLU),
+            )
+        self.branch = nn.Sequential(
+            conv_norm(half if self.halves else inputs, half, 1, activation=nn.ReLU),
+            conv_norm(half, half, stride=stride, depthwise=True),
+            conv_norm(half, half, 1, activation=nn.ReLU),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, inputs, H, W]` to `[B, outputs, H / stride, W / stride]`."""
+        first, second = x.chunk(2, dim=1) if self.halves else (x, x)
+        pairs = torch.stack([self.beside(first), self.branch(second)], dim=2)
+        return pairs.flatten(1, 2)  # Channels of the two in turns.
+
+
+def shufflenet_v2() -> nn.Module:
+    """ShuffleNetV2 of width 1 (arXiv:1807.11164)."""
+    layers: list[nn.Module] = [
+        conv_norm(3, 24, stride=2, activation=nn.ReLU),
+        nn.MaxPool2d(3, stride=2, padding=1),
+    ]
+    inputs = 24
+    for outputs, blocks in ((116, 4), (232, 8), (464, 4)):
+        for block in range(blocks):
+            layers.append(ShuffleBlock(inputs, outputs, 2 if block == 0 else 1))
+            inputs = outputs
+    return nn.Sequential(*layers, conv_norm(inputs, 1024, 1, activation=nn.ReLU), mean_over_image())
+
+
+class SqueezeExcitation(nn.Module):
+    """Scales each channel by a number that all channels' means decide."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.factors = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, 1),
+            nn.SiLU(inplace=True),
+            nn.Conv2d(squeezed, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, channels, H, W]` to the same shape."""
+        return x * self.factors(x)
+
+
+class MBConv(nn.Module):
+    """Widen, filter each channel, scale channels, narrow; with a shortcut where shapes allow."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, skip: float
+    ) -> None:
+        super().__init__()
+        width = inputs * expansion
+        widen = [conv_norm(inputs, width, 1, activation=nn.SiLU)] if expansion > 1 else []
+        self.branch = nn.Sequential(
+            *widen,
+            conv_norm(width, width, kernel, stride=stride, depthwise=True, activation=nn.SiLU),
+            SqueezeExcitation(width, max(1, inputs // 4)),
+            conv_norm(width, outputs, 1),
+        )
+        self.has_shortcut = stride == 1 and inputs == outputs
+        self.skip = skip
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, inputs, H, W]` to `[B, outputs, H / stride, W / stride]`.
+
+        In training, each image skips the branch with probability `skip`.
+        """
+        y = self.branch(x)
+        if not self.has_shortcut:
+            return y
+        if self.training and self.skip > 0:
+            kept = 1 - self.skip
+            y = y * (torch.rand(len(y), 1, 1, 1) < kept).to(y.dtype).div_(kept)
+        return x + y
+
+
+def efficientnet_b0() -> nn.Module:
+    """EfficientNet-B0 (arXiv:1905.11946) with stochastic depth."""
+    # Expansion, kernel, stride of the first block, channels, and blocks.
+    stages = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3))
+    stages += ((6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+    total = sum(stage[-1] for stage in stages)
+    layers, inputs = [conv_norm(3, 32, stride=2, activation=nn.SiLU)], 32
+    for expansion, kernel, first_stride, outputs, blocks in stages:
+        for block in range(blocks):
+            stride, skip = first_stride if block == 0 else 1, 0.2 * (len(layers) - 1) / total
+            layers.append(MBConv(inputs, outputs, kernel, stride, expansion, skip))
+            inputs = outputs
+    return nn.Sequential(*layers, conv_norm(inputs, 1280, 1, activation=nn.SiLU), mean_over_image())
+
+
+BASES = {
+    "resnet8": (resnet8, 0.0),
+    "mobilenet_v2": (mobilenet_v2, 0.0),
+    "shufflenet_v2": (shufflenet_v2, 0.0),
+    "efficientnet_b0": (efficientnet_b0, 0.2),
+    "fedavg_cnn": (fedavg_cnn, 0.0),
+}
+"""Makes the base, and the rate of dropout before the head."""
+
+
+def build(name: str, *, num_classes: int, feature_dim: int) -> Net:
+    """Makes a net for 32 x 32 x 3 images; `name` is a key of `BASES`."""
+    base, dropout = BASES[name]
+    return Net(base(), feature_dim, num_classes, dropout)

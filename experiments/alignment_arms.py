@@ -5,6 +5,38 @@ s = 80: scale them to unit length and no more (`none`), stop early as the refere
 (`reference`), descend to the end (`thomson`), or take the nearest regular simplex (`simplex`).
 `fedproto` sends the plain averages. Arms with the same seed share samples, partition, initial
 models and the order of batches, so differences against `none` are paired.
+
+Command, with Fashion-MNIST from Debian's package `dataset-fashion-mnist`; 14,000 of its 70,000
+samples (equally many of each class, drawn by the seed), 20 clients, Dirichlet 0.1, family `tiny`,
+40 rounds of one epoch, evaluated every 5:
+
+    python -m experiments.alignment_arms --data idx:/usr/share/datasets/fashion-mnist
+        --samples 14000 --seeds 0 1 2 --rounds 40 --eval-every 5 --devices 2
+
+Time: 34 minutes for the 15 runs on two CPU cores that were busy with other work, 23 minutes of
+processor time.
+
+Accuracy in %, mean over 3 seeds ± standard error (best: over the 8 evaluated rounds):
+
+    arm        prototype last          best     head last          best       angle
+    none         82.69 ± 1.08  85.54 ± 1.80  81.26 ± 4.58  88.91 ± 1.56   3.8 ± 0.7
+    reference    90.85 ± 0.29  93.74 ± 0.72  90.80 ± 0.69  94.10 ± 0.89  91.3 ± 0.8
+    thomson      93.11 ± 0.85  94.44 ± 0.87  91.88 ± 1.38  94.59 ± 0.80  96.4 ± 0.0
+    simplex      94.17 ± 0.78  94.46 ± 0.76  92.67 ± 1.49  94.69 ± 0.66  96.4 ± 0.0
+    fedproto     79.14 ± 2.45  79.24 ± 2.44  93.71 ± 0.48  93.87 ± 0.61  11.5 ± 1.2
+
+Each client's most frequent class: 72.1. Less `none` with the same seed, in points:
+
+    reference    +8.16 ± 1.37  +8.20 ± 1.28   +9.54 ± 4.75  +5.19 ± 0.90
+    thomson     +10.42 ± 1.53  +8.90 ± 1.15  +10.61 ± 4.18  +5.68 ± 0.76
+    simplex     +11.48 ± 0.93  +8.92 ± 1.24  +11.41 ± 4.57  +5.78 ± 0.92
+    fedproto     -3.54 ± 2.62  -6.30 ± 3.21  +12.45 ± 4.22  +4.96 ± 0.96
+
+Every alignment beats `none`. Among the three, prototypes at their best round: `thomson` and
+`simplex` are equal (0.02 ± 0.12 apart) and ahead of `reference` by 0.70 ± 0.16 and 0.72 ± 0.04.
+Their heads are ahead of FedProto's by 0.72 ± 0.24 and 0.82 ± 0.07 at the best round, and behind by
+1.83 ± 1.58 and 1.04 ± 1.78 after the last: with s = 80 single evaluations after round 30 fall by 6
+to 10 points, so the last round says less than the best. Three seeds are few.
 """
 
 import argparse
@@ -23,7 +55,7 @@ from rich.table import Table
 import protonorm_jax
 from protonorm_jax import Config, Dataset, UsageError, data, devices, record
 
-ARMS: dict[str, dict[str, str]] = {
+ARMS: dict[str, dict[str, Any]] = {
     "none": {"method": "protonorm", "align": "none"},
     "reference": {"method": "protonorm", "align": "reference"},
     "thomson": {"method": "protonorm", "align": "thomson"},
@@ -143,7 +175,7 @@ def accuracy_table(rows: Sequence[dict[str, Any]]) -> Table:
         majority = f"{100 * np.mean([row['majority_accuracy'] for row in group]):.1f}"
         table.add_row(arm, *accuracies, angle, majority)
     table.caption = (
-        f"{_num_seeds(rows)} seeds; last: after the last round, best: over evaluated rounds; "
+        f"seeds: {_num_seeds(rows)}; last: after the last round, best: over evaluated rounds; "
         "angle: smallest between prototypes sent, in degrees; majority: each client's most "
         "frequent class"
     )

@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 
-from protonorm_jax import cli, devices, sphere
+from protonorm_jax import cli, devices, sphere, thomson
 from protonorm_jax.errors import UsageError
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -88,6 +88,14 @@ def test_what_is_no_number_gets_one_line(flags, capsys):
     complaint = capsys.readouterr().err
     assert "--num-points" in complaint
     assert complaint.count("\n") == 1
+
+
+def test_energies_that_overflow_are_no_result(tmp_path, monkeypatch, capsys):
+    found = thomson.MinimizeResult(np.eye(3)[:2], 1e300, np.inf, False, np.full(8, 1e300))
+    monkeypatch.setattr(thomson, "minimize", lambda *_, **__: found)
+    assert run("--num-points", "2", "--exponent", "300") == 2
+    assert "--exponent must be low enough for 2 points" in capsys.readouterr().err
+    assert not any((tmp_path / "runs" / "thomson-2-3").iterdir())
 
 
 def test_debug_shows_the_traceback():

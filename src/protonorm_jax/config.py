@@ -81,7 +81,7 @@ class Config:
     dropout: float = _training(0.0, "chance that an upload is lost", least=0, most=1)
     seed: int = _execution(0, "of the partition and of every random key", least=0, most=2**32 - 1)
     eval_every: int = _execution(1, "rounds between evaluations", least=1)
-    eval_batch_size: int = _execution(256, "samples at once where nothing is trained", least=1)
+    eval_batch_size: int = _execution(64, "samples at once where nothing is trained", least=1)
     devices: int = _execution(0, "devices to use; 0 takes all there are", least=0)
     vmap_clients: int = _execution(
         0,

@@ -18,8 +18,7 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
         caption="majority: guessing each client's most frequent class; std: over clients; "
         "angle: smallest between prototypes, in degrees; floats up: all clients, last round",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
+        padding=0,
     )
     table.add_column("method", no_wrap=True)
     for name in ("prototype", "best", "head", "best", "majority", "std", "angle", "floats up"):
@@ -64,7 +63,8 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
     loss.set_xlabel("round")
     loss.set_ylabel("loss")
     loss.set_title("training, mean over steps and clients")
-    loss.legend()
+    loss.margins(y=0.25)
+    loss.legend(loc="upper center", ncols=3, fontsize="small")
     loss.grid(alpha=0.3)
     figure.savefig(file, format="png", dpi=120)
 
@@ -118,7 +118,8 @@ def draw_prototypes(arrays: dict[str, np.ndarray], file: BinaryIO) -> None:
     panels[2].set_xlabel("angle in degrees")
     panels[2].set_ylabel("pairs of classes")
     panels[2].set_title("all pairs")
-    panels[2].legend(loc="upper left")
+    panels[2].margins(y=0.3)
+    panels[2].legend(loc="upper right")
     figure.savefig(file, format="png", dpi=120)
 
 

@@ -71,9 +71,10 @@ def command(parsed: argparse.Namespace) -> int:
         restarts=parsed.restarts,
     )
     seconds = time.perf_counter() - start
-    if not math.isfinite(result.energy):
+    if not math.isfinite(result.energy + result.residual):
         raise UsageError(
-            f"--exponent must be low enough for energies in float32, got {parsed.exponent:g}"
+            f"--exponent must be low enough for {parsed.num_points} points to have energies that "
+            f"floats can hold, got {parsed.exponent:g}"
         )
 
     try:

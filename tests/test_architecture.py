@@ -43,7 +43,7 @@ ALLOWED = {
     "report": set(),
     "record": {"config", "driver", "keys", "report"},
     "progress": {"config", "driver"},
-    "sphere": {"devices", "keys", "record", "thomson"},
+    "sphere": {"devices", "keys", "record", "report", "thomson"},
     "cli": {"config", "devices", "driver", "progress", "record", "report", "sphere"},
     "__main__": {"cli"},
     "__init__": {"config", "driver"},

@@ -301,7 +301,7 @@ def _compile(plan: Plan) -> Simulation:
         state, report = compiled(state, members, samples, traced, rounds)
         # Waiting also keeps two programs with collectives from being in flight at once. It is done
         # in naps, between which Python sees Ctrl-C.
-        while not state.round_index.is_ready():
+        while not state.round_index.is_ready():  # type: ignore[attr-defined]
             time.sleep(0.001)
         return jax.block_until_ready(state), jax.device_get(report)
 

@@ -24,8 +24,8 @@ ALLOWED = {
     "methods": {"prototypes", "thomson"},
     "local": {"batches", "config", "methods"},
     "evaluate": {"batches", "methods"},
-    "metrics": {"partition"},
-    "layout": {"partition"},
+    "metrics": set(),
+    "layout": set(),
     "simulate": {"config", "evaluate", "keys", "layout", "local", "methods"},
     "devices": {"data"},
     "driver": {

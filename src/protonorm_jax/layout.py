@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from protonorm_jax.partition import Partition
+from protonorm_jax.types import Partition
 
 
 class Group(NamedTuple):

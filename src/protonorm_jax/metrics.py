@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from protonorm_jax.partition import Partition
+from protonorm_jax.types import Partition
 
 
 def accuracy(correct: np.ndarray, test_count: np.ndarray) -> tuple[float, float]:

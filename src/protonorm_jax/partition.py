@@ -10,32 +10,13 @@ Three kinds of split, all reproducible from `seed` and free of global random sta
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
 from protonorm_jax.errors import UsageError
+from protonorm_jax.types import Partition
 
 KINDS = ("dirichlet", "pathological", "iid")
-
-
-class Partition(NamedTuple):
-    """The samples of all clients, as indices into the data set.
-
-    Rows are padded with index 0; the first `count` entries of a row are real. Both arrays are at
-    least one column wide.
-
-    Attributes:
-      train: `[M, max_train]` int32, training samples.
-      train_count: `[M]` int32, at least 1 each.
-      test: `[M, max_test]` int32, test samples.
-      test_count: `[M]` int32, may be 0.
-    """
-
-    train: np.ndarray
-    train_count: np.ndarray
-    test: np.ndarray
-    test_count: np.ndarray
 
 
 def make(

@@ -26,6 +26,25 @@ class Dataset(NamedTuple):
     name: str = "data"
 
 
+class Partition(NamedTuple):
+    """Who holds which samples of a data set.
+
+    Rows are padded with index 0; the first `count` entries of a row are real. Both arrays are at
+    least one column wide.
+
+    Attributes:
+      train: `[M, max_train]` int32, training samples.
+      train_count: `[M]` int32, at least 1 each.
+      test: `[M, max_test]` int32, test samples.
+      test_count: `[M]` int32, may be 0.
+    """
+
+    train: np.ndarray
+    train_count: np.ndarray
+    test: np.ndarray
+    test_count: np.ndarray
+
+
 class Outputs(NamedTuple):
     """What a model says of a batch.
 

@@ -46,4 +46,4 @@ def test_the_bench_refuses_a_section_that_it_does_not_have():
     )
 
     assert result.returncode == 2
-    assert "alignment,client_step,round" in result.stderr
+    assert "alignment,sphere,client_step,round" in result.stderr

@@ -1,7 +1,7 @@
-"""Speed and memory: alignment, one client's training step, one whole round.
+"""Speed and memory: alignment, the search on the sphere, a client's step, one whole round.
 
     make bench
-    python -m experiments.bench --only alignment,client_step,round --devices 1,2
+    python -m experiments.bench --only alignment,sphere,client_step,round --devices 1,2
 
 Prints tables and adds one line of JSON, with device, versions, commit and load, to
 `bench/history.jsonl`. Where torch is installed (it is no dependency; the CPU build will do), the

@@ -15,7 +15,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from . import alignment, client_step, environment, federated_round
+from . import alignment, client_step, environment, federated_round, sphere
 
 HISTORY = Path("bench/history.jsonl")
 FULL: dict[str, dict[str, Any]] = {
@@ -26,16 +26,18 @@ FULL: dict[str, dict[str, Any]] = {
         "repetitions": 5,
     },
     "alignment_beside_torch": {"counts": (100, 200), "repetitions": 3},
+    "sphere": {"largest": 100, "restarts": 64, "seeds": (0,)},
     "client_step": {"architectures": client_step.NAMES, "num_steps": 16, "repetitions": 5},
     "round": {"family": "ht0", "num_clients": 20, "repetitions": 3},
 }
 QUICK: dict[str, dict[str, Any]] = {
     "alignment": {"counts": (10,), "num_sets": 4, "most_points": 20, "repetitions": 2},
     "alignment_beside_torch": {"counts": (10,), "repetitions": 2},
+    "sphere": {"largest": 6, "restarts": 8, "seeds": (0,)},
     "client_step": {"architectures": ("fedavg_cnn",), "num_steps": 2, "repetitions": 2},
     "round": {"family": "mlp", "num_clients": 2, "repetitions": 1},
 }
-SECTIONS = ("alignment", "client_step", "round")
+SECTIONS = ("alignment", "sphere", "client_step", "round")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not obstacle:
             figures = alignment.beside_torch(**sizes["alignment_beside_torch"])
             report("alignment_beside_torch", figures, alignment.torch_tables)
+    if "sphere" in parsed.only:
+        report("sphere", sphere.measure(**sizes["sphere"]), sphere.tables)
     if "client_step" in parsed.only:
         figures = client_step.measure(**sizes["client_step"], beside_torch=not obstacle)
         report("client_step", figures, client_step.tables)

@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test lint bench format clean
+.PHONY: help run test lint bench profile format clean
 
 help:
 	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
 	@echo "make test    run the tests"
 	@echo "make lint    check style, format and types"
 	@echo "make bench   measure speed and memory"
+	@echo "make profile write a trace of one round"
 	@echo "make format  put the code in format"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -45,6 +46,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.run
 	$(BIN)/python -m experiments.bench
+
+profile: $(VENV)/.run
+	$(BIN)/python -m experiments.profile
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

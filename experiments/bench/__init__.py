@@ -1,15 +1,22 @@
-"""Speed and memory: alignment, the search on the sphere, a client's step, one whole round.
+"""Speed and memory: alignment, the search on the sphere, a client's step, a round, the start.
 
     make bench
-    python -m experiments.bench --only alignment,sphere,client_step,round --devices 1,2
+    python -m experiments.bench --only alignment,sphere,client_step,round,start --devices 1,2
 
 Prints tables and adds one line of JSON, with device, versions, commit and load, to
 `bench/history.jsonl`. Where torch is installed (it is no dependency; the CPU build will do), the
-client step and the alignment are also measured beside plain torch, each on one core, by turns.
-Compilation is never part of another figure, and nothing comes from the compilation cache.
+alignment, the client step and the round are also measured beside plain torch, by turns: the first
+two on one core each, the round with as many threads as we have devices. Compilation is never part
+of another figure but that of the start, and only the start uses a compilation cache, its own.
 
-Took 210 s without torch and without the search, which takes 45 s more; the side-by-side adds
-about a minute; `--quick` takes half a minute.
+    client_step  ms on one core, and on two devices that train at the same time; how near to the
+                 least time that the architecture's operations and bytes take (`roofline`)
+    round        20 clients of the paper's four architectures, 128 samples to train on and 64 to
+                 test on each: seconds, compilation, memory against its floor
+    start        seconds from `protonorm run` to the first accuracy, with and without a cache
+
+Takes about ten minutes, most of which compiles; `--quick` takes half a minute. `make profile`
+(`experiments/profile.py`) says where in a round the time goes.
 
 Measured with jax 0.10.2 and torch 2.13 on two cores of an x86-64 server with little else to do
 (load average 1 to 2). Client step, batch 32, ms of CPU time:

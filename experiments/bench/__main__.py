@@ -15,7 +15,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from . import alignment, client_step, environment, federated_round, sphere
+from . import alignment, client_step, environment, federated_round, sphere, start
 
 HISTORY = Path("bench/history.jsonl")
 FULL: dict[str, dict[str, Any]] = {
@@ -27,17 +27,31 @@ FULL: dict[str, dict[str, Any]] = {
     },
     "alignment_beside_torch": {"counts": (100, 200), "repetitions": 3},
     "sphere": {"largest": 100, "restarts": 64, "seeds": (0,)},
-    "client_step": {"architectures": client_step.NAMES, "num_steps": 16, "repetitions": 5},
-    "round": {"family": "ht0", "num_clients": 20, "repetitions": 3},
+    "client_step": {
+        "architectures": client_step.NAMES,
+        "num_steps": 16,
+        "repetitions": 5,
+        "matrix_size": 2048,
+        "stream_mib": 256,
+    },
+    "round": {"family": "ht0", "num_clients": 20, "repetitions": 5},
+    "start": {"settings": ()},
 }
 QUICK: dict[str, dict[str, Any]] = {
     "alignment": {"counts": (10,), "num_sets": 4, "most_points": 20, "repetitions": 2},
     "alignment_beside_torch": {"counts": (10,), "repetitions": 2},
-    "sphere": {"largest": 6, "restarts": 8, "seeds": (0,)},
-    "client_step": {"architectures": ("fedavg_cnn",), "num_steps": 2, "repetitions": 2},
-    "round": {"family": "mlp", "num_clients": 2, "repetitions": 1},
+    "sphere": {"largest": 4, "restarts": 8, "seeds": (0,)},
+    "client_step": {
+        "architectures": ("fedavg_cnn",),
+        "num_steps": 2,
+        "repetitions": 2,
+        "matrix_size": 512,
+        "stream_mib": 64,
+    },
+    "round": {"family": "fedavg_cnn", "num_clients": 2, "repetitions": 1},
+    "start": {"settings": ("--family", "mlp", "--num-clients", "2", "--devices", "1")},
 }
-SECTIONS = ("alignment", "sphere", "client_step", "round")
+SECTIONS = ("alignment", "sphere", "client_step", "round", "start")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -45,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = _parser().parse_args(arguments)
     sizes = QUICK if parsed.quick else FULL
     console = Console(width=None if Console().is_terminal else 100, highlight=False)
-    start = time.perf_counter()
+    began = time.perf_counter()
     entry = environment.describe() | {"quick": parsed.quick, "sections": {}}
     device = entry["device"]
     console.print(f"{device['count']} x {device['kind']}; {device['processor']}, ", end="")
@@ -73,12 +87,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         figures = client_step.measure(**sizes["client_step"], beside_torch=not obstacle)
         report("client_step", figures, client_step.tables)
     if "round" in parsed.only:
-        counts = parsed.devices or _default_devices()
-        figures = federated_round.measure(**sizes["round"], num_devices=counts)
+        steps = entry["sections"].get("client_step", {})
+        figures = federated_round.measure(
+            **sizes["round"],
+            num_devices=parsed.devices or _default_devices(),
+            temporaries_mib={name: row["temp_mib"] for name, row in steps.items()},
+            beside_torch=not obstacle,
+        )
         report("round", figures, federated_round.tables)
+    if "start" in parsed.only:
+        report("start", start.measure(**sizes["start"]), start.tables)
 
     entry["load_average_after"] = environment.load_average()
-    entry["seconds"] = time.perf_counter() - start
+    entry["seconds"] = time.perf_counter() - began
     environment.append(parsed.history, entry)
     console.print(f"{entry['seconds']:.0f} s; load average {entry['load_average_after']}")
     console.print(f"figures added to {parsed.history}", soft_wrap=True)

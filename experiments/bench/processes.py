@@ -4,7 +4,10 @@ import concurrent.futures
 import contextlib
 import multiprocessing
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 Call = Callable[..., Any]
@@ -42,6 +45,19 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far, in bytes.
+
+    On Linux, `ru_maxrss` of a process starts from what its parent held; `VmHWM` does not.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _use_one_core() -> None:

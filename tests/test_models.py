@@ -230,6 +230,7 @@ def test_families():
         ("mlp", {"image_shape": (8, 8, 2)}, "image_shape must end in 1 or 3 channels"),
         ("fedavg_cnn", {"image_shape": (8, 8, 1)}, "image_shape must be at least 16 x 16 for fed"),
         ("mlp", {"convolution": "fft"}, "convolution must be one of auto, .*got 'fft'"),
+        ("mlp", {"precision": "float16"}, "precision must be one of float32, .*got 'float16'"),
     ],
 )
 def test_impossible_models(name, change, message):

@@ -17,6 +17,7 @@ PARTITIONS = ("dirichlet", "pathological", "iid")
 COLLECTIONS = ("after", "before", "during")
 LAST_BATCHES = ("mask", "drop")
 WEIGHTINGS = ("uniform", "samples")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def _setting(section: str, default: Any, text: str, **rule: Any) -> Any:
@@ -82,7 +83,15 @@ class Config:
     seed: int = _execution(0, "of the partition and of every random key", least=0, most=2**32 - 1)
     eval_every: int = _execution(1, "rounds between evaluations", least=1)
     eval_batch_size: int = _execution(64, "samples at once where nothing is trained", least=1)
-    devices: int = _execution(0, "devices to use; 0 takes all there are", least=0)
+    precision: str = _execution(
+        "float32",
+        "bfloat16: activations and the operands of convolutions and matrix products in 16 bits, "
+        "for GPU and TPU; parameters, sums, batch norm, features and loss stay float32",
+        choices=PRECISIONS,
+    )
+    devices: int = _execution(
+        0, "devices to use; 0 takes all there are, and makes one of each core of a CPU", least=0
+    )
     vmap_clients: int = _execution(
         0,
         "clients of one architecture trained in one vmapped step; 0 chooses: one after the other "

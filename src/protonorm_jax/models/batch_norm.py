@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from protonorm_jax.models.precision import accumulator
+
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def normalize_batch(
@@ -17,7 +19,8 @@ def normalize_batch(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel by the mean and the variance of the batch.
 
-    Can be differentiated in reverse mode any number of times.
+    Can be differentiated in reverse mode any number of times. Works in float32 where `x` is
+    bfloat16.
 
     Args:
       x: `[B, H, W, C]`.
@@ -27,8 +30,8 @@ def normalize_batch(
         counts in no sum, and comes out as `bias` so that no layer can blow it up.
       epsilon: added to the variance.
     Returns:
-      `[B, H, W, C]`, and the mean and the biased variance, `[C]` each, through which no gradient
-      flows.
+      `[B, H, W, C]` in the dtype of `x`, and the mean and the biased variance, `[C]` each, through
+      which no gradient flows.
     """
     return _forward(x, scale, bias, mask, epsilon)[0]
 
@@ -54,6 +57,7 @@ def _normalized(x, mean, inverse, mask):
 
 
 def _forward(x, scale, bias, mask, epsilon):
+    dtype, x = x.dtype, x.astype(accumulator(x.dtype))
     # XLA may or may not turn a division by a broadcast number into this product; written out, the
     # bits do not depend on its choice.
     share = 1.0 / jnp.maximum(count_elements(x, mask), 1.0).astype(x.dtype)
@@ -63,13 +67,14 @@ def _forward(x, scale, bias, mask, epsilon):
     variance = jnp.sum(centred * centred, axis=(0, 1, 2)) * share
     inverse = lax.rsqrt(variance + epsilon)
     y = _normalized(x, mean, inverse, mask) * _channel(scale) + _channel(bias)
-    return (y, mean, variance), (x, mean, inverse, scale, mask, share)
+    return (y.astype(dtype), mean, variance), (x.astype(dtype), mean, inverse, scale, mask, share)
 
 
 def _backward(epsilon, residuals, gradients):
     del epsilon
     x, mean, inverse, scale, mask, share = residuals
-    gradient = gradients[0]
+    dtype, x = x.dtype, x.astype(accumulator(x.dtype))
+    gradient = gradients[0].astype(x.dtype)
     normalized = _normalized(x, mean, inverse, mask)
     bias_gradient = jnp.sum(gradient, axis=(0, 1, 2))
     scale_gradient = jnp.sum(gradient * normalized, axis=(0, 1, 2))
@@ -80,7 +85,7 @@ def _backward(epsilon, residuals, gradients):
     if mask is not None:
         shared = shared * _row(mask)
     x_gradient = (real - shared) * _channel(scale * inverse)
-    return x_gradient, scale_gradient, bias_gradient, None
+    return x_gradient.astype(dtype), scale_gradient, bias_gradient, None
 
 
 normalize_batch.defvjp(_forward, _backward)

@@ -8,7 +8,8 @@ depthwise and small-image cases fall back to naive loops (up to several hundred 
 under `vmap` over clients it turns into a grouped convolution that does the same everywhere.
 
 All forms can be differentiated in reverse mode any number of times (forward mode is not available
-through the custom gradients), and give the same numbers to rounding.
+through the custom gradients), and give the same numbers to rounding. They work in the dtype of the
+image; see `precision`.
 """
 
 import functools
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from protonorm_jax.models import windows
+from protonorm_jax.models.precision import accumulator, matmul, narrow
 
 FORMS = ("auto", "canonical", "im2col", "lax")
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -42,7 +44,7 @@ def convolve(
         backend is a CPU, else `im2col`. Kernels of 1 x 1 and depthwise kernels have one fast form
         each, which `canonical` and `im2col` share.
     Returns:
-      `[B, H', W', out]`.
+      `[B, H', W', out]`, in the dtype of `x`.
     """
     height, width, inputs, _ = kernel.shape
     depthwise = inputs == 1 and x.shape[3] > 1
@@ -52,7 +54,12 @@ def convolve(
         groups = x.shape[3] if depthwise else 1
         pads = ((padding, padding), (padding, padding))
         return lax.conv_general_dilated(
-            x, kernel, (stride, stride), pads, dimension_numbers=_LAYOUT, feature_group_count=groups
+            x,
+            kernel.astype(x.dtype),
+            (stride, stride),
+            pads,
+            dimension_numbers=_LAYOUT,
+            feature_group_count=groups,
         )
     if depthwise:
         return _depthwise(x, kernel, stride, padding)
@@ -61,13 +68,15 @@ def convolve(
     size = min(x.shape[1:3])
     if form == "im2col" or size < max(height, width) or (stride > 1 and size <= 4):
         return _im2col(x, kernel, stride, padding)
-    return _canonical(x, kernel, _Window(stride, ((padding, padding), (padding, padding)), 1, 1))
+    window = _Window(stride, ((padding, padding), (padding, padding)), 1, 1)
+    return _canonical(x, kernel, window, x.dtype)
 
 
 def _pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """Applies a 1 x 1 kernel as one matrix product."""
     x = x[:, ::stride, ::stride]
-    return (x.reshape(-1, x.shape[3]) @ kernel[0, 0]).reshape(*x.shape[:3], kernel.shape[3])
+    y = matmul(x.reshape(-1, x.shape[3]), kernel[0, 0])
+    return y.reshape(*x.shape[:3], kernel.shape[3])
 
 
 def _im2col(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -75,13 +84,19 @@ def _im2col(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.A
     axes = list(zip(x.shape[1:3], kernel.shape[:2], strict=True))
     shape = [windows.output_size(*axis, stride, padding) for axis in axes]
     rows, columns = (windows.live_taps(*axis, stride, padding) for axis in axes)
+    wide = x.astype(accumulator(x.dtype))  # The gradient adds up the windows that see a pixel.
     parts = windows.shifted(
-        x, [tap - padding for tap in rows], [tap - padding for tap in columns], shape, step=stride
+        wide,
+        [tap - padding for tap in rows],
+        [tap - padding for tap in columns],
+        shape,
+        step=stride,
     )
-    patches = jnp.concatenate(list(parts), axis=3)
+    patches = jnp.concatenate(list(parts), axis=3).astype(x.dtype)
     outputs = kernel.shape[3]
     matrix = kernel[rows.start : rows.stop, columns.start : columns.stop].reshape(-1, outputs)
-    return (patches.reshape(-1, matrix.shape[0]) @ matrix).reshape(x.shape[0], *shape, outputs)
+    y = matmul(patches.reshape(-1, matrix.shape[0]), matrix)
+    return y.reshape(x.shape[0], *shape, outputs)
 
 
 class _Window(NamedTuple):
@@ -100,14 +115,15 @@ class _Window(NamedTuple):
     kernel_dilation: int
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _canonical(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """Convolves `[B, H, W, in]` with `[height, width, in, out]`.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _canonical(x: jax.Array, kernel: jax.Array, window: _Window, dtype: jnp.dtype) -> jax.Array:
+    """Convolves `[B, H, W, in]` with `[height, width, in, out]`, to `dtype`.
 
     Both gradients are convolutions of the same kind with the operands turned round, so that XLA
     need not rewrite anything: its CPU compiler does that at the top level of a program only, not
     in the body of a loop.
     """
+    x, kernel = narrow(x, kernel)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -116,14 +132,16 @@ def _canonical(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
         lhs_dilation=(window.input_dilation, window.input_dilation),
         rhs_dilation=(window.kernel_dilation, window.kernel_dilation),
         dimension_numbers=_LAYOUT,
-    )
+        preferred_element_type=accumulator(x.dtype),
+    ).astype(dtype)
 
 
-def _canonical_forward(x, kernel, window):
-    return _canonical(x, kernel, window), (x, kernel)
+def _canonical_forward(x, kernel, window, dtype):
+    return _canonical(x, kernel, window, dtype), (x, kernel)
 
 
-def _canonical_backward(window, residuals, gradient):
+def _canonical_backward(window, dtype, residuals, gradient):
+    del dtype
     x, kernel = residuals
     stride, _, input_dilation, kernel_dilation = window
     x_padding, kernel_padding = [], []
@@ -138,11 +156,13 @@ def _canonical_backward(window, residuals, gradient):
         gradient,
         kernel[::-1, ::-1].swapaxes(2, 3),
         _Window(input_dilation, (x_padding[0], x_padding[1]), stride, kernel_dilation),
+        x.dtype,
     )
     kernel_gradient = _canonical(
         x.transpose(3, 1, 2, 0),
         gradient.transpose(1, 2, 0, 3),
         _Window(kernel_dilation, (kernel_padding[0], kernel_padding[1]), input_dilation, stride),
+        kernel.dtype,
     )
     return x_gradient, kernel_gradient.transpose(1, 2, 0, 3)
 
@@ -153,10 +173,11 @@ _canonical.defvjp(_canonical_forward, _canonical_backward)
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     """Adds up shifted copies of `[B, H, W, C]`, each times one element of `[h, w, 1, C]`."""
-    return sum(
+    total = sum(
         part * kernel[row, column].reshape(1, 1, 1, -1)
         for (row, column), part in _depthwise_taps(x, kernel, stride, padding)
     )
+    return total.astype(x.dtype)
 
 
 def _depthwise_taps(x, kernel, stride, padding):
@@ -177,6 +198,7 @@ def _depthwise_forward(x, kernel, stride, padding):
 
 def _depthwise_backward(stride, padding, residuals, gradient):
     x, kernel = residuals
+    gradient = gradient.astype(accumulator(gradient.dtype))
     kernel_gradient = {
         tap: jnp.sum(part * gradient, axis=(0, 1, 2))
         for tap, part in _depthwise_taps(x, kernel, stride, padding)
@@ -209,9 +231,10 @@ def _depthwise_phase(gradient, x, kernel, phase, shape, stride, padding):
     parts = windows.shifted(
         gradient, [offset for _, offset in rows], [offset for _, offset in columns], shape
     )
-    return sum(
+    total = sum(
         part * kernel[tap].reshape(1, 1, 1, -1) for tap, part in zip(taps, parts, strict=True)
     )
+    return total.astype(x.dtype)
 
 
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)

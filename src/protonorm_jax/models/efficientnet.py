@@ -82,7 +82,7 @@ class MBConv(nn.Module):
         y = conv_norm(y, context, self.channels, *names, kernel=1)
         if x.shape != y.shape:
             return y
-        return x + (y if gate is None else y * gate.reshape(-1, 1, 1, 1))
+        return x + (y if gate is None else (y * gate.reshape(-1, 1, 1, 1)).astype(y.dtype))
 
 
 class EfficientNetB0(nn.Module):

@@ -2,7 +2,8 @@
 
 Submodules are named like the PyTorch modules they correspond to (dots included), so that weights
 cross over by name; see `torch_weights`. The modules declare shapes only; see `initialization` for
-the values that parameters start from.
+the values that parameters start from. Parameters are float32; what comes out of a layer has the
+dtype of what went in, see `precision`.
 """
 
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 
 from protonorm_jax.models import batch_norm
 from protonorm_jax.models.convolution import convolve
+from protonorm_jax.models.precision import accumulator, matmul
 
 
 class Context(NamedTuple):
@@ -61,7 +63,7 @@ class Conv(nn.Module):
         if not self.bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
-        return y + bias.reshape(1, 1, 1, -1)
+        return (y + bias.reshape(1, 1, 1, -1)).astype(x.dtype)
 
 
 class Linear(nn.Module):
@@ -78,7 +80,7 @@ class Linear(nn.Module):
         """Maps `[B, in]` to `[B, units]`."""
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.units), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.units,), jnp.float32)
-        return x @ kernel + bias.reshape(1, -1)
+        return (matmul(x, kernel) + bias.reshape(1, -1)).astype(x.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -107,7 +109,8 @@ class BatchNorm(nn.Module):
         if not context.train:
             factor = scale * jax.lax.rsqrt(variance.value + self.epsilon)
             centred = x - mean.value.reshape(1, 1, 1, -1)
-            return centred * factor.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
+            y = centred * factor.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
+            return y.astype(x.dtype)
         y, batch_mean, batch_variance = batch_norm.normalize_batch(
             x, scale, bias, context.mask, self.epsilon
         )
@@ -133,8 +136,8 @@ def flatten(x: jax.Array) -> jax.Array:
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """Averages `[B, H, W, C]` over the image, to `[B, C]`."""
-    return jnp.mean(x, axis=(1, 2))
+    """Averages `[B, H, W, C]` over the image, to `[B, C]`, at least float32."""
+    return jnp.mean(x, axis=(1, 2), dtype=accumulator(x.dtype))
 
 
 def relu6(x: jax.Array) -> jax.Array:

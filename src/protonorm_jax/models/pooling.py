@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 
 from protonorm_jax.models import windows
+from protonorm_jax.models.precision import accumulator
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -49,16 +50,18 @@ def _max_pool_backward(kernel, stride, padding, residuals, gradient):
     def phase(row_phase: int, column_phase: int) -> jax.Array:
         rows = windows.phase_taps(row_phase, size[0], kernel, stride, padding)
         columns = windows.phase_taps(column_phase, size[1], kernel, stride, padding)
-        total = jnp.zeros((gradient.shape[0], *shape, gradient.shape[3]), gradient.dtype)
+        total = jnp.zeros(
+            (gradient.shape[0], *shape, gradient.shape[3]), accumulator(gradient.dtype)
+        )
         if not rows or not columns:
-            return total
+            return total.astype(gradient.dtype)
         taps = [row * kernel + column for row, _ in rows for column, _ in columns]
         offsets = [[offset for _, offset in pairs] for pairs in (rows, columns)]
         gradients = windows.shifted(gradient, offsets[0], offsets[1], shape)
         winners = windows.shifted(winner, offsets[0], offsets[1], shape, fill=-1)
         for tap, part, won in zip(taps, gradients, winners, strict=True):
             total = total + jnp.where(won == tap, part, 0.0)
-        return total
+        return total.astype(gradient.dtype)
 
     phases = [[phase(row, column) for column in range(stride)] for row in range(stride)]
     return (windows.interleave(phases, size),)

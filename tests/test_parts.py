@@ -60,8 +60,10 @@ def test_config_errors_name_field_rule_and_value(settings, message):
 @pytest.mark.parametrize("vmap_clients", [0, 1, 2, 3])
 def test_layout_places_every_client_once(num_devices, vmap_clients):
     architectures = ["a", "b", "a", "c", "a", "b", "a"]
-    cost = np.array([5, 1, 9, 4, 0, 7, 2])
-    result = layout.arrange(architectures, cost, num_devices=num_devices, vmap_clients=vmap_clients)
+    steps = np.array([5, 1, 9, 4, 0, 7, 2])
+    result = layout.arrange(
+        architectures, steps, [1.0] * 7, num_devices=num_devices, vmap_clients=vmap_clients
+    )
     flat = np.concatenate([group.client_ids for group in result.groups], axis=1).reshape(-1)
     np.testing.assert_array_equal(flat[result.order], np.arange(7))
     for group in result.groups:
@@ -73,10 +75,27 @@ def test_layout_places_every_client_once(num_devices, vmap_clients):
 
 
 def test_layout_balances_devices():
-    cost = np.array([100, 1, 1, 1, 90, 1])
-    result = layout.arrange(["a"] * 6, cost, num_devices=2, vmap_clients=1)
-    loads = [cost[row[row >= 0]].sum() for row in result.groups[0].client_ids]
-    assert max(loads) <= 103
+    """By time: four short steps of a slow net weigh more than ten of a fast one."""
+    architectures, steps = ["fast", "slow"] * 3, np.array([10, 4, 9, 5, 20, 1])
+    step_cost = [1.0, 8.0] * 3
+    result = layout.arrange(architectures, steps, step_cost, num_devices=2, vmap_clients=1)
+    cost = steps * step_cost
+    loads = [
+        sum(cost[row[row >= 0]].sum() for row in rows)
+        for rows in zip(*(group.client_ids for group in result.groups), strict=True)
+    ]
+    assert max(loads) <= 1.1 * cost.sum() / 2
+    found = layout.efficiency(result, steps, step_cost)
+    assert found.waste == 1.0 and found.imbalance == pytest.approx(max(loads) / cost.sum() * 2)
+
+
+def test_efficiency_of_vmapped_clients():
+    steps = np.array([8, 4])
+    together = layout.arrange(["a", "a"], steps, [1.0, 1.0], num_devices=1, vmap_clients=0)
+    assert together.groups[0].widths == (2, 1)
+    assert layout.efficiency(together, steps, [1.0, 1.0]) == (1.0, 1.0)
+    padded = together._replace(groups=(together.groups[0]._replace(widths=(2,)),))
+    assert layout.efficiency(padded, steps, [1.0, 1.0]).waste == pytest.approx(16 / 12)
 
 
 def test_class_means_by_hand():

@@ -1,11 +1,12 @@
 """Cuts a client's samples into batches of one shape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from protonorm_jax.lockstep import repeat
 from protonorm_jax.types import Batch, ClientData
 
 
@@ -22,21 +23,38 @@ def pad(indices: jax.Array, batch_size: int) -> jax.Array:
     return jnp.pad(indices, [(0, 0)] * (indices.ndim - 1) + [(0, missing)])
 
 
-def total(function: Callable[[Batch], Any], data: ClientData, *, batch_size: int) -> Any:
-    """Adds up `function(batch)`, a pytree of sums, over a client's samples in their stored order.
+def total(
+    function: Callable[[Batch, Any], Any],
+    data: ClientData,
+    constants: Any,
+    *,
+    batch_size: int,
+    widths: Sequence[int] = (),
+) -> Any:
+    """Adds up `function(batch, constants)` over a client's samples in their stored order.
 
     The number of batches is the client's own, so short clients do no work for long ones; without
     a sample the result is zero.
+
+    Args:
+      function: returns a pytree of sums; closes over nothing that is traced or mapped.
+      data: the client's samples.
+      constants: a pytree, handed on to `function`.
+      batch_size: samples at once.
+      widths: for clients under `vmap`, see `lockstep.repeat`.
     """
-    indices = pad(data.indices, batch_size)
+    data = data._replace(indices=pad(data.indices, batch_size))
 
-    def at(position: jax.Array) -> Any:
+    def at(position: jax.Array, given: tuple[ClientData, Any]) -> Any:
+        data, constants = given
         start = position * batch_size
-        rows = jax.lax.dynamic_slice(indices, (start,), (batch_size,))
-        return function(take(data, rows, start + jnp.arange(batch_size) < data.num_samples))
+        rows = jax.lax.dynamic_slice(data.indices, (start,), (batch_size,))
+        batch = take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
+        return function(batch, constants)
 
-    def add(position: jax.Array, sums: Any) -> Any:
-        return jax.tree.map(jnp.add, sums, at(position))
+    def add(position: jax.Array, sums: Any, given: tuple[ClientData, Any]) -> Any:
+        return jax.tree.map(jnp.add, sums, at(position, given))
 
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(at, 0))
-    return jax.lax.fori_loop(0, -(-data.num_samples // batch_size), add, zero)
+    given = (data, constants)
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(at, 0, given))
+    return repeat(-(-data.num_samples // batch_size), add, zero, given, widths=widths)

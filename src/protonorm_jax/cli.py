@@ -47,7 +47,6 @@ def _run(parsed: argparse.Namespace) -> int:
 
     directory = Path(parsed.out or _default_directory(chosen))
     record.check_free(directory, overwrite=parsed.overwrite)
-    devices.prepare_cpu(chosen.devices)
     devices.cache_programs()
 
     with record.Recorder(directory, chosen) as recorder, progress.Display(chosen) as display:

@@ -17,19 +17,31 @@ _PATIENCE = (
 
 
 def prepare_cpu(num_devices: int) -> None:
-    """Lets jax see the CPU as `num_devices` devices. Call it before jax is first used.
+    """Lets jax see the CPU as `num_devices` devices, each of which trains clients of its own.
 
-    Without effect on accelerators, for fewer than two devices, and where the user has set the
-    number already. Flags of the user's own in `XLA_FLAGS` stay and win.
+    That is faster than one device with all cores: nets as small as these do not fill two. Without
+    effect once jax has started, for fewer than two devices, and where the user has set the number.
+    Flags of the user's own in `XLA_FLAGS` stay and win.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if num_devices < 2 or "xla_force_host_platform_device_count" in flags:
+    chosen = jax.config.jax_num_cpu_devices != -1  # type: ignore[attr-defined]
+    if num_devices < 2 or chosen or "xla_force_host_platform_device_count" in flags:
         return
+    try:
+        jax.config.update("jax_num_cpu_devices", num_devices)
+    except RuntimeError:
+        return  # Jax has started already.
     new = [flag for flag in _PATIENCE if flag.split("=")[0] not in flags]
     os.environ["XLA_FLAGS"] = " ".join([flags, *new]).strip()
     # XLA's thread pool must hold a thread for each device, or a collective may wait for ever.
-    os.environ.setdefault("NPROC", str(max(2 * num_devices, os.cpu_count() or 1)))
-    jax.config.update("jax_num_cpu_devices", num_devices)
+    os.environ.setdefault("NPROC", str(max(2 * num_devices, num_cores())))
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def choose(count: int) -> list[jax.Device]:

@@ -9,7 +9,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from protonorm_jax import data, devices, keys, layout, methods, metrics, models, partition, simulate
+from protonorm_jax import (
+    data,
+    devices,
+    keys,
+    layout,
+    local,
+    methods,
+    metrics,
+    models,
+    partition,
+    simulate,
+)
 from protonorm_jax.config import Config
 from protonorm_jax.data import checks
 from protonorm_jax.errors import UsageError
@@ -29,6 +40,7 @@ class Simulation(NamedTuple):
       majority_accuracy: the yardstick, see `metrics.majority_accuracy`.
       architectures: `[num_clients]` names of models.
       devices: those in use.
+      efficiency: how well they are used, see `layout.efficiency`.
       bytes_per_device: memory that the program needs on each.
       compile_seconds: spent tracing and compiling.
     """
@@ -40,6 +52,7 @@ class Simulation(NamedTuple):
     majority_accuracy: float
     architectures: tuple[str, ...]
     devices: list[jax.Device]
+    efficiency: layout.Efficiency
     bytes_per_device: int
     compile_seconds: float
 
@@ -134,6 +147,7 @@ class Plan(NamedTuple):
       partition: who holds which.
       architectures: `[num_clients]` names of models.
       devices: those to use.
+      efficiency: how well they are used.
     """
 
     program: simulate.Program
@@ -141,6 +155,7 @@ class Plan(NamedTuple):
     partition: partition.Partition
     architectures: tuple[str, ...]
     devices: list[jax.Device]
+    efficiency: layout.Efficiency
 
 
 def prepare(config: Config, dataset: Dataset | None = None) -> Simulation:
@@ -175,6 +190,7 @@ def plan(config: Config, dataset: Dataset | None = None) -> Plan:
         name=dataset.name,
         num_classes=dataset.num_classes,
     )
+    devices.prepare_cpu(config.devices or min(devices.num_cores(), config.num_clients))
     chosen = devices.choose(config.devices)
     parts = partition.make(
         config.partition,
@@ -191,9 +207,12 @@ def plan(config: Config, dataset: Dataset | None = None) -> Plan:
         family = models.family(config.family)
     architectures = tuple(family[i % len(family)] for i in range(config.num_clients))
     one_at_a_time = chosen[0].platform == "cpu"
+    steps = local.num_steps(parts.train_count, config)
+    step_cost = [models.step_cost(name) for name in architectures]
     arrangement = layout.arrange(
         architectures,
-        parts.train_count,
+        steps,
+        step_cost,
         num_devices=len(chosen),
         vmap_clients=config.vmap_clients or (1 if one_at_a_time else 0),
     )
@@ -205,6 +224,7 @@ def plan(config: Config, dataset: Dataset | None = None) -> Plan:
                 feature_dim=config.feature_dim,
                 image_shape=dataset.images.shape[1:],
                 convolution="canonical" if group.chunk == 1 and one_at_a_time else "im2col",
+                precision=config.precision,
             )
             for group in arrangement.groups
         )
@@ -216,7 +236,8 @@ def plan(config: Config, dataset: Dataset | None = None) -> Plan:
         weighting=config.weighting,
     )
     program = simulate.Program(config, method, built, arrangement)
-    return Plan(program, dataset, parts, architectures, chosen)
+    efficiency = layout.efficiency(arrangement, steps, step_cost)
+    return Plan(program, dataset, parts, architectures, chosen, efficiency)
 
 
 @contextlib.contextmanager
@@ -249,7 +270,7 @@ def hyperparameters(config: Config, method: methods.Method) -> dict[str, float]:
 
 def _compile(plan: Plan) -> Simulation:
     """Puts the data on the devices and compiles both programs ahead of time."""
-    program, dataset, parts, architectures, chosen = plan
+    program, dataset, parts, architectures, chosen, efficiency = plan
     config = program.config
     mesh = jax.sharding.Mesh(np.array(chosen), (simulate.AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -313,6 +334,7 @@ def _compile(plan: Plan) -> Simulation:
         majority_accuracy=metrics.majority_accuracy(parts, dataset.labels, dataset.num_classes),
         architectures=architectures,
         devices=chosen,
+        efficiency=efficiency,
         bytes_per_device=needed,
         compile_seconds=compile_seconds,
     )

@@ -1,5 +1,6 @@
 """How well one client's model predicts its own test samples. Pure, for one client."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ def count_correct(
     model: Model,
     method: Method,
     batch_size: int,
+    widths: Sequence[int] = (),
 ) -> dict[str, jax.Array]:
     """Counts right predictions by each of the method's predictors.
 
@@ -28,14 +30,15 @@ def count_correct(
       model: the client's architecture.
       method: the federated method.
       batch_size: samples at once.
+      widths: for clients under `vmap`, see `lockstep.repeat`.
 
     Returns:
       `{name: [] int32}` for every name of `method.predict`. A sample without any finite score,
       as before any prototype is known, counts as wrong.
     """
 
-    def correct(batch: Batch) -> dict[str, jax.Array]:
-        scores = method.predict(client, broadcast, batch.images, model=model)
+    def correct(batch: Batch, given: tuple[Client, Any]) -> dict[str, jax.Array]:
+        scores = method.predict(*given, batch.images, model=model)
 
         def hits(score: jax.Array) -> jax.Array:
             right = jnp.argmax(score, axis=1) == batch.labels
@@ -43,4 +46,5 @@ def count_correct(
 
         return jax.tree.map(hits, scores)
 
-    return batches.total(correct, data, batch_size=batch_size)
+    given = (client, broadcast)
+    return batches.total(correct, data, given, batch_size=batch_size, widths=widths)

@@ -1,6 +1,7 @@
 """One client's round: train on its own samples, then make its upload. Pure, for one client."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -9,6 +10,7 @@ import optax
 
 from protonorm_jax import batches
 from protonorm_jax.config import Config
+from protonorm_jax.lockstep import repeat
 from protonorm_jax.methods.method import Hyperparameters, Method, infer
 from protonorm_jax.types import Batch, Client, ClientData, Model
 
@@ -23,6 +25,7 @@ def local_update(
     model: Model,
     method: Method,
     config: Config,
+    widths: Sequence[int] = (),
 ) -> tuple[Client, Any, dict[str, Any]]:
     """Trains one client for a round and makes its upload.
 
@@ -41,6 +44,7 @@ def local_update(
         (`"drop"`, as the reference codes do, never trains on the last `num_samples % batch_size`
         samples nor takes prototypes from them) and `collect` (`"before"` takes the prototypes of
         the model as it was before this round, as the reference code of ProtoNorm does).
+      widths: for clients under `vmap`, see `lockstep.repeat`.
 
     Returns:
       The client, its upload, and a dict: `steps` (`loss` and the method's terms, `[max_steps]`
@@ -48,28 +52,42 @@ def local_update(
       int32, `num_samples` `[]` int32, `floats` (numbers sent up) and `finite` `[]` bool.
     """
     chex.assert_rank([data.indices, data.num_samples], [1, 0])
-    if config.last_batch == "drop":
-        data = data._replace(num_samples=data.num_samples - data.num_samples % config.batch_size)
+    data = data._replace(num_samples=_usable(data.num_samples, config))
     train_key, upload_key = jax.random.split(key)
-    trained, observed, steps, num_steps = _train(
-        train_key, client, broadcast, data, hyperparameters, model, method, config
+    trained, observed, steps, count = _train(
+        train_key, client, broadcast, data, hyperparameters, model, method, config, widths
     )
     if config.collect != "during":
         source = client if config.collect == "before" else trained
-        observed = _observe(source, data, model, method, config)
+        observed = _observe(source, data, model, method, config, widths)
     upload, floats = method.upload(
         upload_key, trained, observed, data, broadcast, hyperparameters, model=model
     )
     finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((steps, upload))])
     info = {
         "steps": steps,
-        "terms": jax.tree.map(lambda term: term.sum() / jnp.maximum(num_steps, 1), steps),
-        "num_steps": num_steps,
+        "terms": jax.tree.map(lambda term: term.sum() / jnp.maximum(count, 1), steps),
+        "num_steps": count,
         "num_samples": data.num_samples,
         "floats": jnp.asarray(floats, jnp.float32),
         "finite": finite.all(),
     }
     return trained, upload, info
+
+
+def num_steps(num_samples: Any, config: Config) -> Any:
+    """Steps of a round for clients with so many training samples; traced or numpy integers."""
+    return config.local_epochs * _steps_per_epoch(_usable(num_samples, config), config.batch_size)
+
+
+def _usable(num_samples: Any, config: Config) -> Any:
+    if config.last_batch == "drop":
+        return num_samples - num_samples % config.batch_size
+    return num_samples
+
+
+def _steps_per_epoch(num_samples: Any, batch_size: int) -> Any:
+    return -(-num_samples // batch_size)
 
 
 def _train(
@@ -81,30 +99,26 @@ def _train(
     model: Model,
     method: Method,
     config: Config,
+    widths: Sequence[int],
 ) -> tuple[Client, Any, dict[str, jax.Array], jax.Array]:
     """All epochs of one round: the client, what it observed, terms per step, number of steps."""
     batch_size = config.batch_size
     order_key, loss_key = jax.random.split(key)
     orders = batches.pad(_orders(order_key, data, config), batch_size)  # [epochs, padded]
-    steps_per_epoch = -(-data.num_samples // batch_size)
-    optimizer = method.optimizer(hyperparameters)
+    given = _Given(orders, loss_key, broadcast, data, hyperparameters)
 
-    def batch_at(index: jax.Array) -> Batch:
-        epoch, position = jnp.divmod(index, jnp.maximum(steps_per_epoch, 1))
-        start = position * batch_size
-        rows = jax.lax.dynamic_slice(orders, (epoch, start), (1, batch_size))[0]
-        return batches.take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
-
-    def gradient(client: Client, index: jax.Array) -> tuple[Client, Any, dict[str, jax.Array]]:
+    def gradient(
+        client: Client, index: jax.Array, given: _Given
+    ) -> tuple[Client, Any, dict[str, jax.Array]]:
         """The gradient at a batch, what the forward pass observed, and the terms of the loss."""
-        batch = batch_at(index)
+        batch = _batch_at(index, given.orders, given.data, batch_size)
         (loss, info), gradients = jax.value_and_grad(method.loss, has_aux=True)(
             client.params,
             client.statistics,
-            broadcast,
+            given.broadcast,
             batch,
-            jax.random.fold_in(loss_key, index),
-            hyperparameters,
+            jax.random.fold_in(given.loss_key, index),
+            given.hyperparameters,
             model=model,
         )
         observed = ()
@@ -112,23 +126,45 @@ def _train(
             observed = method.observe(info.outputs, batch.labels, batch.mask)
         return Client(gradients, info.statistics), observed, {"loss": loss, **info.terms}
 
-    def step(index: jax.Array, carry: Any) -> Any:
+    def step(index: jax.Array, carry: Any, given: _Given) -> Any:
         client, optimizer_state, observed, history = carry
-        (gradients, statistics), new, terms = gradient(client, index)
+        (gradients, statistics), new, terms = gradient(client, index, given)
+        optimizer = method.optimizer(given.hyperparameters)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, client.params)
         client = Client(optax.apply_updates(client.params, updates), statistics)
         observed = jax.tree.map(jnp.add, observed, new)
         history = jax.tree.map(lambda all, one: all.at[index].set(one), history, terms)
         return client, optimizer_state, observed, history
 
-    _, observed, terms = jax.eval_shape(gradient, client, 0)
+    _, observed, terms = jax.eval_shape(gradient, client, 0, given)
     observed = jax.tree.map(jnp.zeros_like, observed)
     max_steps = orders.shape[0] * (orders.shape[1] // batch_size)
     history = jax.tree.map(lambda term: jnp.zeros(max_steps, term.dtype), terms)
-    num_steps = orders.shape[0] * steps_per_epoch
-    initial = (client, optimizer.init(client.params), observed, history)
-    client, _, observed, history = jax.lax.fori_loop(0, num_steps, step, initial)
-    return client, observed, history, num_steps
+    count = orders.shape[0] * _steps_per_epoch(data.num_samples, batch_size)
+    optimizer_state = method.optimizer(hyperparameters).init(client.params)
+    initial = (client, optimizer_state, observed, history)
+    client, _, observed, history = repeat(count, step, initial, given, widths=widths)
+    return client, observed, history, count
+
+
+class _Given(NamedTuple):
+    """What all steps of one client's round share: the arguments of `_train` as they are."""
+
+    orders: jax.Array
+    loss_key: jax.Array
+    broadcast: Any
+    data: ClientData
+    hyperparameters: Hyperparameters
+
+
+def _batch_at(index: jax.Array, orders: jax.Array, data: ClientData, batch_size: int) -> Batch:
+    """The batch of step `index`; `orders` is `[epochs, padded]`."""
+    epoch, position = jnp.divmod(
+        index, jnp.maximum(_steps_per_epoch(data.num_samples, batch_size), 1)
+    )
+    start = position * batch_size
+    rows = jax.lax.dynamic_slice(orders, (epoch, start), (1, batch_size))[0]
+    return batches.take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
 
 
 def _orders(key: jax.Array, data: ClientData, config: Config) -> jax.Array:
@@ -148,10 +184,17 @@ def _orders(key: jax.Array, data: ClientData, config: Config) -> jax.Array:
     return jax.vmap(epoch)(jax.random.split(key, config.local_epochs))
 
 
-def _observe(client: Client, data: ClientData, model: Model, method: Method, config: Config) -> Any:
+def _observe(
+    client: Client,
+    data: ClientData,
+    model: Model,
+    method: Method,
+    config: Config,
+    widths: Sequence[int],
+) -> Any:
     """Sums `method.observe` over all of a client's samples, in evaluation mode."""
 
-    def observe(batch: Batch) -> Any:
+    def observe(batch: Batch, client: Client) -> Any:
         return method.observe(infer(model, client, batch.images), batch.labels, batch.mask)
 
-    return batches.total(observe, data, batch_size=config.eval_batch_size)
+    return batches.total(observe, data, client, batch_size=config.eval_batch_size, widths=widths)

@@ -133,6 +133,7 @@ def manifest(simulation: Simulation) -> dict[str, Any]:
         },
         "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "bytes_per_device": simulation.bytes_per_device,
+        "efficiency": simulation.efficiency._asdict(),
         "clients": [
             {"architecture": name, "train_samples": int(train), "test_samples": int(test)}
             for name, train, test in zip(

@@ -5,6 +5,7 @@ collectives over `AXIS`. Uploads are gathered whole and put in the order of clie
 anything is summed, so the number of devices does not change a bit of the result.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 
 from protonorm_jax import evaluate, keys
 from protonorm_jax.config import Config
-from protonorm_jax.layout import Layout, Members
+from protonorm_jax.layout import Group, Layout, Members
 from protonorm_jax.local import local_update
 from protonorm_jax.methods.method import Arrivals, Hyperparameters, Method
 from protonorm_jax.types import Client, ClientData, Model
@@ -142,7 +143,7 @@ def _round(
     broadcast, floats_down = method.broadcast(state.server, round_index, hyperparameters)
     trains, arrives = participants(state.key, round_index, config.num_clients, hyperparameters)
 
-    def train(model: Model, client: Client, member: Members) -> tuple[Client, Any]:
+    def train(model: Model, group: Group, client: Client, member: Members) -> tuple[Client, Any]:
         count = jnp.where(trains[member.client_ids], member.train_count, 0)
         client, upload, info = local_update(
             keys.derive(state.key, keys.Stream.LOCAL_UPDATE, round_index, member.client_ids),
@@ -153,6 +154,7 @@ def _round(
             model=model,
             method=method,
             config=config,
+            widths=group.widths,
         )
         del info["steps"]  # As long as the longest client of a group; their means are enough.
         return client, (upload, info)
@@ -190,7 +192,7 @@ def _evaluate(
     method = program.method
     broadcast, _ = method.broadcast(state.server, state.round_index, hyperparameters)
 
-    def count(model: Model, _: tuple[()], client_and_member: Any) -> Any:
+    def count(model: Model, group: Group, _: tuple[()], client_and_member: Any) -> Any:
         client, member = client_and_member
         data = ClientData(samples.images, samples.labels, member.test, member.test_count)
         correct = evaluate.count_correct(
@@ -200,6 +202,7 @@ def _evaluate(
             model=model,
             method=method,
             batch_size=program.config.eval_batch_size,
+            widths=group.widths,
         )
         return (), correct
 
@@ -211,15 +214,12 @@ def _evaluate(
 def _for_each_group(
     function: Callable[..., Any], program: Program, states: tuple[Any, ...], inputs: tuple[Any, ...]
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """`for_each_client` over all groups; `function(model, state, input)`."""
+    """`for_each_client` over all groups; `function(model, group, state, input)`."""
     results = []
     for model, group, state, given in zip(
         program.models, program.layout.groups, states, inputs, strict=True
     ):
-
-        def one(state: Any, given: Any, model: Model = model) -> Any:
-            return function(model, state, given)
-
+        one = functools.partial(function, model, group)
         ids = (given if isinstance(given, Members) else given[1]).client_ids
         results.append(for_each_client(one, state, given, jnp.sum(ids >= 0), chunk=group.chunk))
     new_states, outputs = zip(*results, strict=True)

@@ -1,0 +1,142 @@
+"""Loops of unequal length that stay efficient when many clients run them side by side.
+
+A loop with its own trip count for each client costs nothing extra when clients take turns. Under
+`jax.vmap` all of them would go on until the longest is done. `repeat` sorts them by length
+instead and narrows the batch as the short ones finish.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+
+Body = Callable[[jax.Array, Any, Any], Any]
+
+
+def repeat(
+    count: jax.Array, body: Body, carry: Any, constants: Any, *, widths: Sequence[int] = ()
+) -> Any:
+    """`carry = body(index, carry, constants)` for `index` from 0 up to `count`.
+
+    Not differentiable (the count is traced).
+
+    Args:
+      count: `[]` int32.
+      body: closes over nothing that is traced or mapped; that belongs into `constants`.
+      carry: a pytree.
+      constants: a pytree.
+      widths: under `vmap`, the batch narrows to each of these, in descending order, as soon as so
+        few rows are left; see `choose_widths`. Without any it keeps its width to the end.
+
+    Returns:
+      The last carry. Every row of a vmapped call has the numbers it would have alone, to rounding.
+    """
+
+    def alone(count: jax.Array, carry: Any, constants: Any) -> Any:
+        return jax.lax.fori_loop(0, count, lambda i, now: body(i, now, constants), carry)
+
+    def side_by_side(axis_size: int, in_batched: Any, count: Any, carry: Any, constants: Any):
+        count_batched, carry_batched, constants_batched = in_batched
+        axes = jax.tree.map(lambda batched: 0 if batched else None, constants_batched)
+        carry = jax.tree.map(
+            lambda leaf, batched: (
+                leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
+            ),
+            carry,
+            carry_batched,
+        )
+        counts = count if count_batched else jnp.broadcast_to(count, (axis_size,))
+        order = jnp.argsort(-counts, stable=True)
+        counts, carry = counts[order], jax.tree.map(lambda leaf: leaf[order], carry)
+        constants = jax.tree.map(
+            lambda leaf, batched: leaf[order] if batched else leaf, constants, constants_batched
+        )
+        start: Any = 0
+        plan = [axis_size, *(width for width in widths if width < axis_size)]
+        for width, following in zip(plan, [*plan[1:], 0], strict=True):
+            carry, start = _segment(
+                body, (carry, constants, counts), axes, start, counts[following], width
+            )
+        back = jnp.argsort(order)
+        return jax.tree.map(lambda leaf: leaf[back], carry), jax.tree.map(lambda _: True, carry)
+
+    mapped = custom_vmap(alone)
+    mapped.def_vmap(side_by_side)
+    return mapped(*jax.tree.map(jnp.asarray, (count, carry, constants)))
+
+
+def _segment(
+    body: Body, rows: Any, axes: Any, start: jax.Array, stop: jax.Array, width: int
+) -> tuple[Any, jax.Array]:
+    """Advances the first `width` rows from step `start` to `stop`, each not beyond its own end."""
+    whole, constants, counts = rows
+    counts = counts[:width]
+    constants = jax.tree.map(
+        lambda axis, part: part if axis is None else part[:width],
+        axes,
+        constants,
+        is_leaf=lambda axis: axis is None,
+    )
+
+    def step(index: jax.Array, carry: Any) -> Any:
+        new = jax.vmap(body, in_axes=(None, 0, axes))(index, carry, constants)
+        going = index < counts
+
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(going.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+        return jax.tree.map(choose, new, carry)
+
+    stop = jnp.maximum(start, stop)
+    part = jax.lax.fori_loop(start, stop, step, jax.tree.map(lambda leaf: leaf[:width], whole))
+    whole = jax.tree.map(lambda leaf, some: leaf.at[:width].set(some), whole, part)
+    return whole, stop
+
+
+def work(counts: np.ndarray, widths: Sequence[int]) -> int:
+    """How many rows' steps `repeat` computes for batches with these counts.
+
+    Args:
+      counts: `[batches, rows]` int, steps of each row.
+      widths: as `repeat` takes them.
+    """
+    rows = counts.shape[1]
+    ends = np.append(np.sort(counts, axis=1)[:, ::-1], np.zeros((len(counts), 1), int), axis=1)
+    plan = [rows, *(width for width in widths if width < rows), 0]
+    pairs = itertools.pairwise(plan)
+    return int(sum(width * (ends[:, after] - ends[:, width]).sum() for width, after in pairs))
+
+
+def choose_widths(counts: np.ndarray, *, waste: float = 1.15, most: int = 8) -> tuple[int, ...]:
+    """The fewest widths with which `repeat` does at most `waste` times the useful work.
+
+    Every width is a copy of the loop's body in the program, to be compiled.
+
+    Args:
+      counts: `[batches, rows]` int, steps of each row.
+      waste: bound on `work(counts, widths) / counts.sum()`.
+      most: widths to use at most, even if the bound is missed.
+    """
+    rows = counts.shape[1]
+    ends = np.append(np.sort(counts, axis=1)[:, ::-1], np.zeros((len(counts), 1), int), axis=1)
+    ends = ends.sum(axis=0)  # Batches share the widths, and their work adds up.
+    # best[width]: the least work from the start to the point where `width` rows are left, and
+    # the widths it takes; one more width each time round.
+    best: dict[int, tuple[int, tuple[int, ...]]] = {rows: (0, ())}
+    for _ in range(most):
+        best = {
+            left: min(
+                (done + width * (ends[left] - ends[width]), (*taken, width))
+                for width, (done, taken) in best.items()
+                if width > left
+            )
+            for left in range(max(best))
+        }
+        total, taken = best[0]
+        if total <= waste * counts.sum():
+            break
+    return taken

@@ -221,8 +221,8 @@ def test_training_learns_as_well_as_in_float32():
         "num_clients": 4,
         "alpha": 1.0,
         "min_samples": 50,
-        "rounds": 6,
-        "eval_every": 6,
+        "rounds": 20,
+        "eval_every": 20,
         "feature_dim": 32,
         "scale": 8.0,
         "learning_rate": 0.05,
@@ -232,8 +232,27 @@ def test_training_learns_as_well_as_in_float32():
         protonorm_jax.run(Config(precision=precision, **settings)) for precision in PRECISIONS
     )
     (expected,), (actual,) = wide.rows, narrow.rows
-    assert expected["prototype_accuracy"] > 0.8
+    assert expected["prototype_accuracy"] > 0.85
     assert actual["prototype_accuracy"] == pytest.approx(expected["prototype_accuracy"], abs=0.05)
-    assert actual["loss"] == pytest.approx(expected["loss"], rel=0.05)
+    assert actual["loss"] == pytest.approx(expected["loss"], rel=0.1)
     assert actual["loss"] != expected["loss"]
     assert narrow.arrays["prototypes"].dtype == np.float32
+
+
+def test_bits_do_not_depend_on_the_number_of_devices():
+    """With the roundings that XLA would like to leave out, which are not the same for all."""
+    settings = {
+        "num_clients": 8,
+        "alpha": 1.0,
+        "min_samples": 20,
+        "rounds": 2,
+        "feature_dim": 32,
+        "scale": 8.0,
+        "learning_rate": 0.05,
+    }
+    first, second = (
+        protonorm_jax.run(Config(precision="bfloat16", devices=devices, **settings))
+        for devices in (1, 2)
+    )
+    assert first.rows == second.rows
+    jax.tree.map(np.testing.assert_array_equal, first.arrays, second.arrays)

@@ -45,6 +45,7 @@ def total(
     """
     data = data._replace(indices=pad(data.indices, batch_size))
 
+    @jax.jit  # Traced once, though used twice.
     def at(position: jax.Array, given: tuple[ClientData, Any]) -> Any:
         data, constants = given
         start = position * batch_size
@@ -56,5 +57,5 @@ def total(
         return jax.tree.map(jnp.add, sums, at(position, given))
 
     given = (data, constants)
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(at, 0, given))
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(at, jnp.int32(0), given))
     return repeat(-(-data.num_samples // batch_size), add, zero, given, widths=widths)

@@ -301,7 +301,10 @@ def _compile(plan: Plan) -> Simulation:
         compiled_init.output_shardings,
     )
     rounds = jax.device_put(np.int32(1), everywhere)
-    compiled = advance.lower(state, members, samples, traced, rounds).compile()
+    # By default XLA leaves out roundings to bfloat16 where it can, which depends on the layout of
+    # the clients; the bits would differ with the number of devices.
+    options = {"xla_allow_excess_precision": False} if config.precision == "bfloat16" else None
+    compiled = advance.lower(state, members, samples, traced, rounds).compile(options)
     compile_seconds = time.perf_counter() - start
 
     usage = compiled.memory_analysis()

@@ -107,6 +107,7 @@ def _train(
     orders = batches.pad(_orders(order_key, data, config), batch_size)  # [epochs, padded]
     given = _Given(orders, loss_key, broadcast, data, hyperparameters)
 
+    @jax.jit  # Traced once, though used twice.
     def gradient(
         client: Client, index: jax.Array, given: _Given
     ) -> tuple[Client, Any, dict[str, jax.Array]]:
@@ -136,7 +137,7 @@ def _train(
         history = jax.tree.map(lambda all, one: all.at[index].set(one), history, terms)
         return client, optimizer_state, observed, history
 
-    _, observed, terms = jax.eval_shape(gradient, client, 0, given)
+    _, observed, terms = jax.eval_shape(gradient, client, jnp.int32(0), given)
     observed = jax.tree.map(jnp.zeros_like, observed)
     max_steps = orders.shape[0] * (orders.shape[1] // batch_size)
     history = jax.tree.map(lambda term: jnp.zeros(max_steps, term.dtype), terms)

@@ -97,10 +97,12 @@ def advance(
       last of the rounds reported (see `_round`).
     """
 
-    def step(_: jax.Array, carry: Any) -> Any:
-        return _round(program, carry[0], members, samples, hyperparameters)
+    one_round = jax.jit(functools.partial(_round, program))  # Traced once, though used twice.
 
-    _, shapes = jax.eval_shape(lambda: step(jnp.int32(0), (state, None)))
+    def step(_: jax.Array, carry: Any) -> Any:
+        return one_round(carry[0], members, samples, hyperparameters)
+
+    _, shapes = jax.eval_shape(one_round, state, members, samples, hyperparameters)
     report = jax.tree.map(jnp.zeros_like, shapes)
     # A traced trip count keeps this a loop, whatever its length: the bits of a round do not
     # depend on how many rounds share a call.
@@ -250,6 +252,7 @@ def for_each_client(
       The states, and the outputs with leaves `[slots, ...]`, zero beyond the work done.
     """
     slots = jax.tree.leaves(inputs)[0].shape[0]
+    function = jax.jit(function)  # Traced once, though used twice.
     mapped = jax.vmap(function) if chunk > 1 else function
 
     def read(tree: Any, index: jax.Array) -> Any:
@@ -288,6 +291,7 @@ def _apart(function: Callable[[], Any], *, once: jax.Array) -> Any:
       function: without arguments.
       once: `[]` int32, 1; XLA must not know.
     """
+    function = jax.jit(function)  # Traced once, though used twice.
     empty = jax.tree.map(jnp.zeros_like, jax.eval_shape(function))
     return jax.lax.fori_loop(0, once, lambda _, __: function(), empty)
 

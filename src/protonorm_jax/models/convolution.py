@@ -24,6 +24,7 @@ from protonorm_jax.models.precision import accumulator, matmul, narrow
 
 FORMS = ("auto", "canonical", "im2col", "lax")
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+_MERGED_CHANNELS = 16  # One vector of the CPU, see `_few_channels`.
 
 
 def convolve(
@@ -69,6 +70,8 @@ def convolve(
     if form == "im2col" or size < max(height, width) or (stride > 1 and size <= 4):
         return _im2col(x, kernel, stride, padding)
     window = _Window(stride, ((padding, padding), (padding, padding)), 1, 1)
+    if x.shape[3] * width <= _MERGED_CHANNELS:
+        return _few_channels(x, kernel, window)
     return _canonical(x, kernel, window, x.dtype)
 
 
@@ -115,6 +118,10 @@ class _Window(NamedTuple):
     kernel_dilation: int
 
 
+_PLAIN = _Window(1, ((0, 0), (0, 0)), 1, 1)
+_ZEROS_WORTH_AVOIDING = 1.25  # Image over output size, see `_add_up_windows`.
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _canonical(x: jax.Array, kernel: jax.Array, window: _Window, dtype: jnp.dtype) -> jax.Array:
     """Convolves `[B, H, W, in]` with `[height, width, in, out]`, to `dtype`.
@@ -152,12 +159,16 @@ def _canonical_backward(window, dtype, residuals, gradient):
         reach = (gradient.shape[1 + axis] - 1) * stride
         x_padding.append((kernel_reach - low, x_reach - reach + low))
         kernel_padding.append((low, kernel_reach + reach - x_reach - low))
-    x_gradient = _canonical(
-        gradient,
-        kernel[::-1, ::-1].swapaxes(2, 3),
-        _Window(input_dilation, (x_padding[0], x_padding[1]), stride, kernel_dilation),
-        x.dtype,
-    )
+    padded = x.shape[1] * x.shape[2] > _ZEROS_WORTH_AVOIDING * gradient.shape[1] * gradient.shape[2]
+    if window == _PLAIN and padded:
+        x_gradient = _add_up_windows(gradient, kernel, x.shape).astype(x.dtype)
+    else:
+        x_gradient = _canonical(
+            gradient,
+            kernel[::-1, ::-1].swapaxes(2, 3),
+            _Window(input_dilation, (x_padding[0], x_padding[1]), stride, kernel_dilation),
+            x.dtype,
+        )
     kernel_gradient = _canonical(
         x.transpose(3, 1, 2, 0),
         gradient.transpose(1, 2, 0, 3),
@@ -168,6 +179,82 @@ def _canonical_backward(window, dtype, residuals, gradient):
 
 
 _canonical.defvjp(_canonical_forward, _canonical_backward)
+
+
+def _add_up_windows(gradient: jax.Array, kernel: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Computes the input gradient of a convolution without stride and padding.
+
+    As a convolution it would multiply with the zeros around `gradient`, which are up to half of
+    all. Here each pixel of `gradient` is multiplied with the kernel, and the windows that come of
+    it are added up where they overlap, first along the columns.
+
+    Args:
+      gradient: `[B, H', W', out]`.
+      kernel: `[height, width, in, out]`.
+      shape: `(B, H, W, in)` of the result.
+    """
+    batch, rows, columns, outputs = gradient.shape
+    height, width, inputs, _ = kernel.shape
+    gradient, kernel = narrow(gradient, kernel)
+    sums = accumulator(gradient.dtype)
+    strips = jnp.zeros((batch, rows, shape[2], height * inputs), sums)
+    for column in range(width):
+        matrix = kernel[:, column].transpose(2, 0, 1).reshape(outputs, height * inputs)
+        part = lax.dot(gradient.reshape(-1, outputs), matrix, preferred_element_type=sums)
+        part = part.reshape(batch, rows, columns, height * inputs)
+        strips = _add_at(strips, part, (0, 0, column, 0))
+    strips = strips.reshape(batch, rows, shape[2], height, inputs)
+    result = jnp.zeros(shape, sums)
+    for row in range(height):
+        result = _add_at(result, strips[:, :, :, row], (0, row, 0, 0))
+    return result
+
+
+def _add_at(whole: jax.Array, part: jax.Array, start: tuple[int, ...]) -> jax.Array:
+    """Adds `part` to `whole` from `start` on, in place where XLA can."""
+    old = lax.dynamic_slice(whole, start, part.shape)
+    return lax.dynamic_update_slice(whole, old + part, start)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _few_channels(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    """Convolves images of few channels, such as colours; arguments as for `_canonical`.
+
+    The CPU's convolution reads whole vectors of channels. So the columns that a window sees become
+    channels, filled up with zeros, and what is left is a convolution along the rows.
+    """
+    height, width, inputs, outputs = kernel.shape
+    stride = window.stride
+    pads = [(0, 0, 0), *((low, high, 0) for low, high in window.padding), (0, 0, 0)]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    last = padded.shape[2] - width + 1
+    missing = _MERGED_CHANNELS - width * inputs
+    merged = jnp.concatenate(
+        [padded[:, :, column : column + last : stride] for column in range(width)], axis=3
+    )
+    merged = jnp.pad(merged, ((0, 0), (0, 0), (0, 0), (0, missing)))
+    rows = jnp.pad(
+        kernel.reshape(height, 1, width * inputs, outputs), ((0, 0), (0, 0), (0, missing), (0, 0))
+    )
+    return lax.conv_general_dilated(
+        merged,
+        rows.astype(x.dtype),
+        (stride, 1),
+        "VALID",
+        dimension_numbers=_LAYOUT,
+        preferred_element_type=accumulator(x.dtype),
+    ).astype(x.dtype)
+
+
+def _few_channels_forward(x, kernel, window):
+    return _few_channels(x, kernel, window), (x, kernel)
+
+
+def _few_channels_backward(window, residuals, gradient):
+    return _canonical_backward(window, None, residuals, gradient)
+
+
+_few_channels.defvjp(_few_channels_forward, _few_channels_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -116,6 +116,6 @@ def depth_gates(key: jax.Array | None, batch: int) -> jax.Array | None:
     """
     if key is None:
         return None
-    kept = 1.0 - _DEPTH_RATE * jnp.arange(_BLOCKS).reshape(1, -1) / _BLOCKS
+    kept = 1.0 - _DEPTH_RATE * jnp.arange(_BLOCKS, dtype=float).reshape(1, -1) / _BLOCKS
     kept = jnp.broadcast_to(kept, (batch, _BLOCKS))
     return jax.random.bernoulli(key, kept) / kept

@@ -45,6 +45,8 @@ def _max_pool_forward(x, kernel, stride, padding):
 def _max_pool_backward(kernel, stride, padding, residuals, gradient):
     winner, empty = residuals
     size = empty.shape[1:3]
+    if kernel == stride and padding == 0:
+        return (_to_winners(winner, gradient, kernel, size),)
     shape = [-(-length // stride) for length in size]
 
     def phase(row_phase: int, column_phase: int) -> jax.Array:
@@ -65,6 +67,18 @@ def _max_pool_backward(kernel, stride, padding, residuals, gradient):
 
     phases = [[phase(row, column) for column in range(stride)] for row in range(stride)]
     return (windows.interleave(phases, size),)
+
+
+def _to_winners(winner, gradient, kernel, size):
+    """Hands the gradient to the winners of windows that do not overlap."""
+    batch, rows, columns, channels = gradient.shape
+    taps = np.arange(kernel * kernel, dtype=np.int8).reshape(1, 1, kernel, 1, kernel, 1)
+    whole = jnp.where(winner[:, :, None, :, None] == taps, gradient[:, :, None, :, None], 0)
+    whole = whole.reshape(batch, rows * kernel, columns * kernel, channels)
+    missing = [
+        (0, length - covered) for length, covered in zip(size, whole.shape[1:3], strict=True)
+    ]
+    return jnp.pad(whole, ((0, 0), *missing, (0, 0)))
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

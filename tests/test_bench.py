@@ -77,6 +77,11 @@ def test_the_quick_bench_measures_steps_a_round_and_the_start(tmp_path):
     assert memory["least_activation_bytes"] == step["work"]["activation_bytes"]
     assert memory["ratio"] == memory["needed_bytes"] / memory["floor_bytes"] >= 1
 
+    for row in sections["schedule"].values():
+        assert 1 <= row["waste"] <= row["worst_waste"] <= 1.15
+        assert row["waste"] <= row["padded_waste"]
+    assert sections["schedule"]["1"]["imbalance"] == 1 <= sections["schedule"]["2"]["imbalance"]
+
     start = sections["start"]
     assert start["cold"] > 0
     assert start["warm"] > 0
@@ -86,7 +91,7 @@ def test_the_bench_refuses_a_section_that_it_does_not_have():
     result = bench("--only", "alignments")
 
     assert result.returncode == 2
-    assert "alignment,sphere,client_step,round,start" in result.stderr
+    assert "alignment,sphere,client_step,round,schedule,start" in result.stderr
 
 
 # MFLOP of one image, forward and backward, from a count that did not use this code.

@@ -15,7 +15,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from . import alignment, client_step, environment, federated_round, sphere, start
+from . import alignment, client_step, environment, federated_round, schedule, sphere, start
 
 HISTORY = Path("bench/history.jsonl")
 FULL: dict[str, dict[str, Any]] = {
@@ -35,6 +35,7 @@ FULL: dict[str, dict[str, Any]] = {
         "stream_mib": 256,
     },
     "round": {"family": "ht0", "num_clients": 20, "repetitions": 5},
+    "schedule": {"num_splits": 25, "num_devices": (1, 2, 4, 8)},
     "start": {"settings": ()},
 }
 QUICK: dict[str, dict[str, Any]] = {
@@ -49,9 +50,10 @@ QUICK: dict[str, dict[str, Any]] = {
         "stream_mib": 64,
     },
     "round": {"family": "fedavg_cnn", "num_clients": 2, "repetitions": 1},
+    "schedule": {"num_splits": 1, "num_devices": (1, 2)},
     "start": {"settings": ("--family", "mlp", "--num-clients", "2", "--devices", "1")},
 }
-SECTIONS = ("alignment", "sphere", "client_step", "round", "start")
+SECTIONS = ("alignment", "sphere", "client_step", "round", "schedule", "start")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,6 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             beside_torch=not obstacle,
         )
         report("round", figures, federated_round.tables)
+    if "schedule" in parsed.only:
+        report("schedule", schedule.measure(**sizes["schedule"]), schedule.tables)
     if "start" in parsed.only:
         report("start", start.measure(**sizes["start"]), start.tables)
 

@@ -38,18 +38,20 @@ class Architecture(NamedTuple):
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "mlp": Architecture(plain.Perceptron),
-    "cnn": Architecture(plain.SmallCNN, smallest=4),
-    "tiny_resnet": Architecture(resnet.TinyResNet, "normal"),
-    "tiny_mobilenet": Architecture(mobilenet.TinyMobileNet, "normal"),
-    "fedavg_cnn": Architecture(plain.FedAvgCNN, smallest=16),
-    "resnet8": Architecture(resnet.ResNet8, "normal"),
-    "resnet10": Architecture(lambda: resnet.ResNet((1, 1, 1, 1)), "normal"),
-    "resnet18": Architecture(lambda: resnet.ResNet((2, 2, 2, 2)), "normal"),
-    "resnet34": Architecture(lambda: resnet.ResNet((3, 4, 6, 3)), "normal"),
-    "mobilenet_v2": Architecture(mobilenet.MobileNetV2, "normal"),
-    "shufflenet_v2": Architecture(shufflenet.ShuffleNetV2),
-    "efficientnet_b0": Architecture(efficientnet.EfficientNetB0, "normal", dropout=0.2),
+    "mlp": Architecture(plain.Perceptron, step_cost=0.7),
+    "cnn": Architecture(plain.SmallCNN, smallest=4, step_cost=6),
+    "tiny_resnet": Architecture(resnet.TinyResNet, "normal", step_cost=7),
+    "tiny_mobilenet": Architecture(mobilenet.TinyMobileNet, "normal", step_cost=3.5),
+    "fedavg_cnn": Architecture(plain.FedAvgCNN, smallest=16, step_cost=20),
+    "resnet8": Architecture(resnet.ResNet8, "normal", step_cost=33),
+    "resnet10": Architecture(lambda: resnet.ResNet((1, 1, 1, 1)), "normal", step_cost=37),
+    "resnet18": Architecture(lambda: resnet.ResNet((2, 2, 2, 2)), "normal", step_cost=70),
+    "resnet34": Architecture(lambda: resnet.ResNet((3, 4, 6, 3)), "normal", step_cost=155),
+    "mobilenet_v2": Architecture(mobilenet.MobileNetV2, "normal", step_cost=43),
+    "shufflenet_v2": Architecture(shufflenet.ShuffleNetV2, step_cost=18),
+    "efficientnet_b0": Architecture(
+        efficientnet.EfficientNetB0, "normal", dropout=0.2, step_cost=66
+    ),
 }
 
 ALIASES = {"shufflenet_v2_x1_0": "shufflenet_v2"}

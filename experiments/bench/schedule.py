@@ -49,7 +49,7 @@ def measure(num_splits: int, num_devices: Sequence[int]) -> dict[str, Any]:
             values = {
                 "waste": layout.efficiency(mapped, steps, cost).waste,
                 "padded_waste": layout.efficiency(padded, steps, cost).waste,
-                "widths": statistics.mean(len(group.widths) for group in mapped.groups),
+                "widths": statistics.mean(max(len(group.widths), 1) for group in mapped.groups),
                 "imbalance": layout.efficiency(by_turns, steps, cost).imbalance,
             }
             for name, value in values.items():

@@ -18,7 +18,7 @@ class Group(NamedTuple):
       client_ids: `[num_devices, slots]` int32; each row ends in -1 where a device holds fewer
         clients than it has slots.
       chunk: clients that a device trains in one vmapped step; 1 means no vmap. Divides `slots`.
-      widths: how a chunk narrows as its clients finish, see `lockstep.repeat`.
+      widths: how a chunk narrows as its clients finish, see `lockstep.repeat`; none for 1.
     """
 
     architecture: str
@@ -95,7 +95,8 @@ def arrange(
         chunk = min(vmap_clients or capacity[name], capacity[name])
         slots = -(-capacity[name] // chunk) * chunk
         ids = np.array([row + [-1] * (slots - len(row)) for row in rows[name]], np.int32)
-        widths = lockstep.choose_widths(np.where(ids < 0, 0, steps[ids]).reshape(-1, chunk))
+        counts = np.where(ids < 0, 0, steps[ids]).reshape(-1, chunk)
+        widths = lockstep.choose_widths(counts) if chunk > 1 else ()
         groups.append(Group(name, ids, chunk, widths))
     flat = np.concatenate([group.client_ids for group in groups], axis=1).reshape(-1)
     order = np.argsort(np.where(flat < 0, len(architectures), flat), kind="stable")

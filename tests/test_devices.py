@@ -1,0 +1,61 @@
+"""How the CPU is divided, each case in a process of its own: jax can be set up only once."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SETS_UP_THREE = "devices.prepare_cpu(3)"
+CASES = {
+    "nobody has said anything": ({}, SETS_UP_THREE, 3),
+    "one device wanted": ({}, "devices.prepare_cpu(1)", 1),
+    "the user's flag": (
+        {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        SETS_UP_THREE,
+        2,
+    ),
+    "the user's variable": ({"JAX_NUM_CPU_DEVICES": "2"}, SETS_UP_THREE, 2),
+    "jax has started": ({}, f"jax.devices(); {SETS_UP_THREE}", 1),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_cpu_is_divided_unless_the_user_or_jax_was_first(case):
+    variables, setup, count = CASES[case]
+    own = ("XLA_FLAGS", "NPROC", "JAX_NUM_CPU_DEVICES")
+    environment = {name: value for name, value in os.environ.items() if name not in own}
+    before = variables.get("XLA_FLAGS", "")
+    code = f"import jax, os; from protonorm_jax import devices; {setup}; " + (
+        "print(jax.device_count(), os.environ.get('NPROC'), os.environ.get('XLA_FLAGS', ''))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | variables | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found, threads, flags = result.stdout.rstrip("\n").split(" ", 2)
+    assert int(found) == count
+    if count == 3:
+        assert int(threads) >= 6 and "terminate_timeout" in flags
+    else:
+        assert threads == "None" and flags == before
+
+
+def test_the_users_other_flags_win():
+    code = (
+        "import os; from protonorm_jax import devices; devices.prepare_cpu(2); "
+        "print(os.environ['XLA_FLAGS'])"
+    )
+    flag = "--xla_cpu_collective_call_terminate_timeout_seconds=7"
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"XLA_FLAGS": flag},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.count("terminate_timeout") == 1 and flag in result.stdout

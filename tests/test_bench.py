@@ -50,7 +50,7 @@ def test_the_quick_bench_measures_alignment_and_adds_a_line_to_its_history(tmp_p
 
 def test_the_quick_bench_measures_steps_a_round_and_the_start(tmp_path):
     history = tmp_path / "history.jsonl"
-    flags = ("--only", "client_step,round,start", "--no-torch", "--history", str(history))
+    flags = ("--only", "client_step,round,schedule,start", "--no-torch", "--history", str(history))
 
     result = bench("--quick", *flags)
 

@@ -188,16 +188,15 @@ def test_every_setting_has_a_flag_and_help(capsys):
 
 def interrupt(*flags, after):
     """Starts a run, sends Ctrl-C once a line begins with `after`; returns code and errors."""
-    command = [sys.executable, "-m", "protonorm_jax", "run", *flags]
+    # Tests started in the background inherit that Ctrl-C is to be ignored.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from protonorm_jax import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "run", *flags]
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        # Tests started in the background inherit that Ctrl-C is to be ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
         for line in process.stdout:
             if line.startswith(after):

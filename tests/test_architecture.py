@@ -29,29 +29,47 @@ ALLOWED = {
     "layout": {"lockstep"},
     "simulate": {"config", "evaluate", "keys", "layout", "local", "methods"},
     "devices": {"data"},
-    "driver": {
+    "memory": {"keys", "layout", "local", "simulate"},
+    "plan": {
         "config",
         "data",
         "devices",
         "keys",
         "layout",
         "local",
+        "memory",
         "methods",
-        "metrics",
         "models",
         "partition",
         "simulate",
     },
+    "driver": {"config", "devices", "layout", "metrics", "plan", "simulate"},
     "report": set(),
-    "record": {"config", "driver", "keys", "report"},
-    "progress": {"config", "driver"},
+    "record": {"driver", "keys", "plan", "report"},
+    "checkpoint": {"config", "devices", "driver", "plan"},
+    "job": {"checkpoint", "config", "devices", "driver", "plan", "record"},
+    "sweep": {"checkpoint", "config", "devices", "driver", "job", "plan", "record"},
+    "verify": {"driver", "job", "plan", "record"},
+    "progress": {"config", "driver", "plan"},
     "sphere": {"devices", "keys", "record", "report", "thomson"},
-    "cli": {"config", "devices", "driver", "progress", "record", "report", "sphere"},
+    "flags": {"config", "sphere"},
+    "cli": {
+        "config",
+        "devices",
+        "flags",
+        "job",
+        "progress",
+        "record",
+        "report",
+        "sphere",
+        "sweep",
+        "verify",
+    },
     "__main__": {"cli"},
     "__init__": {"config", "driver"},
 }
 NO_JAX = ("data", "partition", "metrics", "config", "errors", "report")
-WRITERS = ("data", "record", "sphere")
+WRITERS = ("checkpoint", "data", "record", "sphere")
 
 
 def rooms():

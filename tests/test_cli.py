@@ -171,7 +171,7 @@ def test_a_bug_is_one_line_too(monkeypatch, capsys, tmp_path):
     def broken(*_, **__):
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr(cli.driver, "run", broken)
+    monkeypatch.setattr(cli.job, "run", broken)
     assert cli.main(["run", "--out", str(tmp_path / "new")]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "protonorm: RuntimeError: first (a bug; --debug shows where)"

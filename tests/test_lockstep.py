@@ -103,6 +103,33 @@ def test_work_is_what_repeat_does():
         assert len(done) == lockstep.work(counts[None], widths)
 
 
+def test_rows_of_several_vmaps_make_one_batch():
+    """Twelve clients in three runs; what only runs or only clients have of their own as well."""
+    done = []
+
+    def counted(index, total, constants):
+        by_both, by_run, by_client, shared = constants
+        jax.debug.callback(lambda _: done.append(1), total)
+        return total + by_both * shared[index] + by_run * by_client
+
+    counts = jnp.array([[3, 0, 9, 5], [9, 1, 1, 2], [4, 4, 12, 0]])
+    by_both, by_run, by_client = jnp.ones((3, 4)), jnp.arange(3.0), jnp.arange(4.0)
+    widths = lockstep.choose_widths(np.asarray(counts).reshape(1, 12))
+    clients = jax.vmap(
+        lambda *constants: lockstep.repeat(
+            constants[0], counted, 0.0, (*constants[1:], jnp.arange(40.0)), widths=widths
+        ),
+        in_axes=(0, 0, None, 0),
+    )
+    totals = jax.vmap(clients, in_axes=(0, 0, 0, None))(counts, by_both, by_run, by_client)
+    jax.effects_barrier()
+    assert len(done) == lockstep.work(np.asarray(counts).reshape(1, 12), widths)
+    n = np.asarray(counts)
+    np.testing.assert_allclose(
+        totals, n * (n - 1) / 2 + n * np.outer(np.arange(3), np.arange(4)), rtol=1e-6
+    )
+
+
 def test_widths_are_few():
     steps = np.array([[150, 100, 60, 20, 5]])
     assert lockstep.work(steps, ()) / steps.sum() > 2

@@ -85,17 +85,49 @@ def test_layout_balances_devices():
         for rows in zip(*(group.client_ids for group in result.groups), strict=True)
     ]
     assert max(loads) <= 1.1 * cost.sum() / 2
-    found = layout.efficiency(result, steps, step_cost)
+    work = layout.work_of([[result]], [[steps]], layout.spread(1, 2, 1))
+    found = layout.efficiency(work, layout.choose_widths(work), {"fast": 1.0, "slow": 8.0})
     assert found.waste == 1.0 and found.imbalance == pytest.approx(max(loads) / cost.sum() * 2)
 
 
 def test_efficiency_of_vmapped_clients():
     steps = np.array([8, 4])
     together = layout.arrange(["a", "a"], steps, [1.0, 1.0], num_devices=1, vmap_clients=0)
-    assert together.groups[0].widths == (2, 1)
-    assert layout.efficiency(together, steps, [1.0, 1.0]) == (1.0, 1.0)
-    padded = together._replace(groups=(together.groups[0]._replace(widths=(2,)),))
-    assert layout.efficiency(padded, steps, [1.0, 1.0]).waste == pytest.approx(16 / 12)
+    work = layout.work_of([[together]], [[steps]], layout.spread(1, 1, 1))
+    assert layout.choose_widths(work) == [(2, 1)]
+    assert layout.efficiency(work, [(2, 1)], {"a": 1.0}) == (1.0, 1.0)
+    assert layout.efficiency(work, [(2,)], {"a": 1.0}).waste == pytest.approx(16 / 12)
+
+
+@pytest.mark.parametrize(
+    ("num_runs", "num_devices", "vmap_runs", "wanted"),
+    [
+        (1, 4, 1, (1, 4, 1, 1)),
+        (2, 5, 0, (2, 2, 1, 1)),
+        (3, 4, 1, (3, 1, 1, 1)),
+        (4, 4, 1, (4, 1, 1, 1)),
+        (10, 4, 1, (4, 1, 3, 1)),
+        (10, 4, 0, (4, 1, 3, 3)),
+        (10, 4, 2, (4, 1, 4, 2)),
+    ],
+)
+def test_runs_go_to_devices_before_clients_do(num_runs, num_devices, vmap_runs, wanted):
+    spread = layout.spread(num_runs, num_devices, vmap_runs)
+    assert spread == wanted
+    assert set(range(num_runs)) <= set(spread.numbers().reshape(-1).tolist())
+    shared = spread.numbers().reshape(spread.run_devices, spread.client_devices, -1)
+    assert np.all(shared == shared[:, :1])
+
+
+def test_steps_of_vmapped_runs_make_one_batch():
+    """Three runs of two clients, two of them vmapped: an empty run fills the second batch."""
+    steps = [np.array([8, 4]), np.array([1, 2]), np.array([5, 5])]
+    layouts = [
+        layout.arrange(["a", "a"], one, [1.0, 1.0], num_devices=1, vmap_clients=0) for one in steps
+    ]
+    (work,) = layout.work_of([layouts], [steps], layout.spread(3, 1, 2))
+    assert work.steps.shape == (1, 2, 4)
+    assert [sorted(batch) for batch in work.steps[0].tolist()] == [[1, 2, 4, 8], [0, 0, 5, 5]]
 
 
 def test_class_means_by_hand():

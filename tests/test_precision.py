@@ -242,6 +242,7 @@ def test_training_learns_as_well_as_in_float32():
 def test_bits_do_not_depend_on_the_number_of_devices():
     """With the roundings that XLA would like to leave out, which are not the same for all."""
     settings = {
+        "family": "cnn,tiny_mobilenet",
         "num_clients": 8,
         "alpha": 1.0,
         "min_samples": 20,

@@ -1,25 +1,45 @@
-"""The command line: `protonorm run`, `protonorm compare` and `protonorm thomson`."""
+"""The command line: `protonorm run`, `sweep`, `resume`, `verify`, `compare` and `thomson`."""
 
 import argparse
-import dataclasses
 import os
 import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import jax
 from rich.console import Console
 
-import protonorm_jax
-from protonorm_jax import config, devices, driver, progress, record, report, sphere
+from protonorm_jax import (
+    config,
+    devices,
+    flags,
+    job,
+    progress,
+    record,
+    report,
+    sphere,
+    sweep,
+    verify,
+)
 from protonorm_jax.errors import UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, 2 for a mistake of the user, or 1."""
-    parsed = _parser().parse_args(arguments)
+    parsed = flags.parser(COMMANDS).parse_args(arguments)
+    code = _exit_code(parsed)
+    if code and jax.distributed.is_initialized():
+        # An ordinary exit would wait for the other processes, and they for this one.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _exit_code(parsed: argparse.Namespace) -> int:
+    """Runs the command; mistakes, bugs and Ctrl-C become one line and a code."""
     try:
         return parsed.command(parsed)
     except UsageError as error:
@@ -40,45 +60,144 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    settings = config.load(parsed.config).to_dict() if parsed.config else {}
-    names = [field.name for field in dataclasses.fields(config.Config)]
-    settings |= {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
-    chosen = config.from_dict(settings)
-
+    chosen = flags.settings(parsed)
     directory = Path(parsed.out or _default_directory(chosen))
     record.check_free(directory, overwrite=parsed.overwrite)
-    devices.cache_programs()
+    _start_up(parsed, chosen.devices)
+    with progress.RunDisplay(chosen, _console()) as display:
+        summary = job.run(chosen, directory, display=display)
+    return _end(summary, directory)
 
-    with record.Recorder(directory, chosen) as recorder, progress.Display(chosen) as display:
 
-        def start(simulation: driver.Simulation) -> None:
-            recorder.start(simulation)
-            display.start(simulation)
+def _sweep(parsed: argparse.Namespace) -> int:
+    base = flags.settings(parsed)
+    grids = sweep.read_grid(parsed.grid_file) if parsed.grid_file else [{}]
+    for text in parsed.grid:
+        name, values = flags.grid_axis(text)
+        if any(name in grid for grid in grids):
+            raise UsageError(f"--grid must name each setting once, got {name} again")
+        grids = [{**grid, name: values} for grid in grids]
+    changes = sweep.expand(base, grids, parsed.seeds)
+    directory = Path(parsed.out or _default_directory(base, "sweep"))
+    record.check_free(directory, overwrite=parsed.overwrite)
+    _start_up(parsed, base.devices)
+    planned = sweep.plan(
+        base, changes, runs_per_program=parsed.runs_per_program, vmap_runs=parsed.vmap_runs
+    )
+    _console().print(report.plan_table(sweep.description(planned)))
+    if parsed.dry_run:
+        return 0
+    return _train_sweep(planned, directory, resumed=False)
 
-        def add(evaluation: driver.Evaluation) -> None:
-            recorder.add(evaluation)
-            display.add(evaluation)
 
-        driver.run(chosen, on_start=start, on_evaluation=add)
-    console = Console()
-    console.print(report.comparison_table([record.read_summary(directory)]))
-    console.print(f"Results are in {directory}", soft_wrap=True)
+def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int:
+    configs = [run.config for plan in planned.plans for run in plan.runs]
+    with progress.SweepDisplay(configs, _console()) as display:
+        rows = sweep.train(planned, directory, display=display, resumed=resumed)
+    console = _console()
+    console.print(report.sweep_table(rows, sweep.swept(planned.changes)))
+    if len(rows) < len(configs):
+        console.print(
+            f"stopped with {len(rows)} of {len(configs)} runs finished; "
+            f"protonorm resume {directory} goes on",
+            soft_wrap=True,
+        )
+    else:
+        console.print(f"Results are in {directory}", soft_wrap=True)
     return 0
+
+
+def _resume(parsed: argparse.Namespace) -> int:
+    directory = Path(parsed.directory)
+    _start_up(parsed, parsed.devices)
+    if (directory / record.SWEEP).exists():
+        planned = sweep.resume(directory, num_devices=parsed.devices)
+        return _train_sweep(planned, directory, resumed=True)
+    chosen = job.settings_of(directory, parsed.devices)
+    display = progress.RunDisplay(chosen, _console())
+    if job.is_finished(directory):
+        job.resume(directory, display=display)
+        _console().print(f"{directory} holds a finished run; nothing is left to do")
+        return 0
+    with display:
+        summary = job.resume(directory, display=display, num_devices=parsed.devices)
+    return _end(summary, directory)
+
+
+def _end(summary: dict[str, Any], directory: Path) -> int:
+    """Says how a run has ended."""
+    console = _console()
+    if devices.is_first():
+        console.print(report.comparison_table([summary]))
+    if summary["status"] == "stopped":
+        done = summary.get("rounds", 0)
+        text = f"stopped by SIGTERM after round {done}; protonorm resume {directory} goes on"
+        console.print(text, soft_wrap=True)
+    else:
+        console.print(f"Results are in {directory}", soft_wrap=True)
+    return 0
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    _start_up(parsed, parsed.devices)
+    directory = Path(parsed.directory)
+    if (directory / record.SWEEP).exists():
+        raise UsageError(f"DIR must hold a run, such as those in {directory / record.RUNS}/")
+    chosen = job.settings_of(directory, parsed.devices)
+    with progress.RunDisplay(chosen, _console()) as display:
+        found = verify.run(directory, display=display, num_devices=parsed.devices)
+    console = _console()
+    for line in report.verification_lines(found.rounds, found.arrays, found.changes):
+        console.print(line, soft_wrap=True, highlight=False)
+    if found.identical:
+        verdict = "reproduced bit by bit"
+    elif found.reproduced:
+        verdict = "reproduced within tolerance"
+    else:
+        verdict = "NOT reproduced"
+    console.print(f"{directory}: {verdict}", soft_wrap=True, highlight=False)
+    return 0 if found.reproduced else 1
+
+
+def _start_up(parsed: argparse.Namespace, num_devices: int | None) -> None:
+    """What must stand before jax starts."""
+    devices.cache_programs()
+    devices.connect(
+        parsed.coordinator,
+        parsed.num_processes,
+        parsed.process_id,
+        detected=parsed.distributed,
+        num_devices=num_devices or 0,
+    )
+
+
+def _console() -> Console:
+    """Where this process talks; only the first of several does."""
+    width = None if sys.stdout.isatty() else 100  # Tables in files need not be as narrow.
+    return Console(quiet=not devices.is_first(), width=width)
 
 
 def _compare(parsed: argparse.Namespace) -> int:
     directories = [Path(name) for name in parsed.directories]
+    sweeps = [path for path in directories if (path / record.SWEEP).exists()]
+    for path in sweeps:
+        names, rows = sweep.read_results(path)
+        _console().print(report.sweep_table(rows, names))
+    directories = [path for path in directories if path not in sweeps]
     runs = [(record.read_summary(path), record.read_rows(path)) for path in directories]
-    Console().print(report.comparison_table([summary for summary, _ in runs]))
+    if runs:
+        Console().print(report.comparison_table([summary for summary, _ in runs]))
     if parsed.out:
+        if not runs:
+            raise UsageError("--out must be given with at least one run, got sweeps only")
         with record.replacing(Path(parsed.out)) as file:
             report.draw_comparison(runs, file)
     return 0
 
 
-def _default_directory(chosen: config.Config) -> str:
+def _default_directory(chosen: config.Config, kind: str = "") -> str:
     source = re.sub(r"\W+", "-", Path(chosen.data).stem).strip("-")
-    return f"runs/{source}-{chosen.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"runs/{source}-{kind or chosen.method}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _complain(message: str, code: int) -> int:
@@ -91,103 +210,11 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the complaint and exits with 2."""
-        sys.exit(_complain(f"{message} ({self.prog} --help lists the flags)", 2))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="protonorm", description=protonorm_jax.__doc__, allow_abbrev=False)
-    parser.add_argument("--version", action="version", version=protonorm_jax.__version__)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-    run = commands.add_parser(
-        "run",
-        help="train one federation and record it",
-        description="Trains one federation and records it in a directory.",
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,
-    )
-    run.set_defaults(command=_run)
-    output = run.add_argument_group("output")
-    output.add_argument("--out", metavar="DIR", help="new directory for the results (runs/...)")
-    output.add_argument("--overwrite", action="store_true", help="replace the results in --out")
-    output.add_argument(
-        "--config", metavar="FILE", help="start from the settings in a run's config.json"
-    )
-    _add_debug(output)
-    groups: dict[str, Any] = {}
-    for field in dataclasses.fields(config.Config):
-        section = field.metadata["section"]
-        if section not in groups:
-            groups[section] = run.add_argument_group(section)
-        _add_setting(groups[section], field)
-
-    compare = commands.add_parser(
-        "compare",
-        help="print one table of recorded runs",
-        description="Prints one table of recorded runs.",
-        allow_abbrev=False,
-    )
-    compare.set_defaults(command=_compare)
-    compare.add_argument("directories", metavar="DIR", nargs="+", help="of a recorded run")
-    compare.add_argument("--out", metavar="FILE.png", help="also draw their accuracies here")
-    _add_debug(compare)
-
-    thomson = commands.add_parser(
-        "thomson",
-        help="spread points over the unit sphere",
-        description="Searches for the points on the unit sphere that have the least energy.",
-        allow_abbrev=False,
-        formatter_class=_HelpFormatter,
-    )
-    thomson.set_defaults(command=sphere.command)
-    sphere.add_flags(thomson)
-    _add_debug(thomson)
-    return parser
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Wide enough for a flag and its help on one line."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=34)
-
-
-def _add_debug(parser: Any) -> None:
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-
-def _add_setting(group: Any, field: dataclasses.Field) -> None:
-    """Adds the flag of one config field; without it on the command line nothing is stored."""
-    flag = "--" + field.name.replace("_", "-")
-    plain, optional = config.field_type(field)
-    default = "the method's own" if optional else field.default
-    text = field.metadata["help"].replace("%", "%%")
-    if plain is bool:
-        group.add_argument(
-            flag,
-            action=argparse.BooleanOptionalAction,
-            default=argparse.SUPPRESS,
-            help=f"{text} ({'yes' if default else 'no'})",
-        )
-        return
-    choices = field.metadata.get("choices")
-    group.add_argument(
-        flag,
-        type=lambda value: _parsed(plain, value),
-        default=argparse.SUPPRESS,
-        metavar="{" + ",".join(choices) + "}" if choices else plain.__name__.upper(),
-        help=f"{text} ({default})",
-    )
-
-
-def _parsed(plain: type, value: str) -> Any:
-    """The value in its own type, or as it is: the config then says what is wrong with it."""
-    try:
-        return plain(value)
-    except ValueError:
-        return value
+COMMANDS = {
+    "run": _run,
+    "sweep": _sweep,
+    "resume": _resume,
+    "verify": _verify,
+    "compare": _compare,
+    "thomson": sphere.command,
+}

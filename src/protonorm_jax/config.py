@@ -89,6 +89,9 @@ class Config:
         "for GPU and TPU; parameters, sums, batch norm, features and loss stay float32",
         choices=PRECISIONS,
     )
+    checkpoint_every: int = _execution(
+        0, "rounds between checkpoints; 0 makes one only when told to stop (SIGTERM)", least=0
+    )
     devices: int = _execution(
         0, "devices to use; 0 takes all there are, and makes one of each core of a CPU", least=0
     )
@@ -107,6 +110,10 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
         return dataclasses.asdict(self)
+
+    def replace(self, **changes: Any) -> "Config":
+        """The same settings but for some, checked again."""
+        return from_dict(self.to_dict() | changes)
 
     def digest(self) -> str:
         """Sixteen hex digits that name this config: equal settings, equal digest."""

@@ -1,9 +1,12 @@
 """Which devices a run uses, and how much memory they have."""
 
 import os
+from typing import Any
 
 import jax
+import numpy as np
 import psutil
+from jax.experimental import multihost_utils
 
 from protonorm_jax.data import cache
 from protonorm_jax.errors import UsageError
@@ -14,6 +17,70 @@ _PATIENCE = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=3600",
     "--xla_cpu_collective_call_terminate_timeout_seconds=86400",
 )
+
+
+def connect(
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    *,
+    detected: bool = False,
+    num_devices: int = 0,
+) -> None:
+    """Joins this process with the others of a job, if there are any; before jax starts.
+
+    What is left out is read from `JAX_COORDINATOR_ADDRESS`, `JAX_NUM_PROCESSES` and
+    `JAX_PROCESS_ID`.
+
+    Args:
+      coordinator: `host:port` where the first process listens.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+      detected: find all of that in the environment, as jax does for TPU pods, Slurm, Open MPI
+        and Kubernetes.
+      num_devices: CPU devices that all processes together are to have; 0 for one of each core.
+
+    Raises:
+      UsageError: something is missing or out of range.
+    """
+    coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    num_processes = _variable("JAX_NUM_PROCESSES", num_processes)
+    process_id = _variable("JAX_PROCESS_ID", process_id)
+    given = (coordinator, num_processes, process_id)
+    if not detected and all(value is None for value in given):
+        return
+    names = ("--coordinator", "--num-processes", "--process-id")
+    if not detected:
+        missing = [name for name, value in zip(names, given, strict=True) if value is None]
+        if missing:
+            raise UsageError(
+                f"{' and '.join(missing)} must be given too, as for each of several processes"
+            )
+        assert coordinator is not None and num_processes is not None and process_id is not None
+        host, _, port = coordinator.rpartition(":")
+        if not host or not port.isdigit():
+            raise UsageError(f"--coordinator must be HOST:PORT, got {coordinator!r}")
+        if not 0 <= process_id < num_processes:
+            raise UsageError(f"--process-id must be in [0, {num_processes}), got {process_id}")
+    # Otherwise jax keeps SIGTERM for itself.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=30)
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"--distributed must find the other processes, got {str(error).splitlines()[0]}"
+        ) from error
+    prepare_cpu(num_devices // (num_processes or 1) or num_cores())
+
+
+def _variable(name: str, given: int | None) -> int | None:
+    """What is given, or else the number in an environment variable, if there is one."""
+    text = os.environ.get(name)
+    if given is not None or text is None:
+        return given
+    if not text.isdigit():
+        raise UsageError(f"{name} must be an integer >= 0, got {text!r}")
+    return int(text)
 
 
 def prepare_cpu(num_devices: int) -> None:
@@ -45,18 +112,50 @@ def num_cores() -> int:
 
 
 def choose(count: int) -> list[jax.Device]:
-    """The first `count` devices of this process, all of them for 0.
+    """The first `count` devices of all processes together, as many of each; all of them for 0.
 
     Raises:
-      UsageError: there are fewer.
+      UsageError: there are fewer, or the processes cannot share so many equally.
     """
-    present = jax.local_devices()
+    present, processes = jax.devices(), jax.process_count()
+    if count % processes:
+        raise UsageError(
+            f"Config.devices must be a multiple of the number of processes, {processes}, got "
+            f"{count}"
+        )
     if count > len(present):
         raise UsageError(
             f"Config.devices must be <= {len(present)}, the {present[0].platform} devices that "
             f"jax sees, got {count}"
         )
-    return present[: count or len(present)]
+    each = (count or len(present)) // processes
+    return [
+        device
+        for process in range(processes)
+        for device in [one for one in present if one.process_index == process][:each]
+    ]
+
+
+def put(tree: Any, sharding: jax.sharding.Sharding) -> Any:
+    """Numpy arrays as global arrays; every process has the whole and keeps its devices' part."""
+
+    def one(leaf: Any) -> jax.Array:
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+    return jax.tree.map(one, tree)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes and talks."""
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def agree(value: int) -> int:
+    """The value of the first process, in all of them."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def free_bytes(devices: list[jax.Device]) -> int:

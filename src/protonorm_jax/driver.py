@@ -1,64 +1,52 @@
-"""From a config to a finished run: data, layout, compilation, the loop over rounds."""
+"""From a plan to finished runs: compilation, the loop over rounds, what comes of each."""
 
-import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from protonorm_jax import (
-    data,
-    devices,
-    keys,
-    layout,
-    local,
-    methods,
-    metrics,
-    models,
-    partition,
-    simulate,
-)
+from protonorm_jax import devices, layout, metrics, simulate
+from protonorm_jax import plan as planning
 from protonorm_jax.config import Config
-from protonorm_jax.data import checks
 from protonorm_jax.errors import UsageError
+from protonorm_jax.plan import Plan
 from protonorm_jax.types import Dataset, Prototypes
 
-GIB = 2**30
+# A call of the program ends after about so many seconds, that a request to stop is soon heard.
+_SECONDS_A_CALL = 5.0
 
 
 class Simulation(NamedTuple):
-    """A compiled simulation.
+    """A compiled program, and the runs it is for.
 
     Attributes:
-      config: its settings.
-      init: `(key) -> state`.
-      advance: `(state, num_rounds) -> (state, report)`; the state passed in is used up.
-      partition: who holds which samples.
-      majority_accuracy: the yardstick, see `metrics.majority_accuracy`.
-      architectures: `[num_clients]` names of models.
-      devices: those in use.
-      efficiency: how well they are used, see `layout.efficiency`.
+      plan: what was planned.
+      inputs: `(first) -> inputs`, what distinguishes the runs `first` to `first +
+        plan.runs_per_program`, leaves `[num_devices, runs_each, ...]`, numpy.
+      put: a tree of such leaves on the devices.
+      shapes: of the states.
+      init: `(inputs) -> states` before the first round.
+      advance: `(states, inputs, num_rounds, evaluated=True) -> (states, reports)`, with a report
+        for each place of a run, see `simulate.advance`; the states passed in are used up.
       bytes_per_device: memory that the program needs on each.
       compile_seconds: spent tracing and compiling.
     """
 
-    config: Config
-    init: Callable[[jax.Array], simulate.State]
-    advance: Callable[[simulate.State, int], tuple[simulate.State, dict[str, Any]]]
-    partition: partition.Partition
-    majority_accuracy: float
-    architectures: tuple[str, ...]
-    devices: list[jax.Device]
-    efficiency: layout.Efficiency
+    plan: Plan
+    inputs: Callable[[int], simulate.Run]
+    put: Callable[[Any], Any]
+    shapes: simulate.State
+    init: Callable[[Any], simulate.State]
+    advance: Callable[..., tuple[simulate.State, list[dict[str, Any]]]]
     bytes_per_device: int
     compile_seconds: float
 
 
 class Evaluation(NamedTuple):
-    """What is known after an evaluated round.
+    """What is known of a run after an evaluated round.
 
     Attributes:
       row: the numbers, JSON-ready, see `metrics.row`.
@@ -88,6 +76,23 @@ class History(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
+class Step(NamedTuple):
+    """Where the runs of one call of the program stand.
+
+    Attributes:
+      states: on the devices; used up when the training goes on.
+      round_index: rounds finished.
+      seconds: spent running.
+      news: by index into `plan.runs`, the evaluation of this round if there is one; or, once for
+        a run that cannot go on, why.
+    """
+
+    states: simulate.State
+    round_index: int
+    seconds: float
+    news: dict[int, Evaluation | UsageError]
+
+
 def run(
     config: Config,
     *,
@@ -107,255 +112,238 @@ def run(
       UsageError: a setting, file or data set that cannot be used, too little memory, or a loss
         that is not finite.
     """
-    simulation = prepare(config, dataset)
+    simulation = prepare([config], dataset)
     if on_start:
         on_start(simulation)
-    evaluations = []
-    start = time.perf_counter()
-    state = simulation.init(keys.root(config.seed))
-    for rounds in _calls(config):
-        state, report = simulation.advance(state, rounds)
-        check_finite(config, state)
-        row = metrics.row(int(state.round_index), report, simulation.partition.test_count)
-        evaluation = Evaluation(row, _arrays(state, report), time.perf_counter() - start)
-        evaluations.append(evaluation)
-        if on_evaluation:
-            on_evaluation(evaluation)
-    return history(simulation, evaluations)
+    rows, last = [], Evaluation({}, {}, 0.0)
+    for step in train(simulation):
+        for event in step.news.values():
+            if isinstance(event, UsageError):
+                raise event
+            rows.append(event.row)
+            last = event
+            if on_evaluation:
+                on_evaluation(event)
+    return History(config, rows, summary(simulation, 0, rows, last.seconds), last.arrays)
 
 
-def history(simulation: Simulation, evaluations: list[Evaluation]) -> History:
-    """Sums up the evaluations of a run, finished or not."""
-    rows = [evaluation.row for evaluation in evaluations]
-    last = evaluations[-1] if evaluations else Evaluation({}, {}, 0.0)
-    summary = {
-        "method": simulation.config.method,
+def summary(
+    simulation: Simulation, index: int, rows: list[dict[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """Sums up run `index`, finished or not.
+
+    Args:
+      simulation: compiled.
+      index: into `plan.runs`.
+      rows: of its evaluations.
+      seconds: spent running.
+    """
+    return {
+        "method": simulation.plan.runs[index].config.method,
         **metrics.summary(rows),
-        "majority_accuracy": simulation.majority_accuracy,
-        "seconds": last.seconds,
+        "majority_accuracy": majority_accuracy(simulation.plan, index),
+        "seconds": seconds,
         "compile_seconds": simulation.compile_seconds,
     }
-    return History(simulation.config, rows, summary, last.arrays)
 
 
-class Plan(NamedTuple):
-    """A run before anything is compiled.
-
-    Attributes:
-      program: the static part of the simulation.
-      dataset: all samples.
-      partition: who holds which.
-      architectures: `[num_clients]` names of models.
-      devices: those to use.
-      efficiency: how well they are used.
-    """
-
-    program: simulate.Program
-    dataset: Dataset
-    partition: partition.Partition
-    architectures: tuple[str, ...]
-    devices: list[jax.Device]
-    efficiency: layout.Efficiency
+def majority_accuracy(plan: Plan, index: int) -> float:
+    """The yardstick of run `index`, see `metrics.majority_accuracy`."""
+    parts, dataset = plan.runs[index].partition, plan.dataset
+    return metrics.majority_accuracy(parts, dataset.labels, dataset.num_classes)
 
 
-def prepare(config: Config, dataset: Dataset | None = None) -> Simulation:
-    """Loads the data, deals it to the clients and compiles the simulation.
+def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> Iterator[Step]:
+    """Trains the runs of one call of the program side by side to their end.
 
     Args:
-      config: all settings.
-      dataset: used instead of loading `config.data`.
+      simulation: compiled.
+      first: index of the first of the runs; a multiple of `plan.runs_per_program`.
+      start: where to go on, instead of the beginning.
+
+    Yields:
+      A step after each call of the program: at evaluations, checkpoints, and in between where
+      that takes long.
+    """
+    plan = simulation.plan
+    config = plan.program.config
+    indices = range(first, min(first + plan.runs_per_program, len(plan.runs)))
+    going = list(indices)
+    began = time.perf_counter()
+    inputs = simulation.put(simulation.inputs(first))
+    if start is None:
+        start = Step(simulation.init(inputs), 0, 0.0, {})
+    states, done, before = start.states, start.round_index, start.seconds
+    most = 1  # Rounds in a call.
+    while done < config.rounds and going:
+        rounds = min(_until_stop(config, done), devices.agree(most))
+        done += rounds
+        evaluated = done % config.eval_every == 0 or done == config.rounds
+        call = time.perf_counter()
+        states, reports = simulation.advance(states, inputs, rounds, evaluated)
+        now = time.perf_counter()
+        most = max(1, int(_SECONDS_A_CALL * rounds / (now - call)))
+        news: dict[int, Evaluation | UsageError] = {}
+        for index in list(going):
+            report = reports[index - first]
+            try:
+                check_finite(plan.runs[index].config, report)
+            except UsageError as failure:
+                going.remove(index)
+                news[index] = failure
+                continue
+            if evaluated:
+                row = metrics.row(done, report, plan.runs[index].partition.test_count)
+                news[index] = Evaluation(row, _arrays(report), before + now - began)
+        yield Step(states, done, before + now - began, news)
+
+
+def _until_stop(config: Config, done: int) -> int:
+    """Rounds to the next evaluation, checkpoint, or the end."""
+    left = [config.rounds - done, config.eval_every - done % config.eval_every]
+    if config.checkpoint_every:
+        left.append(config.checkpoint_every - done % config.checkpoint_every)
+    return min(left)
+
+
+def prepare(
+    configs: Sequence[Config], dataset: Dataset | None = None, **settings: int
+) -> Simulation:
+    """Plans and compiles, see `plan.make` for arguments and errors."""
+    return compile_plan(planning.make(configs, dataset, **settings))
+
+
+def compile_plan(plan: Plan) -> Simulation:
+    """Puts the data on the devices and compiles both programs ahead of time.
 
     Raises:
-      UsageError: a setting, file or data set that cannot be used, or too little memory.
+      UsageError: too little memory.
     """
-    return _compile(plan(config, dataset))
-
-
-def plan(config: Config, dataset: Dataset | None = None) -> Plan:
-    """Loads the data and deals it to the clients and the clients to the devices.
-
-    Args:
-      config: all settings.
-      dataset: used instead of loading `config.data`.
-
-    Raises:
-      UsageError: a setting, file or data set that cannot be used.
-    """
-    if dataset is None:
-        dataset = data.load(config.data)
-    dataset = checks.dataset(
-        dataset.images,
-        dataset.labels,
-        origin="dataset",
-        name=dataset.name,
-        num_classes=dataset.num_classes,
-    )
-    devices.prepare_cpu(config.devices or min(devices.num_cores(), config.num_clients))
-    chosen = devices.choose(config.devices)
-    parts = partition.make(
-        config.partition,
-        dataset.labels,
-        config.num_clients,
-        alpha=config.alpha,
-        classes_per_client=config.classes_per_client,
-        min_samples=config.min_samples,
-        train_fraction=config.train_fraction,
-        seed=config.seed,
-        num_classes=dataset.num_classes,
-    )
-    with _naming("Config.family"):
-        family = models.family(config.family)
-    architectures = tuple(family[i % len(family)] for i in range(config.num_clients))
-    one_at_a_time = chosen[0].platform == "cpu"
-    steps = local.num_steps(parts.train_count, config)
-    step_cost = [models.step_cost(name) for name in architectures]
-    arrangement = layout.arrange(
-        architectures,
-        steps,
-        step_cost,
-        num_devices=len(chosen),
-        vmap_clients=config.vmap_clients or (1 if one_at_a_time else 0),
-    )
-    with _naming("Config.family"):
-        built = tuple(
-            models.build(
-                group.architecture,
-                num_classes=dataset.num_classes,
-                feature_dim=config.feature_dim,
-                image_shape=dataset.images.shape[1:],
-                convolution="canonical" if group.chunk == 1 and one_at_a_time else "im2col",
-                precision=config.precision,
-            )
-            for group in arrangement.groups
-        )
-    method = methods.build(
-        config.method,
-        num_classes=dataset.num_classes,
-        feature_dim=config.feature_dim,
-        align=config.align,
-        weighting=config.weighting,
-    )
-    program = simulate.Program(config, method, built, arrangement)
-    efficiency = layout.efficiency(arrangement, steps, step_cost)
-    return Plan(program, dataset, parts, architectures, chosen, efficiency)
-
-
-@contextlib.contextmanager
-def _naming(field: str) -> Iterator[None]:
-    """Puts the name of the setting in front of what a room that does not know it complains of."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{field}: {error}") from error
-
-
-def hyperparameters(config: Config, method: methods.Method) -> dict[str, float]:
-    """The traced scalars of a run: the method's defaults, and what the config says otherwise.
-
-    Raises:
-      UsageError: the config sets one that the method does not have.
-    """
-    result = dict(method.hyperparameters)
-    for name in ("proximity", "scale"):
-        value = getattr(config, name)
-        if value is not None and name not in result:
-            raise UsageError(
-                f"Config.{name} must be left out for method {config.method}, got {value}"
-            )
-        if value is not None:
-            result[name] = value
-    shared = ("learning_rate", "participation", "dropout")
-    return result | {name: getattr(config, name) for name in shared}
-
-
-def _compile(plan: Plan) -> Simulation:
-    """Puts the data on the devices and compiles both programs ahead of time."""
-    program, dataset, parts, architectures, chosen, efficiency = plan
-    config = program.config
-    mesh = jax.sharding.Mesh(np.array(chosen), (simulate.AXIS,))
+    program, dataset = plan.program, plan.dataset
+    mesh = jax.sharding.Mesh(np.array(plan.devices), (simulate.AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(simulate.AXIS))
-    members = jax.device_put(layout.members_of(program.layout, parts), spread)
-    samples = simulate.Samples(
-        jax.device_put(dataset.images, everywhere), jax.device_put(dataset.labels, everywhere)
+    samples = simulate.Samples(*devices.put((dataset.images, dataset.labels), everywhere))
+    lengths = layout.longest(
+        [run.layout for run in plan.runs], [run.partition for run in plan.runs]
     )
-    traced = jax.device_put(
-        jax.tree.map(np.float32, hyperparameters(config, program.method)), everywhere
-    )
-    by_device = simulate.State._make((0, None, None, None, None))  # Only clients differ.
-    pmap = functools.partial(jax.pmap, axis_name=simulate.AXIS, devices=chosen)
+
+    def inputs(first: int) -> simulate.Run:
+        return _inputs(plan, first, lengths)
+
+    def put(tree: Any) -> Any:
+        return devices.put(tree, spread)
 
     start = time.perf_counter()
-    init = pmap(functools.partial(simulate.init, program), in_axes=(0, None), out_axes=by_device)
+    pmap = functools.partial(jax.pmap, axis_name=simulate.AXIS, devices=plan.devices)
+    init = pmap(functools.partial(simulate.init_runs, program))
     advance = pmap(
-        functools.partial(simulate.advance, program),
-        in_axes=(by_device, 0, None, None, None),
-        out_axes=(by_device, None),
+        functools.partial(simulate.advance_runs, program),
+        in_axes=(0, 0, None, None, None),
         donate_argnums=0,
     )
-    key = jax.device_put(keys.root(config.seed), everywhere)
-    compiled_init = init.lower(members, key).compile()
-    state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        jax.eval_shape(init, members, key),
-        compiled_init.output_shardings,
-    )
-    rounds = jax.device_put(np.int32(1), everywhere)
+    first = put(inputs(0))
+    compiled_init = init.lower(first).compile()
+    states = compiled_init(first)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
+    scalars = devices.put((np.int32(1), np.bool_(True)), everywhere)
     # By default XLA leaves out roundings to bfloat16 where it can, which depends on the layout of
     # the clients; the bits would differ with the number of devices.
-    options = {"xla_allow_excess_precision": False} if config.precision == "bfloat16" else None
-    compiled = advance.lower(state, members, samples, traced, rounds).compile(options)
+    low = program.config.precision == "bfloat16"
+    compiled = advance.lower(states, first, samples, *scalars).compile(
+        {"xla_allow_excess_precision": False} if low else None
+    )
+    # Every process gets the reports of all devices.
+    several = jax.process_count() > 1
+    whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
     compile_seconds = time.perf_counter() - start
 
     usage = compiled.memory_analysis()
     needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes
-    free = devices.free_bytes(chosen)
-    if needed > free:
-        raise UsageError(
-            f"memory must be >= {needed / GIB:.2f} GiB on each device for num_clients = "
-            f"{config.num_clients}, family = {config.family} and batch_size = "
-            f"{config.batch_size}, got {free / GIB:.2f} GiB free"
-        )
+    del states
+    planning.check_memory(plan, needed, "")
 
-    def run_init(key: jax.Array) -> simulate.State:
-        return compiled_init(members, jax.device_put(key, everywhere))
-
-    def run_advance(state: simulate.State, num_rounds: int) -> tuple[simulate.State, Any]:
-        rounds = jax.device_put(np.int32(num_rounds), everywhere)
-        state, report = compiled(state, members, samples, traced, rounds)
+    def run_advance(
+        states: simulate.State, inputs: Any, num_rounds: int, evaluated: bool = True
+    ) -> tuple[simulate.State, list[dict[str, Any]]]:
+        scalars = devices.put((np.int32(num_rounds), np.bool_(evaluated)), everywhere)
+        states, report = compiled(states, inputs, samples, *scalars)
         # Waiting also keeps two programs with collectives from being in flight at once. It is done
-        # in naps, between which Python sees Ctrl-C.
-        while not state.round_index.is_ready():  # type: ignore[attr-defined]
+        # in naps, between which Python sees signals.
+        while not states.round_index.is_ready():  # type: ignore[attr-defined]
             time.sleep(0.001)
-        return jax.block_until_ready(state), jax.device_get(report)
+        report = jax.device_get(whole(jax.block_until_ready(report)))
+        places = [_place(plan, number) for number in range(plan.runs_per_program)]
+        return states, [
+            jax.tree.map(lambda leaf, place=place: leaf[place], report) for place in places
+        ]
 
     return Simulation(
-        config=config,
-        init=run_init,
-        advance=run_advance,
-        partition=parts,
-        majority_accuracy=metrics.majority_accuracy(parts, dataset.labels, dataset.num_classes),
-        architectures=architectures,
-        devices=chosen,
-        efficiency=efficiency,
-        bytes_per_device=needed,
-        compile_seconds=compile_seconds,
+        plan, inputs, put, shapes, compiled_init, run_advance, needed, compile_seconds
     )
 
 
-def _calls(config: Config) -> list[int]:
-    """How many rounds each call runs: up to the next evaluation, or to the end."""
-    whole, rest = divmod(config.rounds, config.eval_every)
-    return [config.eval_every] * whole + [rest] * (rest > 0)
+def _place(plan: Plan, number: int) -> tuple[int, int]:
+    """First device of run `number` of a program, and its number on that device."""
+    device, local = np.argwhere(plan.spread.numbers() == number)[0]
+    return int(device), int(local)
 
 
-def check_finite(config: Config, state: simulate.State) -> None:
+def _num_members(run: planning.Run) -> Any:
+    """`[client_devices, architectures]` int32, the clients on each of the run's devices."""
+    counts = [(group.client_ids >= 0).sum(axis=1) for group in run.layout.groups]
+    return np.stack(counts, axis=1).astype(np.int32)
+
+
+def _inputs(plan: Plan, first: int, lengths: Sequence[tuple[int, int]]) -> simulate.Run:
+    """What distinguishes the runs from `first` on, leaves `[num_devices, runs_each, ...]`, numpy.
+
+    Places without a run get the clients of the last one, without any samples.
+    """
+    spread = plan.spread
+    runs = plan.runs[first : first + plan.runs_per_program]
+    count = spread.run_devices * spread.runs_each
+    rows = []
+    for number in range(count):
+        run = runs[min(number, len(runs) - 1)]
+        members = layout.members_of(run.layout, run.partition, lengths)
+        if number >= len(runs):
+            members = tuple(
+                group._replace(train_count=group.train_count * 0, test_count=group.test_count * 0)
+                for group in members
+            )
+
+        def repeated(value: Any) -> Any:
+            return np.stack([np.asarray(value)] * spread.client_devices)
+
+        rows.append(
+            simulate.Run(
+                repeated(np.uint32(run.config.seed)),
+                {name: repeated(np.float32(x)) for name, x in run.hyperparameters.items()},
+                members,
+                _num_members(run),
+                repeated(run.layout.order),
+            )
+        )
+
+    def arrange(*leaves: np.ndarray) -> np.ndarray:
+        """`[client_devices, ...]` of every run to `[num_devices, runs_each, ...]`."""
+        stacked = np.stack(leaves).reshape(
+            spread.runs_each, spread.run_devices, spread.client_devices, *leaves[0].shape[1:]
+        )
+        moved = np.moveaxis(stacked, 0, 2)
+        return moved.reshape(-1, *moved.shape[2:])
+
+    return jax.tree.map(arrange, *rows)
+
+
+def check_finite(config: Config, report: dict[str, Any]) -> None:
     """Stops a run that has diverged.
 
     Raises:
       UsageError: a client's loss or upload was not finite; names the first round and client.
     """
-    diverged = np.asarray(state.diverged)
+    diverged = report["diverged"]
     if (diverged < 0).all():
         return
     first = diverged[diverged >= 0].min()
@@ -366,10 +354,9 @@ def check_finite(config: Config, state: simulate.State) -> None:
     )
 
 
-def _arrays(state: simulate.State, report: dict[str, Any]) -> dict[str, np.ndarray]:
+def _arrays(report: dict[str, Any]) -> dict[str, np.ndarray]:
     """The server's arrays after a call, see `Evaluation`."""
     arrays = {name: value for name, value in report["server"].items() if np.ndim(value) > 0}
-    if isinstance(state.server, Prototypes):
-        arrays["prototypes"] = np.asarray(state.server.vectors)
-        arrays["known"] = np.asarray(state.server.known)
+    if isinstance(report["state"], Prototypes):
+        arrays["prototypes"], arrays["known"] = report["state"]
     return arrays

@@ -25,8 +25,11 @@ class Stream(enum.IntEnum):
     AGGREGATE = 6
 
 
-def root(seed: int) -> jax.Array:
-    """The root key of a run. Threefry always: its bits do not depend on the length drawn."""
+def root(seed: int | jax.Array) -> jax.Array:
+    """The root key of a run; the seed is an integer, or traced and uint32.
+
+    Threefry always: its bits do not depend on the length drawn.
+    """
     return jax.random.key(seed, impl="threefry2x32")
 
 

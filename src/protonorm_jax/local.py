@@ -54,7 +54,7 @@ def local_update(
     chex.assert_rank([data.indices, data.num_samples], [1, 0])
     data = data._replace(num_samples=_usable(data.num_samples, config))
     train_key, upload_key = jax.random.split(key)
-    trained, observed, steps, count = _train(
+    trained, observed, (sums, steps), count = _train(
         train_key, client, broadcast, data, hyperparameters, model, method, config, widths
     )
     if config.collect != "during":
@@ -63,10 +63,10 @@ def local_update(
     upload, floats = method.upload(
         upload_key, trained, observed, data, broadcast, hyperparameters, model=model
     )
-    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((steps, upload))])
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((sums, upload))])
     info = {
         "steps": steps,
-        "terms": jax.tree.map(lambda term: term.sum() / jnp.maximum(count, 1), steps),
+        "terms": jax.tree.map(lambda term: term / jnp.maximum(count, 1), sums),
         "num_steps": count,
         "num_samples": data.num_samples,
         "floats": jnp.asarray(floats, jnp.float32),
@@ -100,8 +100,10 @@ def _train(
     method: Method,
     config: Config,
     widths: Sequence[int],
-) -> tuple[Client, Any, dict[str, jax.Array], jax.Array]:
-    """All epochs of one round: the client, what it observed, terms per step, number of steps."""
+) -> tuple[Client, Any, tuple[dict[str, jax.Array], dict[str, jax.Array]], jax.Array]:
+    """All epochs of one round: the client, what it observed, the terms of the loss (their sums
+    over the steps, and step by step), and the number of steps.
+    """
     batch_size = config.batch_size
     order_key, loss_key = jax.random.split(key)
     orders = batches.pad(_orders(order_key, data, config), batch_size)  # [epochs, padded]
@@ -128,14 +130,16 @@ def _train(
         return Client(gradients, info.statistics), observed, {"loss": loss, **info.terms}
 
     def step(index: jax.Array, carry: Any, given: _Given) -> Any:
-        client, optimizer_state, observed, history = carry
+        client, optimizer_state, observed, sums, history = carry
         (gradients, statistics), new, terms = gradient(client, index, given)
         optimizer = method.optimizer(given.hyperparameters)
         updates, optimizer_state = optimizer.update(gradients, optimizer_state, client.params)
         client = Client(optax.apply_updates(client.params, updates), statistics)
         observed = jax.tree.map(jnp.add, observed, new)
+        # Added up here, since the bits of a sum over `history` would depend on its length.
+        sums = jax.tree.map(jnp.add, sums, terms)
         history = jax.tree.map(lambda all, one: all.at[index].set(one), history, terms)
-        return client, optimizer_state, observed, history
+        return client, optimizer_state, observed, sums, history
 
     _, observed, terms = jax.eval_shape(gradient, client, jnp.int32(0), given)
     observed = jax.tree.map(jnp.zeros_like, observed)
@@ -143,9 +147,10 @@ def _train(
     history = jax.tree.map(lambda term: jnp.zeros(max_steps, term.dtype), terms)
     count = orders.shape[0] * _steps_per_epoch(data.num_samples, batch_size)
     optimizer_state = method.optimizer(hyperparameters).init(client.params)
-    initial = (client, optimizer_state, observed, history)
-    client, _, observed, history = repeat(count, step, initial, given, widths=widths)
-    return client, observed, history, count
+    sums = jax.tree.map(jnp.zeros_like, terms)
+    initial = (client, optimizer_state, observed, sums, history)
+    client, _, observed, sums, history = repeat(count, step, initial, given, widths=widths)
+    return client, observed, (sums, history), count
 
 
 class _Given(NamedTuple):

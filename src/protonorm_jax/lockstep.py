@@ -2,7 +2,8 @@
 
 A loop with its own trip count for each client costs nothing extra when clients take turns. Under
 `jax.vmap` all of them would go on until the longest is done. `repeat` sorts them by length
-instead and narrows the batch as the short ones finish.
+instead and narrows the batch as the short ones finish. Under several vmaps, as of clients and of
+runs, all of their rows make one batch.
 """
 
 import itertools
@@ -30,7 +31,8 @@ def repeat(
       carry: a pytree.
       constants: a pytree.
       widths: under `vmap`, the batch narrows to each of these, in descending order, as soon as so
-        few rows are left; see `choose_widths`. Without any it keeps its width to the end.
+        few rows are left; see `choose_widths`. Without any it keeps its width to the end. Under
+        several vmaps these are rows of all of them together.
 
     Returns:
       The last carry. Every row of a vmapped call has the numbers it would have alone, to rounding.
@@ -39,34 +41,90 @@ def repeat(
     def alone(count: jax.Array, carry: Any, constants: Any) -> Any:
         return jax.lax.fori_loop(0, count, lambda i, now: body(i, now, constants), carry)
 
-    def side_by_side(axis_size: int, in_batched: Any, count: Any, carry: Any, constants: Any):
-        count_batched, carry_batched, constants_batched = in_batched
-        axes = jax.tree.map(lambda batched: 0 if batched else None, constants_batched)
-        carry = jax.tree.map(
-            lambda leaf, batched: (
-                leaf if batched else jnp.broadcast_to(leaf, (axis_size, *leaf.shape))
-            ),
-            carry,
-            carry_batched,
-        )
-        counts = count if count_batched else jnp.broadcast_to(count, (axis_size,))
+    def one_vmap(size: int, batched: Any, count: Any, carry: Any, constants: Any) -> Any:
+        axes = jax.tree.map(lambda mapped: 0 if mapped else None, batched[2])
+        counts, carry = _rows((count, carry), tuple(batched[:2]), size)
+        result = _side_by_side(body, axes, widths)(counts, carry, constants)
+        return result, jax.tree.map(lambda _: True, result)
+
+    mapped = custom_vmap(alone)
+    mapped.def_vmap(one_vmap)
+    return mapped(*jax.tree.map(jnp.asarray, (count, carry, constants)))
+
+
+def _side_by_side(body: Body, axes: Any, widths: Sequence[int]) -> Callable[..., Any]:
+    """`(counts, carry, constants) -> carry` for a batch of rows, as `repeat` does it under `vmap`.
+
+    Args:
+      body: as `repeat` takes it.
+      axes: for each leaf of the constants 0 if every row has its own, else None.
+      widths: as `repeat` takes them.
+    """
+
+    def narrowing(counts: jax.Array, carry: Any, constants: Any) -> Any:
         order = jnp.argsort(-counts, stable=True)
         counts, carry = counts[order], jax.tree.map(lambda leaf: leaf[order], carry)
-        constants = jax.tree.map(
-            lambda leaf, batched: leaf[order] if batched else leaf, constants, constants_batched
-        )
+        constants = _map_rows(lambda leaf: leaf[order], axes, constants)
+        size = counts.shape[0]
+        plan = [size, *(width for width in widths if width < size)]
         start: Any = 0
-        plan = [axis_size, *(width for width in widths if width < axis_size)]
         for width, following in zip(plan, [*plan[1:], 0], strict=True):
             carry, start = _segment(
                 body, (carry, constants, counts), axes, start, counts[following], width
             )
         back = jnp.argsort(order)
-        return jax.tree.map(lambda leaf: leaf[back], carry), jax.tree.map(lambda _: True, carry)
+        return jax.tree.map(lambda leaf: leaf[back], carry)
 
-    mapped = custom_vmap(alone)
-    mapped.def_vmap(side_by_side)
-    return mapped(*jax.tree.map(jnp.asarray, (count, carry, constants)))
+    def another_vmap(size: int, batched: Any, counts: Any, carry: Any, constants: Any) -> Any:
+        num_rows = (counts[0] if batched[0] else counts).shape[0]
+
+        def merge(leaf: jax.Array) -> jax.Array:
+            return leaf.reshape(size * num_rows, *leaf.shape[2:])
+
+        def merge_constant(axis: int | None, mapped: bool, leaf: jax.Array) -> jax.Array:
+            if axis is None and not mapped:
+                return leaf
+            (leaf,) = _rows((leaf,), (mapped,), size)
+            if axis is None:
+                shape = (size, num_rows, *leaf.shape[1:])
+                leaf = jnp.broadcast_to(leaf[:, None], shape)
+            return merge(leaf)
+
+        counts, carry = jax.tree.map(merge, _rows((counts, carry), tuple(batched[:2]), size))
+        merged = jax.tree.map(merge_constant, axes, batched[2], constants, is_leaf=_is_none)
+        new_axes = jax.tree.map(
+            lambda axis, mapped: 0 if mapped else axis, axes, batched[2], is_leaf=_is_none
+        )
+        result = _side_by_side(body, new_axes, widths)(counts, carry, merged)
+        result = jax.tree.map(lambda leaf: leaf.reshape(size, num_rows, *leaf.shape[1:]), result)
+        return result, jax.tree.map(lambda _: True, result)
+
+    mapped = custom_vmap(narrowing)
+    mapped.def_vmap(another_vmap)
+    return mapped
+
+
+def _rows(tree: Any, batched: Any, size: int) -> Any:
+    """Gives every leaf that is not batched a row for each of `size`."""
+    return jax.tree.map(
+        lambda leaf, mapped: leaf if mapped else jnp.broadcast_to(leaf, (size, *leaf.shape)),
+        tree,
+        batched,
+    )
+
+
+def _map_rows(function: Callable[[jax.Array], jax.Array], axes: Any, constants: Any) -> Any:
+    """Applies `function` to the constants of which every row has its own."""
+    return jax.tree.map(
+        lambda axis, leaf: leaf if axis is None else function(leaf),
+        axes,
+        constants,
+        is_leaf=_is_none,
+    )
+
+
+def _is_none(axis: int | None) -> bool:
+    return axis is None
 
 
 def _segment(
@@ -75,12 +133,7 @@ def _segment(
     """Advances the first `width` rows from step `start` to `stop`, each not beyond its own end."""
     whole, constants, counts = rows
     counts = counts[:width]
-    constants = jax.tree.map(
-        lambda axis, part: part if axis is None else part[:width],
-        axes,
-        constants,
-        is_leaf=lambda axis: axis is None,
-    )
+    constants = _map_rows(lambda leaf: leaf[:width], axes, constants)
 
     def step(index: jax.Array, carry: Any) -> Any:
         new = jax.vmap(body, in_axes=(None, 0, axes))(index, carry, constants)

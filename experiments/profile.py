@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.bench import federated_round
-from protonorm_jax import devices, driver, keys
+from protonorm_jax import devices, driver
 
 OUT = Path("bench/profile")
 
@@ -78,13 +78,14 @@ def record(
       The folder of the trace, and the seconds that the recorded rounds took.
     """
     config = federated_round.configuration(family, num_clients, num_devices)
-    simulation = driver.prepare(config, federated_round.random_dataset(num_clients))
-    state, _ = simulation.advance(simulation.init(keys.root(config.seed)), 1)
+    simulation = driver.prepare([config], federated_round.random_dataset(num_clients))
+    inputs = simulation.put(simulation.inputs(0))
+    state, _ = simulation.advance(simulation.init(inputs), inputs, 1)
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # Python has nothing to do in a round.
     with jax.profiler.trace(out, create_perfetto_trace=True, profiler_options=options):
         start = time.perf_counter()
-        simulation.advance(state, num_rounds)
+        simulation.advance(state, inputs, num_rounds)
         seconds = time.perf_counter() - start
     folders = (out / "plugins" / "profile").iterdir()
     return max(folders, key=lambda folder: folder.stat().st_mtime), seconds

@@ -15,7 +15,16 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from . import alignment, client_step, environment, federated_round, schedule, sphere, start
+from . import (
+    alignment,
+    client_step,
+    environment,
+    federated_round,
+    scale,
+    schedule,
+    sphere,
+    start,
+)
 
 HISTORY = Path("bench/history.jsonl")
 FULL: dict[str, dict[str, Any]] = {
@@ -37,6 +46,23 @@ FULL: dict[str, dict[str, Any]] = {
     "round": {"family": "ht0", "num_clients": 20, "repetitions": 5},
     "schedule": {"num_splits": 25, "num_devices": (1, 2, 4, 8)},
     "start": {"settings": ()},
+    "scale": {
+        "family": "tiny",
+        "num_clients": 20,
+        "run_counts": (1, 2, 4, 8),
+        "model": "cnn",
+        "client_counts": (20, 100, 500),
+        "device_counts": (1, 2),
+        "memory_of": (
+            scale.Federation("tiny", 20),
+            scale.Federation("tiny", 20, num_runs=4),
+            scale.Federation("cnn", 500, train_samples=32, test_samples=10),
+            scale.Federation(
+                "resnet8,mobilenet_v2", 4, train_samples=32, test_samples=10, images="cifar"
+            ),
+        ),
+        "repetitions": 7,
+    },
 }
 QUICK: dict[str, dict[str, Any]] = {
     "alignment": {"counts": (10,), "num_sets": 4, "most_points": 20, "repetitions": 2},
@@ -52,8 +78,18 @@ QUICK: dict[str, dict[str, Any]] = {
     "round": {"family": "fedavg_cnn", "num_clients": 2, "repetitions": 1},
     "schedule": {"num_splits": 1, "num_devices": (1, 2)},
     "start": {"settings": ("--family", "mlp", "--num-clients", "2", "--devices", "1")},
+    "scale": {
+        "family": "mlp",
+        "num_clients": 2,
+        "run_counts": (1, 2),
+        "model": "mlp",
+        "client_counts": (2,),
+        "device_counts": (),
+        "memory_of": (scale.Federation("mlp", 2),),
+        "repetitions": 1,
+    },
 }
-SECTIONS = ("alignment", "sphere", "client_step", "round", "schedule", "start")
+SECTIONS = ("alignment", "sphere", "client_step", "round", "schedule", "start", "scale")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,6 +137,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report("schedule", schedule.measure(**sizes["schedule"]), schedule.tables)
     if "start" in parsed.only:
         report("start", start.measure(**sizes["start"]), start.tables)
+    if "scale" in parsed.only:
+        report("scale", scale.measure(**sizes["scale"]), scale.tables)
 
     entry["load_average_after"] = environment.load_average()
     entry["seconds"] = time.perf_counter() - began

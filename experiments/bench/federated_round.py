@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from protonorm_jax import devices, driver, keys, models
+from protonorm_jax import devices, driver, models
 from protonorm_jax.config import Config
 from protonorm_jax.simulate import State
 from protonorm_jax.types import Dataset, Partition
@@ -31,9 +31,10 @@ BATCH_SIZE = 32
 
 
 class _Running(NamedTuple):
-    """What was prepared: the simulation, and its state in a list of one."""
+    """What was prepared: the simulation, its inputs, and its state in a list of one."""
 
     simulation: driver.Simulation
+    inputs: Any
     state: list[State]
 
 
@@ -124,18 +125,17 @@ def prepare(family: str, num_clients: int, num_devices: int) -> dict[str, Any]:
     """
     peak = processes.peak_bytes()
     cpu_start = time.process_time()
-    simulation = driver.prepare(
-        configuration(family, num_clients, num_devices), random_dataset(num_clients)
-    )
+    config = configuration(family, num_clients, num_devices)
+    simulation = driver.prepare([config], random_dataset(num_clients))
     compile_cpu_seconds = time.process_time() - cpu_start
-    parts = simulation.partition
+    parts = simulation.plan.runs[0].partition
     if set(parts.train_count) != {TRAIN_SAMPLES} or set(parts.test_count) != {TEST_SAMPLES}:
         raise ValueError(
             f"clients must hold {TRAIN_SAMPLES} and {TEST_SAMPLES} samples, got "
             f"{parts.train_count} and {parts.test_count}"
         )
-    state = simulation.init(keys.root(simulation.config.seed))
-    _running[:] = [_Running(simulation, [state])]
+    inputs = simulation.put(simulation.inputs(0))
+    _running[:] = [_Running(simulation, inputs, [simulation.init(inputs)])]
     time_round()
     return {
         "train_steps": num_clients * TRAIN_SAMPLES // BATCH_SIZE,
@@ -151,20 +151,22 @@ def time_round() -> timing.Times:
     Raises:
       UsageError: the training has diverged.
     """
-    simulation, state = _running[0]
+    simulation, inputs, state = _running[0]
+
+    reports = []
 
     def advance() -> None:
-        state[0], _ = simulation.advance(state[0], 1)
+        state[0], reports[:] = simulation.advance(state[0], inputs, 1)
 
     times = timing.clock(advance)
-    driver.check_finite(simulation.config, state[0])
+    driver.check_finite(simulation.plan.runs[0].config, reports[0])
     return times
 
 
 def holders() -> tuple[tuple[str, ...], Partition]:
     """The architectures of the prepared clients, and who holds which of the random samples."""
-    simulation = _running[0].simulation
-    return simulation.architectures, simulation.partition
+    plan = _running[0].simulation.plan
+    return plan.architectures, plan.runs[0].partition
 
 
 def memory(activation_bytes: int) -> dict[str, float]:
@@ -173,17 +175,18 @@ def memory(activation_bytes: int) -> dict[str, float]:
     Args:
       activation_bytes: the work of one client at a time.
     """
-    simulation, state = _running[0]
+    simulation, _, state = _running[0]
     # One stack of clients for each architecture, in order of first appearance.
-    names = dict.fromkeys(simulation.architectures)
+    architectures = simulation.plan.architectures
+    names = dict.fromkeys(architectures)
     model_bytes = 0
     for name, clients in zip(names, state[0].clients, strict=True):
-        # Leaves are [devices, slots, ...]; some slots may be empty.
-        per_client = sum(leaf[0, 0].nbytes for leaf in jax.tree.leaves(clients))
-        model_bytes += per_client * simulation.architectures.count(name)
-    dataset = random_dataset(len(simulation.architectures))
+        # Leaves are [devices, 1, slots, ...]; some slots may be empty.
+        per_client = sum(leaf[0, 0, 0].nbytes for leaf in jax.tree.leaves(clients))
+        model_bytes += per_client * architectures.count(name)
+    dataset = random_dataset(len(architectures))
     parts = {
-        "model_bytes": model_bytes // len(simulation.devices),
+        "model_bytes": model_bytes // len(simulation.plan.devices),
         "data_bytes": dataset.images.nbytes + dataset.labels.nbytes,
         "activation_bytes": activation_bytes,
     }

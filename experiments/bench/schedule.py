@@ -29,7 +29,8 @@ def measure(num_splits: int, num_devices: Sequence[int]) -> dict[str, Any]:
     labels = np.random.default_rng(0).integers(0, NUM_CLASSES, 60_000, dtype=np.int32)
     family = models.family("ht0")
     architectures = [family[i % len(family)] for i in range(20)]
-    cost = [models.step_cost(name) for name in architectures]
+    step_cost = {name: models.step_cost(name) for name in family}
+    cost = [step_cost[name] for name in architectures]
     splits = [
         -(-3 * np.array([len(rows) for rows in shares]) // (4 * BATCH_SIZE))
         for shares in (
@@ -43,14 +44,16 @@ def measure(num_splits: int, num_devices: Sequence[int]) -> dict[str, Any]:
             settings = {"num_devices": count}
             mapped = layout.arrange(architectures, steps, cost, vmap_clients=0, **settings)
             by_turns = layout.arrange(architectures, steps, cost, vmap_clients=1, **settings)
-            padded = mapped._replace(
-                groups=tuple(group._replace(widths=()) for group in mapped.groups)
-            )
+            spread = layout.spread(1, count, 1)
+            rows_mapped = layout.work_of([[mapped]], [[steps]], spread)
+            rows_by_turns = layout.work_of([[by_turns]], [[steps]], spread)
+            widths = layout.choose_widths(rows_mapped)
+            never: list[tuple[int, ...]] = [()] * len(widths)
             values = {
-                "waste": layout.efficiency(mapped, steps, cost).waste,
-                "padded_waste": layout.efficiency(padded, steps, cost).waste,
-                "widths": statistics.mean(max(len(group.widths), 1) for group in mapped.groups),
-                "imbalance": layout.efficiency(by_turns, steps, cost).imbalance,
+                "waste": layout.efficiency(rows_mapped, widths, step_cost).waste,
+                "padded_waste": layout.efficiency(rows_mapped, never, step_cost).waste,
+                "widths": statistics.mean(max(len(narrowing), 1) for narrowing in widths),
+                "imbalance": layout.efficiency(rows_by_turns, never, step_cost).imbalance,
             }
             for name, value in values.items():
                 rows.setdefault(name, []).append(value)

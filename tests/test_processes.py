@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -68,7 +69,8 @@ def test_two_processes_have_the_bits_of_one_and_the_first_writes(flags, tmp_path
     assert cli.main([*command, str(one)]) == 0
     said = finish(start((*command, str(two)), (*command, str(tmp_path / "second"))))
     assert "round 4/4" in said[0] and "protonorm" in said[0]
-    assert all(line.startswith("[Gloo]") for line in said[1].splitlines())
+    # Gloo itself writes into every process's output, from several threads at once.
+    assert not re.search(r"protonorm|compiling|round|accuracy|Results", said[1])
     assert not (tmp_path / "second").exists()
     assert_same(one, two)
     manifest = json.loads((two / "manifest.json").read_text())

@@ -114,7 +114,7 @@ def _train(
         client: Client, index: jax.Array, given: _Given
     ) -> tuple[Client, Any, dict[str, jax.Array]]:
         """The gradient at a batch, what the forward pass observed, and the terms of the loss."""
-        batch = _batch_at(index, given.orders, given.data, batch_size)
+        batch = _batch_at(index, given.orders, given.data, config)
         (loss, info), gradients = jax.value_and_grad(method.loss, has_aux=True)(
             client.params,
             client.statistics,
@@ -163,13 +163,16 @@ class _Given(NamedTuple):
     hyperparameters: Hyperparameters
 
 
-def _batch_at(index: jax.Array, orders: jax.Array, data: ClientData, batch_size: int) -> Batch:
+def _batch_at(index: jax.Array, orders: jax.Array, data: ClientData, config: Config) -> Batch:
     """The batch of step `index`; `orders` is `[epochs, padded]`."""
+    batch_size = config.batch_size
     epoch, position = jnp.divmod(
         index, jnp.maximum(_steps_per_epoch(data.num_samples, batch_size), 1)
     )
     start = position * batch_size
     rows = jax.lax.dynamic_slice(orders, (epoch, start), (1, batch_size))[0]
+    if config.last_batch == "drop":  # A constant, so that the compiler drops the masks as well.
+        return batches.take(data, rows, jnp.ones(batch_size, bool))
     return batches.take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
 
 

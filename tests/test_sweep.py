@@ -215,6 +215,24 @@ def test_verify_tells_equal_bits_from_others(small_file, tmp_path, capsys):
     assert "round 4: DIFFERENT: round None -> 4" in capsys.readouterr().out
 
 
+def test_verify_allows_for_what_vmap_rounds_otherwise(small_file, tmp_path, capsys):
+    """Runs, and clients on other devices, that were in one batch."""
+    flags = ("--data", small_file, *FAST, "--rounds", "2")
+    both = ("--seeds", "2", "--runs-per-program", "2", "--vmap-runs", "2")
+    assert cli.main(["sweep", *flags, *both, "--out", str(tmp_path / "sweep")]) == 0
+    assert cli.main(["verify", str(tmp_path / "sweep" / "runs" / "0001")]) == 0
+    printed = capsys.readouterr().out
+    assert "not as recorded: vmapped runs 2 -> 1" in printed and "NOT" not in printed
+
+    out = tmp_path / "run"
+    assert cli.main(["run", *flags, "--vmap-clients", "2", "--out", str(out)]) == 0
+    assert cli.main(["verify", str(out)]) == 0
+    assert "reproduced bit by bit" in capsys.readouterr().out
+    assert cli.main(["verify", str(out), "--devices", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "not as recorded: devices 1 -> 2, with vmapped clients" in printed
+
+
 def test_only_finished_runs_can_be_verified(small_file, tmp_path, capsys):
     assert cli.main(["verify", str(tmp_path)]) == 2
     assert "config must be a readable JSON file" in capsys.readouterr().err

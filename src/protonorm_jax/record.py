@@ -166,6 +166,10 @@ def manifest(simulation: Simulation, index: int = 0) -> dict[str, Any]:
         "bytes_per_device": simulation.bytes_per_device,
         "expected_bytes_per_device": plan.memory._asdict(),
         "runs_per_program": plan.runs_per_program,
+        "vmapped": {
+            "runs": plan.spread.vmap_runs,
+            "clients": max(group.chunk for group in plan.program.groups),
+        },
         "efficiency": plan.efficiency._asdict(),
         "clients": [
             {"architecture": name, "train_samples": int(train), "test_samples": int(test)}

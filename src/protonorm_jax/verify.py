@@ -112,7 +112,7 @@ def run(
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Versions and kind of device that are not what they were."""
+    """What the bits depend on and is not what it was: versions, kind of device, vmapped batches."""
     changes = []
     for name, version in now["versions"].items():
         before = then.get("versions", {}).get(name)
@@ -122,6 +122,14 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         before = then.get("device", {}).get(name)
         if before != now["device"][name]:
             changes.append(f"{name} of device {before} -> {now['device'][name]}")
+    for name, count in now["vmapped"].items():
+        before = then.get("vmapped", {}).get(name)
+        if before != count:
+            changes.append(f"vmapped {name} {before} -> {count}")
+    # Clients that take turns have the same bits wherever they are.
+    before = then.get("device", {}).get("count")
+    if max(now["vmapped"].values()) > 1 and before != now["device"]["count"]:
+        changes.append(f"devices {before} -> {now['device']['count']}, with vmapped clients")
     return changes
 
 

@@ -27,6 +27,13 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Without this a process that runs many files dies; see `devices.make_room_for_programs`."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def small_set() -> Dataset:
     """240 images of 8 x 8 pixels in 5 classes that differ in brightness, with noise."""

@@ -1,10 +1,19 @@
-"""How the CPU is divided, each case in a process of its own: jax can be set up only once."""
+"""How the CPU is divided, each case in a process of its own: jax can be set up only once.
+
+And what becomes of programs that are not needed any more.
+"""
 
 import os
+import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from protonorm_jax import devices, driver
+from recorded import SMALL
 
 SETS_UP_THREE = "devices.prepare_cpu(3)"
 CASES = {
@@ -59,3 +68,38 @@ def test_the_users_other_flags_win():
         check=True,
     )
     assert result.stdout.count("terminate_timeout") == 1 and flag in result.stdout
+
+
+MAPS = pathlib.Path("/proc/self/maps")
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="the system does not count memory maps")
+def test_programs_make_room_for_others(small_set, monkeypatch):
+    """Those that nobody holds go; a simulation goes on with the bits it had."""
+    traces = []
+
+    @jax.jit
+    def users_own(x):
+        traces.append(x)
+        return x + 1
+
+    users_own(jnp.ones(3))
+    held = driver.prepare([SMALL.replace(rounds=1)], small_set)
+    inputs = held.put(held.inputs(0))
+    before = held.advance(held.init(inputs), inputs, 1)[1]
+    driver.prepare([SMALL.replace(batch_size=5)], small_set)
+    taken = MAPS.read_bytes().count(b"\n")
+    assert not devices.make_room_for_programs()
+    users_own(jnp.ones(3))
+    assert len(traces) == 1
+    assert devices.make_room_for_programs(share=0.0)
+    assert MAPS.read_bytes().count(b"\n") < taken - 500
+    users_own(jnp.ones(3))
+    assert len(traces) == 2
+    after = held.advance(held.init(inputs), inputs, 1)[1]
+    assert before[0]["terms"]["loss"].tolist() == after[0]["terms"]["loss"].tolist()
+
+    asked = []
+    monkeypatch.setattr(devices, "make_room_for_programs", lambda: asked.append(True))
+    driver.prepare([SMALL.replace(rounds=1)], small_set)
+    assert asked == [True]

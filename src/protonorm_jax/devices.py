@@ -1,6 +1,7 @@
 """Which devices a run uses, and how much memory they have."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -174,3 +175,27 @@ def cache_programs() -> None:
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def make_room_for_programs(share: float = 0.5) -> bool:
+    """Has jax forget its compiled programs if they take too many of the process's memory maps.
+
+    Jax keeps all programs it has compiled. On CPU each takes some thousand memory maps, of which
+    Linux allows a process 65530 if not told otherwise; without one left it dies. Programs that
+    somebody still holds, as a `driver.Simulation` does, stay.
+
+    Args:
+      share: of the maps that the system allows; more than that is too many.
+
+    Returns:
+      Whether they were forgotten.
+    """
+    try:
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        taken = Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:  # Another system, without such a limit.
+        return False
+    if taken <= share * allowed:
+        return False
+    jax.clear_caches()
+    return True

@@ -219,6 +219,7 @@ def compile_plan(plan: Plan) -> Simulation:
     Raises:
       UsageError: too little memory.
     """
+    devices.make_room_for_programs()
     program, dataset = plan.program, plan.dataset
     mesh = jax.sharding.Mesh(np.array(plan.devices), (simulate.AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -131,8 +131,8 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
         "verify",
         help="run a recorded run again and compare",
         description="Runs a finished run again and compares its metrics row by row: bit by bit "
-        "with the same versions, kind of device and vmapped batches, else within a tolerance. Exits "
-        "with 1 if they differ.",
+        "with the same versions, kind of device and vmapped batches, else within a tolerance. "
+        "Exits with 1 if they differ.",
         allow_abbrev=False,
     )
     check.set_defaults(command=commands["verify"])

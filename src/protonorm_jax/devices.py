@@ -90,6 +90,10 @@ def prepare_cpu(num_devices: int) -> None:
     That is faster than one device with all cores: nets as small as these do not fill two. Without
     effect once jax has started, for fewer than two devices, and where the user has set the number.
     Flags of the user's own in `XLA_FLAGS` stay and win.
+
+    XLA's thread pool is left at one thread for each core or device, whichever are more. With twice
+    as many (`NPROC`) a round takes a quarter longer, as the threads displace each other; and none
+    is missing for a collective as long as every call of a program waits for the one before it.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     chosen = jax.config.jax_num_cpu_devices != -1  # type: ignore[attr-defined]
@@ -101,8 +105,6 @@ def prepare_cpu(num_devices: int) -> None:
         return  # Jax has started already.
     new = [flag for flag in _PATIENCE if flag.split("=")[0] not in flags]
     os.environ["XLA_FLAGS"] = " ".join([flags, *new]).strip()
-    # XLA's thread pool must hold a thread for each device, or a collective may wait for ever.
-    os.environ.setdefault("NPROC", str(max(2 * num_devices, num_cores())))
 
 
 def num_cores() -> int:

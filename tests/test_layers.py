@@ -16,7 +16,6 @@ from protonorm_jax.models.pooling import adaptive_average_pool, max_pool
 
 # Image size, kernel, stride, padding; second derivatives, which compile slowly, for a few only.
 TWICE = [(7, 3, 2, 1), (2, 3, 1, 1), (6, 5, 1, 0)]
-DEEPER = ("resnet18", "resnet34")
 GEOMETRIES = [
     (8, 3, 1, 1),
     (7, 3, 2, 1),
@@ -227,8 +226,7 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
     np.testing.assert_allclose(np.unique(kept), [0.0, 1.25])
 
 
-# The deeper ResNets repeat the convolutions of ResNet-10.
-@pytest.mark.parametrize("name", [name for name in models.NAMES if name not in DEEPER])
+@pytest.mark.parametrize("name", models.NAMES)
 def test_training_in_a_loop_compiles_to_fast_convolutions_only(name):
     shape = (32, 32, 3)
     model = models.build(

@@ -1,6 +1,7 @@
 """The command line: `protonorm run`, `sweep`, `resume`, `verify`, `compare` and `thomson`."""
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging as absl_logging
 from rich.console import Console
 
 from protonorm_jax import (
@@ -161,6 +163,10 @@ def _verify(parsed: argparse.Namespace) -> int:
 
 def _start_up(parsed: argparse.Namespace, num_devices: int | None) -> None:
     """What must stand before jax starts."""
+    if not parsed.debug:
+        # That a checkpoint cannot be written is a warning; orbax would log hundreds of lines more.
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     devices.cache_programs()
     devices.connect(
         parsed.coordinator,

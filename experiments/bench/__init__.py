@@ -24,27 +24,26 @@ Measured with jax 0.10.2 and torch 2.13 on two cores of an x86-64 server. Client
 ms of CPU time, nothing else running:
 
                       jax   torch NCHW   jax / torch   torch channels_last   jax / torch
-    resnet8          33.0         43.7          0.76                  38.9          0.85
-    mobilenet_v2     41.3        118.1          0.35                  60.1          0.69
-    shufflenet_v2    17.3         55.9          0.31                  36.9          0.47
-    efficientnet_b0  57.1        222.7          0.26                 111.0          0.51
-    fedavg_cnn       19.7         22.9          0.86                  17.8          1.11
+    resnet8          25.2         38.2          0.66                  34.4          0.73
+    mobilenet_v2     38.4        114.1          0.34                  75.2          0.51
+    shufflenet_v2    13.0         61.9          0.21                  46.1          0.28
+    efficientnet_b0  63.5        224.7          0.28                 142.1          0.45
+    fedavg_cnn       17.8         21.3          0.84                  15.2          1.17
 
 Alignment of C vectors of length 512, ms of CPU time, and by how much torch takes longer:
 
     C    torch loop    reference (same rule)    simplex (exact)
-    100         240             4.3     56 x       2.17   111 x
-    200        2163            13.6    159 x       9.10   238 x
+    100         266             4.8     55 x       2.41   110 x
+    200        2317            15.3    152 x       10.9   213 x
 
-A round of 20 `ht0` clients on 2 devices, nothing else running: 2.82 s and 258 MiB a device, 1.12
-times the floor. Torch with 2 threads takes 10.4 s in NCHW with models on disk (3.7 x) and 4.6 s in
-channels_last with models in memory (1.6 x). Compilation takes 91 s. The first accuracy of
-`protonorm run` is there after 19.9 s, and after 6.1 s with compiled programs in the cache.
+A round of 20 `ht0` clients on 2 devices, nothing else running: 2.34 s and 244 MiB a device, 1.14
+times the floor. Torch with 2 threads takes 12.0 s in NCHW with models on disk (5.1 x) and 5.8 s in
+channels_last with models in memory (2.5 x). Compilation takes 80 s. The first accuracy of
+`protonorm run` is there after 17.3 s, and after 6.2 s with compiled programs in the cache.
 
-Of 1, 2, 4 and 8 runs in one program (`tiny`, 20 clients, 2 devices) a run costs 1.00, 0.91, 0.88
-and 0.86. 20, 100 and 500 clients of `cnn` on one device: 0.65, 0.62 and 0.62 ms a client's step,
-114, 100 and 99 KiB a client. 20 clients on two devices take 1.9 times as long as 10 on one core;
-the two cores of this machine are not worth two. The memory expected before compiling is 0.93 to
-1.06 of what the programs need, and 0.81 to 1.01 of the growth of the process; for `tiny` (5 to 15
-MiB) it is 0.60 to 0.74 of that.
+Of 1, 2, 4 and 8 runs in one program (`tiny`, 20 clients, 2 devices) a run costs 1.00, 0.84, 0.83
+and 0.80. 20, 100 and 500 clients of `cnn` on one device: 0.76, 0.71 and 0.69 ms a client's step,
+114, 100 and 99 KiB a client. 20 clients on two devices take 1.22 times as long as 10 on one core.
+The memory expected before compiling is 1.01 to 1.13 of what the programs need, and 0.91 to 1.02 of
+the growth of the process.
 """

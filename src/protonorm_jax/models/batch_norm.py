@@ -20,7 +20,7 @@ def normalize_batch(
     """Normalises each channel by the mean and the variance of the batch.
 
     Can be differentiated in reverse mode any number of times. Works in float32 where `x` is
-    bfloat16. The variance is exact to about 1e-7 (mean / deviation)^2, relatively.
+    bfloat16. The variance is exact to about 3e-7 (mean / deviation)^2, relatively.
 
     Args:
       x: `[B, H, W, C]`.

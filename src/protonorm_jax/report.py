@@ -181,7 +181,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
         if name in rows[0]:
             _line(loss, rows, name, name.replace("_", " "))
     loss.set_yscale("log")
-    loss.set_xlabel("round")
+    _count_rounds(loss)
     loss.set_ylabel("loss")
     loss.set_title("training, mean over steps and clients")
     loss.margins(y=0.25)
@@ -265,10 +265,15 @@ def _finish_accuracy(axes: Any, yardstick: float | None) -> None:
     if yardstick is not None:
         axes.axhline(yardstick, color="grey", linestyle="--", label=_YARDSTICK)
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("round")
+    _count_rounds(axes)
     axes.set_ylabel("accuracy")
     axes.legend(loc="lower right")
     axes.grid(alpha=0.3)
+
+
+def _count_rounds(axes: Any) -> None:
+    axes.set_xlabel("round")
+    axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,5 +1,6 @@
 """The command line as a person uses it: files, tables, mistakes, interruption."""
 
+import io
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from protonorm_jax import cli, config, data
+from protonorm_jax import cli, config, data, report
 
 FAST = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
 FILES = {
@@ -104,6 +105,31 @@ def test_overwriting_leaves_other_files_alone(small_file, tmp_path):
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 1 and "prototype_accuracy" not in json.loads(rows[0])
     assert not (tmp_path / "prototypes.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "yardsticks", "labels", "lines"),
+    [
+        (("protonorm", "local"), (0.7, 0.7), ["protonorm", "local"], 3),
+        (("protonorm", "protonorm"), (0.7, 0.7), ["one", "two"], 3),
+        (("protonorm", "local"), (0.7, 0.5), ["protonorm", "local"], 5),
+    ],
+)
+def test_curves_of_a_comparison_can_be_told_apart(methods, yardsticks, labels, lines, monkeypatch):
+    """By directory where methods are the same; each has its own yardstick if these differ."""
+    drawn = []
+    monkeypatch.setattr(report.Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    rows = [{"round": 1, "head_accuracy": 0.5}, {"round": 2, "head_accuracy": 0.6}]
+    runs = [
+        ({"method": method, "majority_accuracy": yardstick}, rows)
+        for method, yardstick in zip(methods, yardsticks, strict=True)
+    ]
+    report.draw_comparison(runs, ["one", "two"], io.BytesIO())
+    axes = drawn[0].axes[1]
+    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == labels
+    assert len(axes.lines) == lines
+    heights = [set(line.get_ydata()) for line in axes.lines if line.get_linestyle() == "--"]
+    assert set().union(*heights) == set(yardsticks)
 
 
 def test_compare_prints_one_table(recorded, tmp_path, capsys):

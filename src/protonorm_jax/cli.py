@@ -197,7 +197,7 @@ def _compare(parsed: argparse.Namespace) -> int:
         if not runs:
             raise UsageError("--out must be given with at least one run, got sweeps only")
         with record.replacing(Path(parsed.out)) as file:
-            report.draw_comparison(runs, file)
+            report.draw_comparison(runs, [str(path) for path in directories], file)
     return 0
 
 

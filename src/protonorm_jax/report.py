@@ -191,21 +191,34 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
 
 
 def draw_comparison(
-    runs: Sequence[tuple[dict[str, Any], Sequence[dict[str, Any]]]], file: BinaryIO
+    runs: Sequence[tuple[dict[str, Any], Sequence[dict[str, Any]]]],
+    names: Sequence[str],
+    file: BinaryIO,
 ) -> None:
     """Draws the accuracies of several runs, by nearest prototype and by head.
 
+    Runs with other yardsticks than each other have their own, in their colours.
+
     Args:
       runs: summary and rows of each.
+      names: of each, where their methods do not tell them apart.
       file: receives a PNG.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
+    methods = [summary["method"] for summary, _ in runs]
+    labels = methods if len(set(methods)) == len(methods) else names
+    yardsticks = [summary["majority_accuracy"] for summary, _ in runs]
+    differ = len(set(yardsticks)) > 1
     for axes, name in zip(panels, ("prototype", "head"), strict=True):
-        for number, (summary, rows) in enumerate(runs):
+        for number, (_, rows) in enumerate(runs):
             if rows and f"{name}_accuracy" in rows[0]:
-                _line(axes, rows, f"{name}_accuracy", summary["method"], color=f"C{number}")
-        _finish_accuracy(axes, runs[0][0]["majority_accuracy"])
+                _line(axes, rows, f"{name}_accuracy", labels[number], color=f"C{number}")
+            if differ and yardsticks[number] is not None:
+                axes.axhline(yardsticks[number], color=f"C{number}", linestyle="--")
+        if differ:
+            axes.plot([], [], color="grey", linestyle="--", label=f"{_YARDSTICK}, by color")
+        _finish_accuracy(axes, None if differ else yardsticks[0])
         axes.set_title("nearest prototype" if name == "prototype" else "linear head")
     figure.savefig(file, format="png", dpi=120)
 

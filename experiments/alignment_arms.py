@@ -53,7 +53,9 @@ from rich.console import Console
 from rich.table import Table
 
 import protonorm_jax
-from protonorm_jax import Config, Dataset, UsageError, data, devices, record
+from protonorm_jax import Config, Dataset, UsageError, data
+from protonorm_jax.planning import devices
+from protonorm_jax.running import record
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"method": "protonorm", "align": "none"},

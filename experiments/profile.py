@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.bench import federated_round
-from protonorm_jax import devices, driver
+from protonorm_jax.planning import devices
+from protonorm_jax.running import driver
 
 OUT = Path("bench/profile")
 

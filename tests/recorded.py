@@ -5,8 +5,8 @@ import json
 import jax
 import numpy as np
 
-from protonorm_jax import checkpoint
 from protonorm_jax.config import Config
+from protonorm_jax.running import checkpoint
 
 # Seven clients of two architectures: groups of four and three, which no device count divides.
 SMALL = Config(

@@ -8,79 +8,55 @@ import pytest
 import protonorm_jax
 
 ROOT = pathlib.Path(protonorm_jax.__file__).parent
-FREE = {"errors", "types"}
-# Room: the other rooms it may import. `errors` and `types` are open to all but `errors` itself.
+GROUND = {"errors", "types"}  # Open to all but each other.
+# Room: the other rooms it may import. A folder is one room here; what stands within `engine`,
+# `planning` and `running` has an order of its own below.
 ALLOWED = {
     "errors": set(),
     "types": set(),
-    "config": set(),
     "keys": set(),
-    "data": set(),
-    "partition": set(),
-    "models": set(),
-    "thomson": set(),
-    "lockstep": set(),
-    "batches": {"lockstep"},
-    "prototypes": set(),
-    "methods": {"prototypes", "thomson"},
-    "local": {"batches", "config", "lockstep", "methods"},
-    "evaluate": {"batches", "methods"},
+    "config": set(),
     "metrics": set(),
-    "layout": {"lockstep"},
-    "simulate": {"config", "evaluate", "keys", "layout", "local", "methods"},
-    "devices": {"data"},
-    "memory": {"keys", "layout", "local", "simulate"},
-    "plan": {
-        "config",
-        "data",
-        "devices",
-        "keys",
-        "layout",
-        "local",
-        "memory",
-        "methods",
-        "models",
-        "partition",
-        "simulate",
-    },
-    "driver": {"config", "devices", "layout", "metrics", "plan", "simulate"},
+    "partition": set(),
+    "data": set(),
+    "thomson": set(),
+    "models": set(),
     "report": set(),
-    "record": {"driver", "keys", "plan", "report"},
-    "checkpoint": {"config", "devices", "driver", "plan"},
-    "job": {"checkpoint", "config", "devices", "driver", "plan", "record"},
-    "sweep": {"checkpoint", "config", "devices", "driver", "job", "plan", "record"},
-    "verify": {"driver", "job", "plan", "record"},
-    "progress": {"config", "driver", "plan"},
-    "sphere": {"devices", "keys", "record", "report", "thomson"},
-    "flags": {"config", "sphere"},
-    "cli": {
-        "config",
-        "devices",
-        "flags",
-        "job",
-        "progress",
-        "record",
-        "report",
-        "sphere",
-        "sweep",
-        "verify",
-    },
-    "__main__": {"cli"},
-    "__init__": {"config", "driver"},
+    "methods": {"thomson"},
+    "engine": {"config", "keys", "methods"},
+    "planning": {"config", "data", "engine", "keys", "methods", "models", "partition"},
+    "running": {"config", "engine", "keys", "metrics", "planning", "report"},
+    "command": {"config", "keys", "planning", "report", "running", "thomson"},
+    "__main__": {"command"},
+    "__init__": {"config", "running"},
+}
+# Within a folder, a file may import those before it.
+ORDER = {
+    "engine": ("lockstep", "batches", "client", "evaluate", "simulate"),
+    "planning": ("devices", "layout", "memory", "plan"),
+    "running": ("driver", "record", "checkpoint", "job", "sweep", "verify"),
+    "command": ("thomson", "flags", "progress", "cli"),
 }
 NO_JAX = ("data", "partition", "metrics", "config", "errors", "report")
-WRITERS = ("checkpoint", "data", "record", "sphere")
+WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")
+
+
+def room_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def place_of(path):
+    """As in `WRITERS`: the folder, or the folder and the file."""
+    inside = path.relative_to(ROOT).as_posix().removesuffix(".py")
+    return inside if inside in WRITERS else room_of(path)
 
 
 def rooms():
-    return sorted({path.relative_to(ROOT).parts[0].removesuffix(".py") for path in files()})
+    return sorted({room_of(path) for path in files()})
 
 
 def files(room=None):
-    found = [path for path in ROOT.rglob("*.py")]
-    if room is None:
-        return found
-    return [p for p in found if p.relative_to(ROOT).parts[0].removesuffix(".py") == room]
+    return [path for path in ROOT.rglob("*.py") if room in (None, room_of(path))]
 
 
 def imports(path):
@@ -105,13 +81,26 @@ def ours(path):
 
 def test_every_room_is_known():
     assert [room for room in rooms() if room not in ALLOWED] == []
+    for folder, order in ORDER.items():
+        assert {path.stem for path in files(folder)} == {"__init__", *order}
 
 
 @pytest.mark.parametrize("room", rooms())
 def test_no_wall_is_crossed(room):
-    allowed = ALLOWED[room] | (FREE if room != "errors" else set()) | {room}
+    allowed = ALLOWED[room] | (GROUND if room != "errors" else set()) | {room}
     for path in files(room):
         assert set(ours(path)) <= allowed, path
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_files_of_a_folder_have_an_order(folder):
+    for number, name in enumerate(ORDER[folder]):
+        path = ROOT / folder / f"{name}.py"
+        prefix = f"protonorm_jax.{folder}."
+        found = {
+            n.removeprefix(prefix).split(".")[0] for n in imports(path) if n.startswith(prefix)
+        }
+        assert found <= set(ORDER[folder][:number]), path
 
 
 @pytest.mark.parametrize("room", NO_JAX)
@@ -125,11 +114,11 @@ def test_src_does_not_know_experiments_nor_torch():
         assert {"experiments", "torch"}.isdisjoint(name.split(".")[0] for name in imports(path))
 
 
-def test_local_knows_no_federation():
+def test_a_client_knows_no_federation():
     """One client's update must not speak of servers, devices, rounds or client ids."""
     names = {
         node.id if isinstance(node, ast.Name) else node.arg
-        for path in files("local") + files("evaluate")
+        for path in [ROOT / "engine" / f"{name}.py" for name in ("client", "evaluate")]
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Name | ast.arg)
     }
@@ -140,10 +129,9 @@ def test_keys_are_derived_in_one_place():
     """Outside of `keys`, a key is only split or, within one client's round, folded by the step."""
     for path in files():
         calls = {name.split(".")[-1] for name in called(path) if name.startswith("jax.random")}
-        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if room not in ("keys", "local", "models"):
+        if room_of(path) not in ("keys", "models") and path.name != "client.py":
             assert "fold_in" not in calls, path
-        if room not in ("keys", "models", "thomson", "sphere"):
+        if room_of(path) not in ("keys", "models", "thomson"):
             assert "key" not in calls and "PRNGKey" not in calls, path
 
 
@@ -156,8 +144,7 @@ def called(path):
 
 def test_only_a_few_rooms_write_files():
     for path in files():
-        room = path.relative_to(ROOT).parts[0].removesuffix(".py")
-        if room in WRITERS:
+        if place_of(path) in WRITERS:
             continue
         for name in called(path):
             last = name.split(".")[-1]

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protonorm_jax import keys, layout, metrics, prototypes, report
+from protonorm_jax import keys, metrics, report
 from protonorm_jax.config import Config, from_dict
 from protonorm_jax.errors import UsageError
+from protonorm_jax.methods.shared import class_table
+from protonorm_jax.planning import layout
 from protonorm_jax.types import Prototypes
 
 
@@ -133,7 +135,7 @@ def test_steps_of_vmapped_runs_make_one_batch():
 def test_class_means_by_hand():
     vectors = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [jnp.nan, 0.0]])
     labels, mask = jnp.array([0, 0, 2, 1]), jnp.array([True, True, True, False])
-    means = prototypes.class_means(prototypes.class_sums(vectors, labels, mask, num_classes=3))
+    means = class_table.class_means(class_table.class_sums(vectors, labels, mask, num_classes=3))
     np.testing.assert_allclose(means.vectors, [[2, 3], [0, 0], [5, 6]])
     np.testing.assert_array_equal(means.known, [True, False, True])
 
@@ -143,7 +145,7 @@ def test_nearest_prototype_skips_unknown_classes():
         jnp.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]]), jnp.array([False, True, True])
     )
     features = jnp.array([[0.1, 0.0], [3.0, 1.0], [1.0, 3.0]])
-    scores = prototypes.nearest_scores(features, sent)
+    scores = class_table.nearest_scores(features, sent)
     np.testing.assert_array_equal(jnp.argmax(scores, axis=1), [1, 1, 2])
     assert np.all(np.isneginf(scores[:, 0]))
 

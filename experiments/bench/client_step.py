@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from protonorm_jax import devices, local, methods, models
+from protonorm_jax import methods, models
 from protonorm_jax.config import Config
+from protonorm_jax.planning import devices
 from protonorm_jax.types import ClientData, Prototypes
 
 from . import processes, roofline, timing
@@ -84,7 +85,7 @@ def prepare(architecture: str, num_steps: int, num_devices: int) -> dict[str, fl
     client = method.init_client(jax.random.key(2), variables, ())
     clients = jax.tree.map(lambda leaf: np.stack([leaf] * num_devices), client)
 
-    update = functools.partial(local.local_update, model=model, method=method, config=config)
+    update = functools.partial(client.local_update, model=model, method=method, config=config)
     mapped = jax.pmap(update, in_axes=(None, 0, None, None, None), devices=chosen, donate_argnums=1)
     state = [jax.device_put(clients, spread)]
     key, *rest = jax.device_put((jax.random.key(3), broadcast, data, traced), everywhere)

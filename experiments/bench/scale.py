@@ -22,9 +22,10 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from protonorm_jax import devices, driver
 from protonorm_jax.config import Config
-from protonorm_jax.simulate import State
+from protonorm_jax.engine.simulate import State
+from protonorm_jax.planning import devices
+from protonorm_jax.running import driver
 from protonorm_jax.types import Dataset
 
 from . import processes, timing

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from protonorm_jax import layout, models, partition
+from protonorm_jax import models, partition
+from protonorm_jax.planning import layout
 
 BATCH_SIZE = 32
 NUM_CLASSES = 10

@@ -2,6 +2,6 @@
 
 import sys
 
-from protonorm_jax.cli import main
+from protonorm_jax.command.cli import main
 
 sys.exit(main())

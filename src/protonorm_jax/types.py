@@ -103,6 +103,24 @@ class ClientData(NamedTuple):
     num_samples: jax.Array
 
 
+class Members(NamedTuple):
+    """The clients of one architecture on one device.
+
+    Attributes:
+      client_ids: `[slots]` int32, -1 for an empty slot.
+      train: `[slots, n]` int32, rows of the data set.
+      train_count: `[slots]` int32.
+      test: `[slots, m]` int32.
+      test_count: `[slots]` int32.
+    """
+
+    client_ids: jax.Array
+    train: jax.Array
+    train_count: jax.Array
+    test: jax.Array
+    test_count: jax.Array
+
+
 class Batch(NamedTuple):
     """What one step sees.
 

@@ -2,9 +2,8 @@
 
 import jax
 
-from protonorm_jax import prototypes
-from protonorm_jax.methods import prototype
 from protonorm_jax.methods.method import Arrivals, Hyperparameters, Method
+from protonorm_jax.methods.shared import class_table, prototypes
 from protonorm_jax.types import Prototypes
 
 
@@ -14,9 +13,9 @@ def fedproto(*, num_classes: int, feature_dim: int, weighting: str = "uniform") 
     Args:
       num_classes: C.
       feature_dim: D.
-      weighting: of the clients in the average, see `prototypes.average`.
+      weighting: of the clients in the average, see `class_table.average`.
 
-    A class that nobody uploaded this round keeps its last prototype.
+    A class that nobody uploaded this round keeps its last prototypes.
 
     Source: FedProto (arXiv:2105.00243). `proximity` weights a mean over elements, as in the
     public codes; its default 10 is the value tuned there.
@@ -25,21 +24,21 @@ def fedproto(*, num_classes: int, feature_dim: int, weighting: str = "uniform") 
     def aggregate(
         key: jax.Array,
         server: Prototypes,
-        uploads: prototypes.ClassSums,
+        uploads: class_table.ClassSums,
         arrivals: Arrivals,
         hyperparameters: Hyperparameters,
     ) -> tuple[Prototypes, dict[str, jax.Array]]:
         del key, arrivals, hyperparameters
-        means = prototypes.average(uploads, server, weighting=weighting)
-        return means, prototype.separation(means, means)
+        means = class_table.average(uploads, server, weighting=weighting)
+        return means, prototypes.separation(means, means)
 
     return Method(
         hyperparameters={"proximity": 10.0},
-        init_server=lambda key: prototype.unknown(num_classes, feature_dim),
-        broadcast=prototype.broadcast,
-        loss=prototype.loss,
-        observe=prototype.observe_features(num_classes),
-        upload=prototype.upload,
+        init_server=lambda key: prototypes.unknown(num_classes, feature_dim),
+        broadcast=prototypes.broadcast,
+        loss=prototypes.loss,
+        observe=prototypes.observe_features(num_classes),
+        upload=prototypes.upload,
         aggregate=aggregate,
-        predict=prototype.predict,
+        predict=prototypes.predict,
     )

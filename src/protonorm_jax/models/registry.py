@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from protonorm_jax.errors import UsageError
-from protonorm_jax.models import convolution as convolutions
-from protonorm_jax.models import efficientnet, layers, mobilenet, plain, resnet, shufflenet
-from protonorm_jax.models.initialization import initialize
-from protonorm_jax.models.pooling import adaptive_average_pool
-from protonorm_jax.models.precision import PRECISIONS, accumulator
+from protonorm_jax.models import layers
+from protonorm_jax.models.architectures import efficientnet, mobilenet, plain, resnet, shufflenet
+from protonorm_jax.models.layers import convolution as convolutions
+from protonorm_jax.models.layers.initialization import initialize
+from protonorm_jax.models.layers.pooling import adaptive_average_pool
+from protonorm_jax.models.layers.precision import PRECISIONS, accumulator
 from protonorm_jax.types import Model, Outputs, Variables
 
 

@@ -4,7 +4,7 @@ Reading order: `energies`, `simplices`, `descent`, `alignment`, `search`. Nothin
 classes, clients or methods; all it sees is points and a mask.
 """
 
-from protonorm_jax.thomson.alignment import METHODS, AlignResult, align, reference_align
+from protonorm_jax.thomson.alignment import ALIGNMENTS, AlignResult, align, reference_align
 from protonorm_jax.thomson.energies import (
     energy,
     forces,
@@ -17,7 +17,7 @@ from protonorm_jax.thomson.search import MinimizeResult, best_known, minimize
 from protonorm_jax.thomson.simplices import nearest_simplex, simplex
 
 __all__ = [
-    "METHODS",
+    "ALIGNMENTS",
     "AlignResult",
     "MinimizeResult",
     "align",

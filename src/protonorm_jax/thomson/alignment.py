@@ -16,13 +16,9 @@ from protonorm_jax.thomson.energies import (
     pairs,
     unit_rows,
 )
-from protonorm_jax.thomson.simplices import (
-    arbitrary_directions,
-    directions,
-    simplex_of_directions,
-)
+from protonorm_jax.thomson.simplices import arbitrary_directions, directions, simplex_of_directions
 
-METHODS = ("auto", "thomson", "simplex", "reference", "none")
+ALIGNMENTS = ("auto", "thomson", "simplex", "reference", "none")
 
 _LEARNING_RATE = 0.1
 _DECAY = 0.95  # Of the learning rate, after steps 0, 10, 20, ...
@@ -144,8 +140,8 @@ def align(
     """
     known = known_rows(vectors, known)
     num_points, dim = vectors.shape
-    if method not in METHODS:
-        raise UsageError(f"align.method must be one of {', '.join(METHODS)}, got {method!r}")
+    if method not in ALIGNMENTS:
+        raise UsageError(f"align.method must be one of {', '.join(ALIGNMENTS)}, got {method!r}")
     check_exponent(exponent)
     for name, value in (("max_iterations", max_iterations), ("num_iterations", num_iterations)):
         if value < 0:

@@ -1,0 +1,218 @@
+"""The command line: `protonorm run`, `sweep`, `resume`, `verify`, `compare` and `thomson`."""
+
+import argparse
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from absl import logging as absl_logging
+from rich.console import Console
+
+from protonorm_jax import config, report
+from protonorm_jax.command import flags, progress, thomson
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import devices
+from protonorm_jax.running import job, record, sweep, verify
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code: 0, 2 for a mistake of the user, or 1."""
+    parsed = flags.parser(COMMANDS).parse_args(arguments)
+    code = _exit_code(parsed)
+    if code and jax.distributed.is_initialized():
+        # An ordinary exit would wait for the other processes, and they for this one.
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+def _exit_code(parsed: argparse.Namespace) -> int:
+    """Runs the command; mistakes, bugs and Ctrl-C become one line and a code."""
+    try:
+        return parsed.command(parsed)
+    except UsageError as error:
+        if parsed.debug:
+            raise
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        _complain("interrupted", 130)
+        # An ordinary exit would wait for the rounds that are still under way on the devices.
+        sys.stdout.flush()
+        os._exit(130)
+    except Exception as error:
+        if parsed.debug:
+            raise
+        if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
+            return _complain(f"memory must be enough, got {_first_line(error)}", 2)
+        return _complain(f"{_first_line(error)} (a bug; --debug shows where)", 1)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    chosen = flags.settings(parsed)
+    directory = Path(parsed.out or _default_directory(chosen))
+    record.check_free(directory, overwrite=parsed.overwrite)
+    _start_up(parsed, chosen.devices)
+    with progress.RunDisplay(chosen, _console()) as display:
+        summary = job.run(chosen, directory, display=display)
+    return _end(summary, directory)
+
+
+def _sweep(parsed: argparse.Namespace) -> int:
+    base = flags.settings(parsed)
+    grids = sweep.read_grid(parsed.grid_file) if parsed.grid_file else [{}]
+    for text in parsed.grid:
+        name, values = flags.grid_axis(text)
+        if any(name in grid for grid in grids):
+            raise UsageError(f"--grid must name each setting once, got {name} again")
+        grids = [{**grid, name: values} for grid in grids]
+    changes = sweep.expand(base, grids, parsed.seeds)
+    directory = Path(parsed.out or _default_directory(base, "sweep"))
+    record.check_free(directory, overwrite=parsed.overwrite)
+    _start_up(parsed, base.devices)
+    planned = sweep.plan(
+        base, changes, runs_per_program=parsed.runs_per_program, vmap_runs=parsed.vmap_runs
+    )
+    _console().print(report.plan_table(sweep.description(planned)))
+    if parsed.dry_run:
+        return 0
+    return _train_sweep(planned, directory, resumed=False)
+
+
+def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int:
+    configs = [run.config for plan in planned.plans for run in plan.runs]
+    with progress.SweepDisplay(configs, _console()) as display:
+        rows = sweep.train(planned, directory, display=display, resumed=resumed)
+    console = _console()
+    console.print(report.sweep_table(rows, sweep.swept(planned.changes)))
+    if len(rows) < len(configs):
+        console.print(
+            f"stopped with {len(rows)} of {len(configs)} runs finished; "
+            f"protonorm resume {directory} goes on",
+            soft_wrap=True,
+        )
+    else:
+        console.print(f"Results are in {directory}", soft_wrap=True)
+    return 0
+
+
+def _resume(parsed: argparse.Namespace) -> int:
+    directory = Path(parsed.directory)
+    _start_up(parsed, parsed.devices)
+    if (directory / record.SWEEP).exists():
+        planned = sweep.resume(directory, num_devices=parsed.devices)
+        return _train_sweep(planned, directory, resumed=True)
+    chosen = job.settings_of(directory, parsed.devices)
+    display = progress.RunDisplay(chosen, _console())
+    if job.is_finished(directory):
+        job.resume(directory, display=display)
+        _console().print(f"{directory} holds a finished run; nothing is left to do")
+        return 0
+    with display:
+        summary = job.resume(directory, display=display, num_devices=parsed.devices)
+    return _end(summary, directory)
+
+
+def _end(summary: dict[str, Any], directory: Path) -> int:
+    """Says how a run has ended."""
+    console = _console()
+    if devices.is_first():
+        console.print(report.comparison_table([summary]))
+    if summary["status"] == "stopped":
+        done = summary.get("rounds", 0)
+        text = f"stopped by SIGTERM after round {done}; protonorm resume {directory} goes on"
+        console.print(text, soft_wrap=True)
+    else:
+        console.print(f"Results are in {directory}", soft_wrap=True)
+    return 0
+
+
+def _verify(parsed: argparse.Namespace) -> int:
+    _start_up(parsed, parsed.devices)
+    directory = Path(parsed.directory)
+    if (directory / record.SWEEP).exists():
+        raise UsageError(f"DIR must hold a run, such as those in {directory / record.RUNS}/")
+    chosen = job.settings_of(directory, parsed.devices)
+    with progress.RunDisplay(chosen, _console()) as display:
+        found = verify.run(directory, display=display, num_devices=parsed.devices)
+    console = _console()
+    for line in report.verification_lines(found.rounds, found.arrays, found.changes):
+        console.print(line, soft_wrap=True, highlight=False)
+    if found.identical:
+        verdict = "reproduced bit by bit"
+    elif found.reproduced:
+        verdict = "reproduced within tolerance"
+    else:
+        verdict = "NOT reproduced"
+    console.print(f"{directory}: {verdict}", soft_wrap=True, highlight=False)
+    return 0 if found.reproduced else 1
+
+
+def _start_up(parsed: argparse.Namespace, num_devices: int | None) -> None:
+    """What must stand before jax starts."""
+    if not parsed.debug:
+        # That a checkpoint cannot be written is a warning; orbax would log hundreds of lines more.
+        absl_logging.set_verbosity(absl_logging.FATAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    devices.cache_programs()
+    devices.connect(
+        parsed.coordinator,
+        parsed.num_processes,
+        parsed.process_id,
+        detected=parsed.distributed,
+        num_devices=num_devices or 0,
+    )
+
+
+def _console() -> Console:
+    """Where this process talks; only the first of several does."""
+    width = None if sys.stdout.isatty() else 100  # Tables in files need not be as narrow.
+    return Console(quiet=not devices.is_first(), width=width)
+
+
+def _compare(parsed: argparse.Namespace) -> int:
+    directories = [Path(name) for name in parsed.directories]
+    sweeps = [path for path in directories if (path / record.SWEEP).exists()]
+    for path in sweeps:
+        names, rows = sweep.read_results(path)
+        _console().print(report.sweep_table(rows, names))
+    directories = [path for path in directories if path not in sweeps]
+    runs = [(record.read_summary(path), record.read_rows(path)) for path in directories]
+    if runs:
+        Console().print(report.comparison_table([summary for summary, _ in runs]))
+    if parsed.out:
+        if not runs:
+            raise UsageError("--out must be given with at least one run, got sweeps only")
+        with record.replacing(Path(parsed.out)) as file:
+            report.draw_comparison(runs, [str(path) for path in directories], file)
+    return 0
+
+
+def _default_directory(chosen: config.Config, kind: str = "") -> str:
+    source = re.sub(r"\W+", "-", Path(chosen.data).stem).strip("-")
+    return f"runs/{source}-{kind or chosen.method}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"protonorm: {message}", file=sys.stderr, flush=True)
+    return code
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+
+
+COMMANDS = {
+    "run": _run,
+    "sweep": _sweep,
+    "resume": _resume,
+    "verify": _verify,
+    "compare": _compare,
+    "thomson": thomson.command,
+}

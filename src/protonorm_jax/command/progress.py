@@ -1,0 +1,157 @@
+"""Live progress: a bar in a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from protonorm_jax.config import Config
+from protonorm_jax.planning.plan import Plan
+from protonorm_jax.running.driver import Evaluation, Simulation, Step, majority_accuracy
+
+MIB = 2**20
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class _Bar:
+    """A bar over rounds in a terminal; elsewhere a line now and then. A context manager."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self._total = total
+        self._console = console or Console()
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+        )
+        self._task = self._progress.add_task("compiling", total=total, figures="")
+        self._last_line = -_SECONDS_BETWEEN_LINES
+        # Rounds are timed from here, as those before a checkpoint were not run now.
+        self._first = 0
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        else:
+            self.say("compiling ...")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._console.is_terminal:
+            self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """Prints a line."""
+        self._console.print(text, soft_wrap=True, highlight=False)
+
+    def begin(self, done: int) -> None:
+        """Starts to count rounds, of which some were done in an earlier process."""
+        self._first, self._began = done, time.monotonic()
+        self._progress.reset(self._task, completed=done, description="rounds", figures="")
+
+    def show(self, done: int, figures: str, *, unit: str = "rounds") -> None:
+        """Says how far it has come, and how fast."""
+        now = time.monotonic()
+        speed = (done - self._first) / max(now - self._began, 1e-9)
+        if self._console.is_terminal:
+            self._progress.update(
+                self._task, completed=done, figures=f"{figures}  {speed:.3g} {unit}/s"
+            )
+        elif done == self._total or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = (self._total - done) / speed
+            self.say(
+                f"{unit.removesuffix('s')} {done}/{self._total}  {figures}  "
+                f"{speed:.3g} {unit}/s  {left:.0f} s left"
+            )
+
+
+class RunDisplay(_Bar):
+    """Shows one run while it goes on."""
+
+    def __init__(self, config: Config, console: Console | None = None) -> None:
+        super().__init__(config.rounds, console)
+        self._config = config
+        self._figures = ""
+
+    def start(self, simulation: Simulation, round_index: int = 0) -> None:
+        """Says what was compiled, where it runs, and from which round on."""
+        plan = simulation.plan
+        self.say(
+            f"{self._config.method} on {self._config.data}: {self._config.num_clients} clients "
+            f"({self._config.family}), {_devices(plan)}, "
+            f"compiled in {simulation.compile_seconds:.1f} s, "
+            f"{simulation.bytes_per_device / MIB:,.0f} MiB each; "
+            f"majority-class yardstick {majority_accuracy(plan, 0):.3f}"
+        )
+        if round_index:
+            self.say(f"going on after round {round_index}")
+        self.begin(round_index)
+
+    def add(self, step: Step) -> None:
+        """Shows how far the run has come."""
+        for event in step.news.values():
+            if isinstance(event, Evaluation):
+                accuracies = " ".join(
+                    f"{name} {event.row[f'{name}_accuracy']:.3f}"
+                    for name in ("prototype", "head")
+                    if event.row.get(f"{name}_accuracy") is not None
+                )
+                self._figures = f"accuracy: {accuracies}  loss {event.row['loss']:.4g}"
+        self.show(step.round_index, self._figures)
+
+
+class SweepDisplay(_Bar):
+    """Shows all runs of a sweep while they go on."""
+
+    def __init__(self, configs: Sequence[Config], console: Console | None = None) -> None:
+        super().__init__(sum(config.rounds for config in configs), console)
+        self._num_runs = len(configs)
+        self._finished = 0
+        self._before = 0  # Rounds of finished runs.
+        self._together = 0  # Runs that train now.
+
+    def start(self, simulation: Simulation, round_index: int = 0) -> None:
+        """Says what was compiled and where it runs."""
+        plan = simulation.plan
+        self.say(
+            f"{len(plan.runs)} runs, {plan.runs_per_program} at a time on {_devices(plan)}, "
+            f"compiled in {simulation.compile_seconds:.1f} s, "
+            f"{simulation.bytes_per_device / MIB:,.0f} MiB each"
+        )
+
+    def start_call(self, num_runs: int, round_index: int) -> None:
+        """So many runs train together now, from this round on."""
+        self._together = num_runs
+        if round_index or not self._before:
+            self.begin(self._before + num_runs * round_index)
+
+    def add(self, step: Step) -> None:
+        """Shows how far the runs have come."""
+        done = self._before + self._together * step.round_index
+        self.show(done, f"{self._finished}/{self._num_runs} runs finished")
+
+    def finish_call(self, num_runs: int, rounds: int) -> None:
+        """So many runs are finished, now or by an earlier process."""
+        self._finished += num_runs
+        self._before += num_runs * rounds
+        if self._console.is_terminal:
+            figures = f"{self._finished}/{self._num_runs} runs finished"
+            self._progress.update(self._task, completed=self._before, figures=figures)
+
+
+def _devices(plan: Plan) -> str:
+    count = len(plan.devices)
+    return f"{count} {plan.devices[0].platform} device{'s'[: count > 1]}"

@@ -1,0 +1,61 @@
+"""Cuts a client's samples into batches of one shape."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from protonorm_jax.engine.lockstep import repeat
+from protonorm_jax.types import Batch, ClientData
+
+
+def take(data: ClientData, rows: jax.Array, mask: jax.Array) -> Batch:
+    """The samples `rows` `[B]` of the whole data set, pixels scaled from 0..255 to [-1, 1]."""
+    images = data.images[rows].astype(jnp.float32) / 127.5 - 1.0
+    return Batch(images, data.labels[rows], mask)
+
+
+def pad(indices: jax.Array, batch_size: int) -> jax.Array:
+    """Lengthens the last axis with zeros to a multiple of `batch_size`, at least one batch."""
+    length = indices.shape[-1]
+    missing = max(-(-length // batch_size), 1) * batch_size - length
+    return jnp.pad(indices, [(0, 0)] * (indices.ndim - 1) + [(0, missing)])
+
+
+def total(
+    function: Callable[[Batch, Any], Any],
+    data: ClientData,
+    constants: Any,
+    *,
+    batch_size: int,
+    widths: Sequence[int] = (),
+) -> Any:
+    """Adds up `function(batch, constants)` over a client's samples in their stored order.
+
+    The number of batches is the client's own, so short clients do no work for long ones; without
+    a sample the result is zero.
+
+    Args:
+      function: returns a pytree of sums; closes over nothing that is traced or mapped.
+      data: the client's samples.
+      constants: a pytree, handed on to `function`.
+      batch_size: samples at once.
+      widths: for clients under `vmap`, see `lockstep.repeat`.
+    """
+    data = data._replace(indices=pad(data.indices, batch_size))
+
+    @jax.jit  # Traced once, though used twice.
+    def at(position: jax.Array, given: tuple[ClientData, Any]) -> Any:
+        data, constants = given
+        start = position * batch_size
+        rows = jax.lax.dynamic_slice(data.indices, (start,), (batch_size,))
+        batch = take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
+        return function(batch, constants)
+
+    def add(position: jax.Array, sums: Any, given: tuple[ClientData, Any]) -> Any:
+        return jax.tree.map(jnp.add, sums, at(position, given))
+
+    given = (data, constants)
+    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(at, jnp.int32(0), given))
+    return repeat(-(-data.num_samples // batch_size), add, zero, given, widths=widths)

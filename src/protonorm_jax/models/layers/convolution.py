@@ -1,0 +1,327 @@
+"""Two-dimensional convolution in the forms that compile to fast programs.
+
+One parameter layout serves every form: kernels are `[height, width, in, out]`, depthwise kernels
+`[height, width, 1, channels]`. Images are `[B, H, W, channels]`.
+
+Why not `lax.conv_general_dilated` throughout: on CPU its gradients inside `lax.scan` and its
+depthwise and small-image cases fall back to naive loops (up to several hundred times slower), and
+under `vmap` over clients it turns into a grouped convolution that does the same everywhere.
+
+All forms can be differentiated in reverse mode any number of times (forward mode is not available
+through the custom gradients), and give the same numbers to rounding. They work in the dtype of the
+image; see `precision`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from protonorm_jax.models.layers import windows
+from protonorm_jax.models.layers.precision import accumulator, matmul, narrow
+
+FORMS = ("auto", "canonical", "im2col", "lax")
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_MERGED_CHANNELS = 16  # One vector of the CPU, see `_few_channels`.
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int = 0, form: str = "auto"
+) -> jax.Array:
+    """Convolves an image batch; picks the fastest form for the shapes at hand.
+
+    A kernel with one input channel on an image with several is depthwise: channel `c` of the
+    output comes from channel `c` of the input alone.
+
+    Args:
+      x: `[B, H, W, in]`.
+      kernel: `[height, width, in, out]`, or `[height, width, 1, in]` for depthwise.
+      stride: step between windows along both axes.
+      padding: zeros around the image, on all sides.
+      form: `canonical` (one client at a time on CPU), `im2col` (clients under `vmap`, and GPU and
+        TPU), `lax` (the stock operation, for comparison), or `auto`: `canonical` if the default
+        backend is a CPU, else `im2col`. Kernels of 1 x 1 and depthwise kernels have one fast form
+        each, which `canonical` and `im2col` share.
+    Returns:
+      `[B, H', W', out]`, in the dtype of `x`.
+    """
+    height, width, inputs, _ = kernel.shape
+    depthwise = inputs == 1 and x.shape[3] > 1
+    if form == "auto":
+        form = "canonical" if jax.default_backend() == "cpu" else "im2col"
+    if form == "lax":
+        groups = x.shape[3] if depthwise else 1
+        pads = ((padding, padding), (padding, padding))
+        return lax.conv_general_dilated(
+            x,
+            kernel.astype(x.dtype),
+            (stride, stride),
+            pads,
+            dimension_numbers=_LAYOUT,
+            feature_group_count=groups,
+        )
+    if depthwise:
+        return _depthwise(x, kernel, stride, padding)
+    if height == width == 1 and padding == 0:
+        return _pointwise(x, kernel, stride)
+    size = min(x.shape[1:3])
+    if form == "im2col" or size < max(height, width) or (stride > 1 and size <= 4):
+        return _im2col(x, kernel, stride, padding)
+    window = _Window(stride, ((padding, padding), (padding, padding)), 1, 1)
+    if x.shape[3] * width <= _MERGED_CHANNELS:
+        return _few_channels(x, kernel, window)
+    return _canonical(x, kernel, window, x.dtype)
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """Applies a 1 x 1 kernel as one matrix product."""
+    x = x[:, ::stride, ::stride]
+    y = matmul(x.reshape(-1, x.shape[3]), kernel[0, 0])
+    return y.reshape(*x.shape[:3], kernel.shape[3])
+
+
+def _im2col(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """Multiplies the windows, written out as rows of a matrix, with the kernel."""
+    axes = list(zip(x.shape[1:3], kernel.shape[:2], strict=True))
+    shape = [windows.output_size(*axis, stride, padding) for axis in axes]
+    rows, columns = (windows.live_taps(*axis, stride, padding) for axis in axes)
+    wide = x.astype(accumulator(x.dtype))  # The gradient adds up the windows that see a pixel.
+    parts = windows.shifted(
+        wide,
+        [tap - padding for tap in rows],
+        [tap - padding for tap in columns],
+        shape,
+        step=stride,
+    )
+    patches = jnp.concatenate(list(parts), axis=3).astype(x.dtype)
+    outputs = kernel.shape[3]
+    matrix = kernel[rows.start : rows.stop, columns.start : columns.stop].reshape(-1, outputs)
+    y = matmul(patches.reshape(-1, matrix.shape[0]), matrix)
+    return y.reshape(x.shape[0], *shape, outputs)
+
+
+class _Window(NamedTuple):
+    """How a kernel slides, equal along both axes but for the padding.
+
+    Attributes:
+      stride: step between windows.
+      padding: `((top, bottom), (left, right))`; negative numbers crop.
+      input_dilation: distance between neighbouring input elements.
+      kernel_dilation: distance between neighbouring kernel elements.
+    """
+
+    stride: int
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    input_dilation: int
+    kernel_dilation: int
+
+
+_PLAIN = _Window(1, ((0, 0), (0, 0)), 1, 1)
+_ZEROS_WORTH_AVOIDING = 1.25  # Image over output size, see `_add_up_windows`.
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _canonical(x: jax.Array, kernel: jax.Array, window: _Window, dtype: jnp.dtype) -> jax.Array:
+    """Convolves `[B, H, W, in]` with `[height, width, in, out]`, to `dtype`.
+
+    Both gradients are convolutions of the same kind with the operands turned round, so that XLA
+    need not rewrite anything: its CPU compiler does that at the top level of a program only, not
+    in the body of a loop.
+    """
+    x, kernel = narrow(x, kernel)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (window.stride, window.stride),
+        window.padding,
+        lhs_dilation=(window.input_dilation, window.input_dilation),
+        rhs_dilation=(window.kernel_dilation, window.kernel_dilation),
+        dimension_numbers=_LAYOUT,
+        preferred_element_type=accumulator(x.dtype),
+    ).astype(dtype)
+
+
+def _canonical_forward(x, kernel, window, dtype):
+    return _canonical(x, kernel, window, dtype), (x, kernel)
+
+
+def _canonical_backward(window, dtype, residuals, gradient):
+    del dtype
+    x, kernel = residuals
+    stride, _, input_dilation, kernel_dilation = window
+    x_padding, kernel_padding = [], []
+    for axis in range(2):
+        low = window.padding[axis][0]
+        x_reach = (x.shape[1 + axis] - 1) * input_dilation
+        kernel_reach = (kernel.shape[axis] - 1) * kernel_dilation
+        reach = (gradient.shape[1 + axis] - 1) * stride
+        x_padding.append((kernel_reach - low, x_reach - reach + low))
+        kernel_padding.append((low, kernel_reach + reach - x_reach - low))
+    padded = x.shape[1] * x.shape[2] > _ZEROS_WORTH_AVOIDING * gradient.shape[1] * gradient.shape[2]
+    if window == _PLAIN and padded:
+        x_gradient = _add_up_windows(gradient, kernel, x.shape).astype(x.dtype)
+    else:
+        x_gradient = _canonical(
+            gradient,
+            kernel[::-1, ::-1].swapaxes(2, 3),
+            _Window(input_dilation, (x_padding[0], x_padding[1]), stride, kernel_dilation),
+            x.dtype,
+        )
+    kernel_gradient = _canonical(
+        x.transpose(3, 1, 2, 0),
+        gradient.transpose(1, 2, 0, 3),
+        _Window(kernel_dilation, (kernel_padding[0], kernel_padding[1]), input_dilation, stride),
+        kernel.dtype,
+    )
+    return x_gradient, kernel_gradient.transpose(1, 2, 0, 3)
+
+
+_canonical.defvjp(_canonical_forward, _canonical_backward)
+
+
+def _add_up_windows(gradient: jax.Array, kernel: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Computes the input gradient of a convolution without stride and padding.
+
+    As a convolution it would multiply with the zeros around `gradient`, which are up to half of
+    all. Here each pixel of `gradient` is multiplied with the kernel, and the windows that come of
+    it are added up where they overlap, first along the columns.
+
+    Args:
+      gradient: `[B, H', W', out]`.
+      kernel: `[height, width, in, out]`.
+      shape: `(B, H, W, in)` of the result.
+    """
+    batch, rows, columns, outputs = gradient.shape
+    height, width, inputs, _ = kernel.shape
+    gradient, kernel = narrow(gradient, kernel)
+    sums = accumulator(gradient.dtype)
+    strips = jnp.zeros((batch, rows, shape[2], height * inputs), sums)
+    for column in range(width):
+        matrix = kernel[:, column].transpose(2, 0, 1).reshape(outputs, height * inputs)
+        part = lax.dot(gradient.reshape(-1, outputs), matrix, preferred_element_type=sums)
+        part = part.reshape(batch, rows, columns, height * inputs)
+        strips = _add_at(strips, part, (0, 0, column, 0))
+    strips = strips.reshape(batch, rows, shape[2], height, inputs)
+    result = jnp.zeros(shape, sums)
+    for row in range(height):
+        result = _add_at(result, strips[:, :, :, row], (0, row, 0, 0))
+    return result
+
+
+def _add_at(whole: jax.Array, part: jax.Array, start: tuple[int, ...]) -> jax.Array:
+    """Adds `part` to `whole` from `start` on, in place where XLA can."""
+    old = lax.dynamic_slice(whole, start, part.shape)
+    return lax.dynamic_update_slice(whole, old + part, start)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _few_channels(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    """Convolves images of few channels, such as colours; arguments as for `_canonical`.
+
+    The CPU's convolution reads whole vectors of channels. So the columns that a window sees become
+    channels, filled up with zeros, and what is left is a convolution along the rows.
+    """
+    height, width, inputs, outputs = kernel.shape
+    stride = window.stride
+    pads = [(0, 0, 0), *((low, high, 0) for low, high in window.padding), (0, 0, 0)]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    last = padded.shape[2] - width + 1
+    missing = _MERGED_CHANNELS - width * inputs
+    merged = jnp.concatenate(
+        [padded[:, :, column : column + last : stride] for column in range(width)], axis=3
+    )
+    merged = jnp.pad(merged, ((0, 0), (0, 0), (0, 0), (0, missing)))
+    rows = jnp.pad(
+        kernel.reshape(height, 1, width * inputs, outputs), ((0, 0), (0, 0), (0, missing), (0, 0))
+    )
+    return lax.conv_general_dilated(
+        merged,
+        rows.astype(x.dtype),
+        (stride, 1),
+        "VALID",
+        dimension_numbers=_LAYOUT,
+        preferred_element_type=accumulator(x.dtype),
+    ).astype(x.dtype)
+
+
+def _few_channels_forward(x, kernel, window):
+    return _few_channels(x, kernel, window), (x, kernel)
+
+
+def _few_channels_backward(window, residuals, gradient):
+    return _canonical_backward(window, None, residuals, gradient)
+
+
+_few_channels.defvjp(_few_channels_forward, _few_channels_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    """Adds up shifted copies of `[B, H, W, C]`, each times one element of `[h, w, 1, C]`."""
+    total = sum(
+        part * kernel[row, column].reshape(1, 1, 1, -1)
+        for (row, column), part in _depthwise_taps(x, kernel, stride, padding)
+    )
+    return total.astype(x.dtype)
+
+
+def _depthwise_taps(x, kernel, stride, padding):
+    """Yields `(row, column), [B, H', W', C]` for the kernel elements that see the image."""
+    axes = list(zip(x.shape[1:3], kernel.shape[:2], strict=True))
+    shape = [windows.output_size(*axis, stride, padding) for axis in axes]
+    rows, columns = (windows.live_taps(*axis, stride, padding) for axis in axes)
+    taps = [(row, column) for row in rows for column in columns]
+    parts = windows.shifted(
+        x, [tap - padding for tap in rows], [tap - padding for tap in columns], shape, step=stride
+    )
+    return zip(taps, parts, strict=True)
+
+
+def _depthwise_forward(x, kernel, stride, padding):
+    return _depthwise(x, kernel, stride, padding), (x, kernel)
+
+
+def _depthwise_backward(stride, padding, residuals, gradient):
+    x, kernel = residuals
+    gradient = gradient.astype(accumulator(gradient.dtype))
+    kernel_gradient = {
+        tap: jnp.sum(part * gradient, axis=(0, 1, 2))
+        for tap, part in _depthwise_taps(x, kernel, stride, padding)
+    }
+    nothing = jnp.zeros(kernel.shape[3], kernel.dtype)
+    rows = [
+        jnp.stack(
+            [kernel_gradient.get((row, column), nothing) for column in range(kernel.shape[1])]
+        )
+        for row in range(kernel.shape[0])
+    ]
+    shape = [-(-size // stride) for size in x.shape[1:3]]
+    phases = [
+        [
+            _depthwise_phase(gradient, x, kernel, (row, column), shape, stride, padding)
+            for column in range(stride)
+        ]
+        for row in range(stride)
+    ]
+    return windows.interleave(phases, x.shape[1:3]), jnp.stack(rows)[:, :, None]
+
+
+def _depthwise_phase(gradient, x, kernel, phase, shape, stride, padding):
+    """Computes the gradient of the input positions `phase` modulo `stride`."""
+    axes = zip(phase, x.shape[1:3], kernel.shape[:2], strict=True)
+    rows, columns = (windows.phase_taps(*axis, stride, padding) for axis in axes)
+    if not rows or not columns:
+        return jnp.zeros((x.shape[0], *shape, x.shape[3]), x.dtype)
+    taps = [(row, column) for row, _ in rows for column, _ in columns]
+    parts = windows.shifted(
+        gradient, [offset for _, offset in rows], [offset for _, offset in columns], shape
+    )
+    total = sum(
+        part * kernel[tap].reshape(1, 1, 1, -1) for tap, part in zip(taps, parts, strict=True)
+    )
+    return total.astype(x.dtype)
+
+
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)

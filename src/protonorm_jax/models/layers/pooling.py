@@ -1,0 +1,112 @@
+"""Pooling: maximum over windows, and averages of a vector to any length."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from protonorm_jax.models.layers import windows
+from protonorm_jax.models.layers.precision import accumulator
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: jax.Array, kernel: int, stride: int, padding: int = 0) -> jax.Array:
+    """Takes the maximum of every window; incomplete windows are dropped.
+
+    The gradient goes to the first of equal maxima, in row order, as in `lax.reduce_window`.
+
+    Args:
+      x: `[B, H, W, channels]`.
+      kernel: height and width of the window, at most 11.
+      stride: step between windows.
+      padding: how far windows reach over the border; at most half of `kernel`.
+    Returns:
+      `[B, H', W', channels]`.
+    """
+    return _max_pool_forward(x, kernel, stride, padding)[0]
+
+
+def _max_pool_forward(x, kernel, stride, padding):
+    shape = [windows.output_size(size, kernel, stride, padding) for size in x.shape[1:3]]
+    offsets = [tap - padding for tap in range(kernel)]
+    parts = windows.shifted(x, offsets, offsets, shape, step=stride, fill=-jnp.inf)
+    best = next(parts)
+    winner = jnp.zeros(best.shape, jnp.int8)
+    for tap, part in enumerate(parts, start=1):
+        winner = jnp.where(part > best, jnp.int8(tap), winner)
+        best = jnp.maximum(best, part)
+    # An empty array carries the shape of the input, which the gradient needs.
+    return best, (winner, jnp.zeros((0, *x.shape[1:3], 0), x.dtype))
+
+
+def _max_pool_backward(kernel, stride, padding, residuals, gradient):
+    winner, empty = residuals
+    size = empty.shape[1:3]
+    if kernel == stride and padding == 0:
+        return (_to_winners(winner, gradient, kernel, size),)
+    shape = [-(-length // stride) for length in size]
+
+    def phase(row_phase: int, column_phase: int) -> jax.Array:
+        rows = windows.phase_taps(row_phase, size[0], kernel, stride, padding)
+        columns = windows.phase_taps(column_phase, size[1], kernel, stride, padding)
+        total = jnp.zeros(
+            (gradient.shape[0], *shape, gradient.shape[3]), accumulator(gradient.dtype)
+        )
+        if not rows or not columns:
+            return total.astype(gradient.dtype)
+        taps = [row * kernel + column for row, _ in rows for column, _ in columns]
+        offsets = [[offset for _, offset in pairs] for pairs in (rows, columns)]
+        gradients = windows.shifted(gradient, offsets[0], offsets[1], shape)
+        winners = windows.shifted(winner, offsets[0], offsets[1], shape, fill=-1)
+        for tap, part, won in zip(taps, gradients, winners, strict=True):
+            total = total + jnp.where(won == tap, part, 0.0)
+        return total.astype(gradient.dtype)
+
+    phases = [[phase(row, column) for column in range(stride)] for row in range(stride)]
+    return (windows.interleave(phases, size),)
+
+
+def _to_winners(winner, gradient, kernel, size):
+    """Hands the gradient to the winners of windows that do not overlap."""
+    batch, rows, columns, channels = gradient.shape
+    taps = np.arange(kernel * kernel, dtype=np.int8).reshape(1, 1, kernel, 1, kernel, 1)
+    whole = jnp.where(winner[:, :, None, :, None] == taps, gradient[:, :, None, :, None], 0)
+    whole = whole.reshape(batch, rows * kernel, columns * kernel, channels)
+    missing = [
+        (0, length - covered) for length, covered in zip(size, whole.shape[1:3], strict=True)
+    ]
+    return jnp.pad(whole, ((0, 0), *missing, (0, 0)))
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+    """Averages each row of `x` to `size` numbers, or stretches it if it has fewer.
+
+    Output `i` is the mean of the inputs from `floor(i F / size)` up to, not including,
+    `ceil((i + 1) F / size)`, which is the rule of PyTorch's `AdaptiveAvgPool1d`.
+
+    Args:
+      x: `[B, F]`.
+      size: length of the result.
+    Returns:
+      `[B, size]`.
+    """
+    length = x.shape[1]
+    if length == size:
+        return x
+    # The pattern repeats: `period` inputs make `results` outputs.
+    repeats = math.gcd(length, size)
+    period, results = length // repeats, size // repeats
+    weights = np.zeros((period, results), np.float32)
+    for result in range(results):
+        start, stop = result * period // results, -(-(result + 1) * period // results)
+        weights[start:stop, result] = 1.0 / (stop - start)
+    product = lax.dot(
+        x.reshape(-1, period), jnp.asarray(weights, x.dtype), precision=lax.Precision.HIGHEST
+    )
+    return product.reshape(x.shape[0], size)

@@ -1,0 +1,1 @@
+"""All that is settled before anything is compiled."""

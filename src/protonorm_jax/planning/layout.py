@@ -1,0 +1,254 @@
+"""Where each run and each client lives: runs over devices first, then clients, grouped by
+architecture. Host side, numpy.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from protonorm_jax.engine import lockstep
+from protonorm_jax.types import Members, Partition
+
+
+class Group(NamedTuple):
+    """The clients of one architecture.
+
+    Attributes:
+      architecture: name of the model.
+      client_ids: `[num_devices, slots]` int32; each row ends in -1 where a device holds fewer
+        clients than it has slots.
+      chunk: clients that a device trains in one vmapped step; 1 means no vmap. Divides `slots`.
+    """
+
+    architecture: str
+    client_ids: np.ndarray
+    chunk: int
+
+
+class Layout(NamedTuple):
+    """All groups of one run, and the way back to the order of client ids.
+
+    Attributes:
+      groups: one for each architecture, in order of first appearance.
+      order: `[num_clients]` int32, where client i stands in the concatenation over devices of
+        the concatenation over groups.
+    """
+
+    groups: tuple[Group, ...]
+    order: np.ndarray
+
+
+def arrange(
+    architectures: Sequence[str],
+    steps: np.ndarray,
+    step_cost: Sequence[float],
+    *,
+    num_devices: int,
+    vmap_clients: int,
+) -> Layout:
+    """Spreads the clients over the devices, most expensive first.
+
+    Every device gets as many clients of an architecture as any other, give or take one, so that
+    none needs more memory.
+
+    Args:
+      architectures: of each client.
+      steps: `[num_clients]` int, training steps a round.
+      step_cost: `[num_clients]`, expected time of one step, in any unit.
+      num_devices: how many devices share the work.
+      vmap_clients: clients to train in one vmapped step; 0 for all that a device has.
+    """
+    cost = steps * np.asarray(step_cost)
+    names = list(dict.fromkeys(architectures))
+    capacity = {name: -(-architectures.count(name) // num_devices) for name in names}
+    rows: dict[str, list[list[int]]] = {name: [[] for _ in range(num_devices)] for name in names}
+    load = np.zeros(num_devices)
+    for client in np.argsort(-cost, kind="stable"):
+        name = architectures[client]
+        free = [i for i in range(num_devices) if len(rows[name][i]) < capacity[name]]
+        device = min(free, key=lambda device: load[device])
+        rows[name][device].append(int(client))
+        load[device] += cost[client]
+
+    groups = []
+    for name in names:
+        chunk = min(vmap_clients or capacity[name], capacity[name])
+        slots = -(-capacity[name] // chunk) * chunk
+        ids = np.array([row + [-1] * (slots - len(row)) for row in rows[name]], np.int32)
+        groups.append(Group(name, ids, chunk))
+    flat = np.concatenate([group.client_ids for group in groups], axis=1).reshape(-1)
+    order = np.argsort(np.where(flat < 0, len(architectures), flat), kind="stable")
+    return Layout(tuple(groups), order[: len(architectures)].astype(np.int32))
+
+
+class Spread(NamedTuple):
+    """How the runs of one program share the devices.
+
+    Run i is on the devices `client_devices * (i % run_devices)` and following, and is number
+    `i // run_devices` there.
+
+    Attributes:
+      run_devices: how many runs are at different devices.
+      client_devices: devices that share the clients of one run.
+      runs_each: runs of a device, empty ones included.
+      vmap_runs: runs in one vmapped program; divides `runs_each`.
+    """
+
+    run_devices: int
+    client_devices: int
+    runs_each: int
+    vmap_runs: int
+
+    def numbers(self) -> np.ndarray:
+        """Which run of the program is where, `[num_devices, runs_each]` int."""
+        device = np.arange(self.run_devices)[:, None]
+        of_runs = device + self.run_devices * np.arange(self.runs_each)
+        return np.repeat(of_runs, self.client_devices, axis=0)
+
+
+def spread(num_runs: int, num_devices: int, vmap_runs: int) -> Spread:
+    """Spreads runs over devices, and clients where there are fewer runs than devices.
+
+    Args:
+      num_runs: of one program.
+      num_devices: to use at most; some stay idle where the numbers do not divide.
+      vmap_runs: runs to train in one vmapped program; 0 for all that a device has.
+    """
+    run_devices = min(num_runs, num_devices)
+    each = -(-num_runs // run_devices)
+    together = min(vmap_runs or each, each)
+    return Spread(
+        run_devices, num_devices // run_devices, -(-each // together) * together, together
+    )
+
+
+class Work(NamedTuple):
+    """The training steps of one architecture's clients in one round, all of them training.
+
+    Attributes:
+      architecture: name of the model.
+      steps: `[num_devices, batches, rows]` int; the rows of a batch are vmapped.
+    """
+
+    architecture: str
+    steps: np.ndarray
+
+
+def work_of(
+    programs: Sequence[Sequence[Layout]], steps: Sequence[Sequence[np.ndarray]], spread: Spread
+) -> list[Work]:
+    """Who steps together with whom.
+
+    Args:
+      programs: the layouts of the runs of each call of the program.
+      steps: `[num_clients]` of each of these runs.
+      spread: of the runs over devices.
+    """
+    places = spread.run_devices * spread.runs_each
+    result = []
+    for number, group in enumerate(programs[0][0].groups):
+        counts = np.zeros((len(programs), places, *group.client_ids.shape), int)
+        for call, layouts in enumerate(programs):
+            for run, layout in enumerate(layouts):
+                ids = layout.groups[number].client_ids
+                counts[call, run] = np.where(ids < 0, 0, steps[call][run][ids])
+        # [call, local chunk, vmapped run, run device, client device, slot chunk, vmapped client]
+        split = counts.reshape(
+            len(programs),
+            spread.runs_each // spread.vmap_runs,
+            spread.vmap_runs,
+            spread.run_devices,
+            spread.client_devices,
+            -1,
+            group.chunk,
+        ).transpose(3, 4, 0, 1, 5, 2, 6)
+        num_devices = spread.run_devices * spread.client_devices
+        rows = split.reshape(num_devices, -1, spread.vmap_runs * group.chunk)
+        result.append(Work(group.architecture, rows))
+    return result
+
+
+def choose_widths(work: Sequence[Work]) -> list[tuple[int, ...]]:
+    """How the batches of each architecture narrow, see `lockstep`; none for batches of one row."""
+    return [
+        lockstep.choose_widths(one.steps.reshape(-1, one.steps.shape[2]))
+        if one.steps.shape[2] > 1
+        else ()
+        for one in work
+    ]
+
+
+class Efficiency(NamedTuple):
+    """What becomes of the steps of one round in which all clients train.
+
+    Attributes:
+      waste: steps computed over steps needed; above 1 where clients or runs are vmapped.
+      imbalance: the expected time of the busiest device over the mean of all.
+    """
+
+    waste: float
+    imbalance: float
+
+
+def efficiency(
+    work: Sequence[Work], widths: Sequence[tuple[int, ...]], step_cost: Mapping[str, float]
+) -> Efficiency:
+    """How well the devices are used.
+
+    Args:
+      work: of each architecture.
+      widths: as `choose_widths` gives them.
+      step_cost: by architecture, expected time of one step of one client, in any unit.
+    """
+    needed, done = 0.0, np.zeros(len(work[0].steps))
+    for one, narrowing in zip(work, widths, strict=True):
+        a_step = step_cost[one.architecture]
+        needed += a_step * one.steps.sum()
+        done += [a_step * lockstep.work(rows, narrowing) for rows in one.steps]
+    return Efficiency(float(done.sum() / needed), float(done.max() / done.mean()))
+
+
+def longest(layouts: Sequence[Layout], partitions: Sequence[Partition]) -> list[tuple[int, int]]:
+    """For each architecture the most training and test samples that any client of any run has."""
+    result = []
+    for number in range(len(layouts[0].groups)):
+        most = [1, 1]
+        for layout, partition in zip(layouts, partitions, strict=True):
+            ids = layout.groups[number].client_ids
+            ids = ids[ids >= 0]
+            most[0] = max(most[0], int(partition.train_count[ids].max()))
+            most[1] = max(most[1], int(partition.test_count[ids].max()))
+        result.append((most[0], most[1]))
+    return result
+
+
+def members_of(
+    layout: Layout, partition: Partition, lengths: Sequence[tuple[int, int]]
+) -> tuple[Members, ...]:
+    """The index arrays of each group, leaves `[num_devices, slots, ...]`, numpy.
+
+    Args:
+      layout: which client is where.
+      partition: who holds which samples.
+      lengths: of the rows of training and of test indices of each group, see `longest`.
+    """
+    result = []
+    for group, (most_train, most_test) in zip(layout.groups, lengths, strict=True):
+        ids = group.client_ids
+        empty = ids < 0
+        arrays = (
+            ids,
+            _cut(partition.train[ids], most_train),
+            np.where(empty, 0, partition.train_count[ids]),
+            _cut(partition.test[ids], most_test),
+            np.where(empty, 0, partition.test_count[ids]),
+        )
+        result.append(Members._make(array.astype(np.int32) for array in arrays))
+    return tuple(result)
+
+
+def _cut(rows: np.ndarray, length: int) -> np.ndarray:
+    """The last axis shortened, or lengthened with zeros, to `length`."""
+    missing = max(length - rows.shape[-1], 0)
+    return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, missing)])[..., :length]

@@ -1,0 +1,27 @@
+"""What people read and look at: dicts and arrays in, tables and pictures out."""
+
+from protonorm_jax.report.pictures import (
+    draw_comparison,
+    draw_curves,
+    draw_prototypes,
+    pairwise_angles,
+)
+from protonorm_jax.report.tables import (
+    comparison_table,
+    mean_and_error,
+    plan_table,
+    sweep_table,
+    verification_lines,
+)
+
+__all__ = [
+    "comparison_table",
+    "draw_comparison",
+    "draw_curves",
+    "draw_prototypes",
+    "mean_and_error",
+    "pairwise_angles",
+    "plan_table",
+    "sweep_table",
+    "verification_lines",
+]

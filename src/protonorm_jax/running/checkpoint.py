@@ -1,0 +1,368 @@
+"""The state of runs under way, kept on disk while they go on, and put back on any devices."""
+
+import contextlib
+import json
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from protonorm_jax.config import Config
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import devices
+from protonorm_jax.planning.plan import Plan, Run
+from protonorm_jax.running import driver
+
+FOLDER = "checkpoints"
+_FORMAT = 1
+_KEPT = 2  # The newest, and the one before it in case that a disk damages it.
+_FREE = ("checkpoint_every", "devices", "vmap_clients")  # Settings that may change on the way.
+
+
+class Saved(NamedTuple):
+    """A checkpoint as it was read.
+
+    Attributes:
+      folder: where it is.
+      group: number of the program that its runs share, as `Keeper` was told.
+      first: index of the first of its runs.
+      round_index: rounds finished.
+      seconds: spent running.
+      rows: of each run, its rows so far.
+      places: `run` `[num_devices, runs_each]` and for each architecture `client` `[num_devices,
+        runs_each, slots]`: who was where, -1 for nobody.
+      arrays: the leaves of the states by name.
+    """
+
+    folder: Path
+    group: int
+    first: int
+    round_index: int
+    seconds: float
+    rows: list[list[dict[str, Any]]]
+    places: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+class Keeper:
+    """Writes checkpoints in the background, each whole or not at all; a context manager.
+
+    A checkpoint that cannot be written is given up with a warning; the training goes on, and the
+    last one that could be written stays.
+    """
+
+    def __init__(self, directory: Path, group: int = 0) -> None:
+        self._folder = directory / FOLDER
+        self._group = group
+        self._manager: Any = None
+
+    def __enter__(self) -> "Keeper":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._manager is not None and not _is_interrupt(kind):
+            with self._forgiving():
+                self._manager.close()
+
+    def save(
+        self,
+        simulation: driver.Simulation,
+        first: int,
+        step: driver.Step,
+        rows: Sequence[list[dict[str, Any]]],
+    ) -> None:
+        """Starts to write a checkpoint; the states may be used up as soon as this returns.
+
+        Args:
+          simulation: compiled.
+          first: index of the first of its runs.
+          step: where they stand.
+          rows: of each of these runs.
+        """
+        from orbax import checkpoint as orbax
+
+        arrays = _by_name(step.states)
+        shapes = {name: (leaf.shape, leaf.dtype.name) for name, leaf in arrays.items()}
+        document = {
+            "format": _FORMAT,
+            "arrays": shapes,
+            "checksums": _checksums(arrays),
+            "configs": [run.config.to_dict() for run in _runs(simulation.plan, first)],
+            "group": self._group,
+            "first": first,
+            "round_index": step.round_index,
+            "seconds": step.seconds,
+            "rows": rows,
+            "places": jax.tree.map(np.ndarray.tolist, _places(simulation.plan, first)),
+        }
+        with self._forgiving():
+            self._check_space(sum(leaf.nbytes for leaf in arrays.values()))
+            if self._manager is None:
+                self._manager = _manager(self._folder)
+            self._manager.save(
+                step.round_index,
+                args=orbax.args.Composite(
+                    state=orbax.args.StandardSave(arrays),
+                    document=orbax.args.JsonSave(_signed(document)),
+                ),
+                force=True,
+            )
+
+    def _check_space(self, needed: int) -> None:
+        """What orbax says of a full disk are hundreds of lines."""
+        free = shutil.disk_usage(self._folder.parent).free
+        if devices.agree(free < needed):
+            raise OSError(f"{needed / 2**20:.0f} MiB are needed, {free / 2**20:.0f} MiB are free")
+
+    def wait(self) -> None:
+        """Waits for the checkpoint that is being written."""
+        if self._manager is not None:
+            with self._forgiving():
+                self._manager.wait_until_finished()
+
+    def clear(self) -> None:
+        """Removes all checkpoints."""
+        with self._forgiving():
+            if self._manager is not None:
+                self._manager.close()
+        self._manager = None
+        if devices.is_first():
+            clear(self._folder.parent)
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        """Turns a failure to write into a warning."""
+        try:
+            yield
+        except Exception as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            warnings.warn(
+                f"a checkpoint could not be written to {self._folder}: {first_line[:200]}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def clear(directory: Path) -> None:
+    """Removes the checkpoints in the directory of a run."""
+    shutil.rmtree(directory / FOLDER, ignore_errors=True)
+
+
+def latest(directory: Path, groups: Sequence[Sequence[Config]]) -> Saved | None:
+    """Reads the newest checkpoint in the directory of a run, or None if there is none.
+
+    Args:
+      directory: of a run or a sweep.
+      groups: of each program of it, the settings of all its runs in order.
+
+    Raises:
+      UsageError: it is damaged, of another make, or of runs with other settings.
+    """
+    folder = directory / FOLDER
+    if not folder.is_dir() or not any(path.name.isdigit() for path in folder.iterdir()):
+        return None
+    folder /= str(max(int(path.name) for path in folder.iterdir() if path.name.isdigit()))
+    with _refusing(folder), contextlib.closing(_manager(folder.parent)) as manager:
+        return _read(manager, folder, groups)
+
+
+def restore(simulation: driver.Simulation, first: int, saved: Saved) -> driver.Step:
+    """Puts a checkpoint on the devices of a simulation, which may be others than it came from.
+
+    Args:
+      simulation: compiled for the same runs.
+      first: index of the first of them.
+      saved: what was read.
+
+    Raises:
+      UsageError: the states have other shapes.
+    """
+    old, new = saved.places, _places(simulation.plan, first)
+    wanted, structure = jax.tree.flatten_with_path(simulation.shapes)
+    leaves = []
+    for path, shape in wanted:
+        name = jax.tree_util.keystr(path)
+        if not shape.size:
+            leaves.append(np.zeros(shape.shape, shape.dtype))
+            continue
+        leaf = saved.arrays.get(name)
+        by_client = name.startswith(".clients")
+        if by_client:
+            group = path[1].idx
+            source = _sources(old["client"][group], new["client"][group], old["run"], new["run"])
+        else:
+            source = _sources(old["run"], new["run"])
+        rest = 3 if by_client else 2
+        if leaf is None or leaf.dtype != shape.dtype or leaf.shape[rest:] != shape.shape[rest:]:
+            raise UsageError(
+                f"checkpoint must hold {name} as {shape.dtype}{list(shape.shape[rest:])}, got "
+                f"{'none' if leaf is None else f'{leaf.dtype}{list(leaf.shape[rest:])}'} in "
+                f"{str(saved.folder)!r}"
+            )
+        leaves.append(leaf.reshape(-1, *leaf.shape[rest:])[source])
+    states = jax.tree.unflatten(structure, leaves)
+    return driver.Step(simulation.put(states), saved.round_index, saved.seconds, {})
+
+
+def _sources(
+    old: np.ndarray,
+    new: np.ndarray,
+    old_run: np.ndarray | None = None,
+    new_run: np.ndarray | None = None,
+) -> np.ndarray:
+    """For every new place the number of the old place with the same client and run.
+
+    Args:
+      old: runs `[num_devices, runs_each]`, or clients `[num_devices, runs_each, slots]`.
+      new: the same of the new places.
+      old_run: for clients, the runs; None where `old` is of runs.
+      new_run: for clients, the runs.
+    """
+    if old_run is not None and new_run is not None:
+        most = 1 + max(old.max(), new.max())
+        old = np.where(old < 0, -1, old_run[..., None] * most + old)
+        new = np.where(new < 0, -1, new_run[..., None] * most + new)
+    flat = old.reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    found = order[np.minimum(np.searchsorted(flat, new, sorter=order), flat.size - 1)]
+    return np.where(new < 0, 0, found)
+
+
+def _places(plan: Plan, first: int) -> dict[str, Any]:
+    """Who is where, see `Saved`."""
+    layouts = [run.layout for run in _runs(plan, first)]
+    numbers = plan.spread.numbers()
+    run = np.where(numbers < len(layouts), numbers, -1)
+    client = [np.full((*run.shape, group.client_ids.shape[1]), -1) for group in layouts[0].groups]
+    for device, local in np.argwhere(run >= 0):
+        layout = layouts[run[device, local]]
+        for ids, group in zip(client, layout.groups, strict=True):
+            ids[device, local] = group.client_ids[device % plan.spread.client_devices]
+    return {"run": run, "client": client}
+
+
+def _runs(plan: Plan, first: int) -> Sequence[Run]:
+    return plan.runs[first : first + plan.runs_per_program]
+
+
+def _by_name(states: Any) -> dict[str, Any]:
+    """The leaves by name; orbax does not take empty ones."""
+    leaves, _ = jax.tree.flatten_with_path(states)
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if leaf.size}
+
+
+def _manager(folder: Path) -> Any:
+    from orbax import checkpoint as orbax
+
+    options = orbax.CheckpointManagerOptions(
+        max_to_keep=_KEPT,
+        create=True,
+        cleanup_tmp_directories=True,
+        # Otherwise a process whose save has failed hangs at its end.
+        async_options=orbax.AsyncOptions(create_directories_asynchronously=False),
+    )
+    return orbax.CheckpointManager(folder.absolute(), options=options)
+
+
+def _read(manager: Any, folder: Path, groups: Sequence[Sequence[Config]]) -> Saved:
+    from orbax import checkpoint as orbax
+
+    number = int(folder.name)
+    document = _opened(
+        manager.restore(
+            number, args=orbax.args.Composite(document=orbax.args.JsonRestore())
+        ).document
+    )
+    if document["format"] != _FORMAT:
+        raise UsageError(
+            f"checkpoint must have format {_FORMAT}, got {document['format']} in {str(folder)!r}"
+        )
+    group, first = document["group"], document["first"]
+    configs = groups[group] if group < len(groups) else []
+    _check_configs(document["configs"], configs[first : first + len(document["configs"])], folder)
+    empty = {
+        name: np.empty(shape, jax.numpy.dtype(dtype))
+        for name, (shape, dtype) in document["arrays"].items()
+    }
+    arrays = manager.restore(
+        number, args=orbax.args.Composite(state=orbax.args.StandardRestore(empty))
+    ).state
+    for name, checksum in document["checksums"].items():
+        if _checksum(arrays[name]) != checksum:
+            raise ValueError(f"the checksum of {name} is wrong")
+    places = document["places"]
+    return Saved(
+        folder,
+        group,
+        first,
+        document["round_index"],
+        document["seconds"],
+        document["rows"],
+        {"run": np.array(places["run"]), "client": [np.array(ids) for ids in places["client"]]},
+        arrays,
+    )
+
+
+def _check_configs(
+    saved: Sequence[dict[str, Any]], configs: Sequence[Config], folder: Path
+) -> None:
+    """Refuses a checkpoint of runs with other settings."""
+    if len(saved) != len(configs):
+        raise UsageError(
+            f"checkpoint must be of {len(configs)} runs, got {len(saved)} in {str(folder)!r}"
+        )
+    for old, config in zip(saved, configs, strict=True):
+        for name, value in config.to_dict().items():
+            if name not in _FREE and (name not in old or old[name] != value):
+                raise UsageError(
+                    f"Config.{name} must be {old.get(name)!r} as in the checkpoint "
+                    f"{str(folder)!r}, got {value!r}"
+                )
+
+
+@contextlib.contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Turns whatever goes wrong with reading a checkpoint into a `UsageError`."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"checkpoint must be whole, got {str(folder)!r}: {first_line[:200]}; remove this "
+            "folder to go on from the one before it, or from the start"
+        ) from error
+
+
+def _signed(document: dict[str, Any]) -> dict[str, Any]:
+    """The document as text, with a checksum."""
+    text = json.dumps(document)
+    return {"document": text, "checksum": zlib.crc32(text.encode())}
+
+
+def _opened(signed: dict[str, Any]) -> dict[str, Any]:
+    """The document that was signed."""
+    if zlib.crc32(signed["document"].encode()) != signed["checksum"]:
+        raise ValueError("the checksum of the document is wrong")
+    return json.loads(signed["document"])
+
+
+def _checksums(arrays: dict[str, jax.Array]) -> dict[str, int]:
+    """Of all arrays; empty where a process sees only a part of them."""
+    if jax.process_count() > 1:
+        return {}
+    return {name: _checksum(np.asarray(leaf)) for name, leaf in arrays.items()}
+
+
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+
+
+def _is_interrupt(kind: type[BaseException] | None) -> bool:
+    return kind is not None and issubclass(kind, KeyboardInterrupt)

@@ -1,0 +1,365 @@
+"""From a plan to finished runs: compilation, the loop over rounds, what comes of each."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from protonorm_jax import metrics
+from protonorm_jax.config import Config
+from protonorm_jax.engine import simulate
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import devices, layout
+from protonorm_jax.planning import plan as planning
+from protonorm_jax.planning.plan import Plan
+from protonorm_jax.types import Dataset, Prototypes
+
+# A call of the program ends after about so many seconds, that a request to stop is soon heard.
+_SECONDS_A_CALL = 5.0
+
+
+class Simulation(NamedTuple):
+    """A compiled program, and the runs it is for.
+
+    Attributes:
+      plan: what was planned.
+      inputs: `(first) -> inputs`, what distinguishes the runs `first` to `first +
+        plan.runs_per_program`, leaves `[num_devices, runs_each, ...]`, numpy.
+      put: a tree of such leaves on the devices.
+      shapes: of the states.
+      init: `(inputs) -> states` before the first round.
+      advance: `(states, inputs, num_rounds, evaluated=True) -> (states, reports)`, with a report
+        for each place of a run, see `simulate.advance`; the states passed in are used up.
+      bytes_per_device: memory that the program needs on each.
+      compile_seconds: spent tracing and compiling.
+    """
+
+    plan: Plan
+    inputs: Callable[[int], simulate.Run]
+    put: Callable[[Any], Any]
+    shapes: simulate.State
+    init: Callable[[Any], simulate.State]
+    advance: Callable[..., tuple[simulate.State, list[dict[str, Any]]]]
+    bytes_per_device: int
+    compile_seconds: float
+
+
+class Evaluation(NamedTuple):
+    """What is known of a run after an evaluated round.
+
+    Attributes:
+      row: the numbers, JSON-ready, see `metrics.row`.
+      arrays: numpy arrays of the server: `prototypes` `[C, D]` and `known` `[C]` as sent to the
+        clients, `class_means` `[C, D]` before alignment; empty for methods without prototypes.
+      seconds: spent running, compilation not counted.
+    """
+
+    row: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    seconds: float
+
+
+class History(NamedTuple):
+    """A finished run.
+
+    Attributes:
+      config: its settings.
+      rows: one dict for each evaluated round.
+      summary: last and best figures, the yardstick and the times.
+      arrays: of the last evaluation.
+    """
+
+    config: Config
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+
+
+class Step(NamedTuple):
+    """Where the runs of one call of the program stand.
+
+    Attributes:
+      states: on the devices; used up when the training goes on.
+      round_index: rounds finished.
+      seconds: spent running.
+      news: by index into `plan.runs`, the evaluation of this round if there is one; or, once for
+        a run that cannot go on, why.
+    """
+
+    states: simulate.State
+    round_index: int
+    seconds: float
+    news: dict[int, Evaluation | UsageError]
+
+
+def run(
+    config: Config,
+    *,
+    dataset: Dataset | None = None,
+    on_start: Callable[[Simulation], None] | None = None,
+    on_evaluation: Callable[[Evaluation], None] | None = None,
+) -> History:
+    """Runs a whole simulation.
+
+    Args:
+      config: all settings.
+      dataset: used instead of loading `config.data`.
+      on_start: called once everything is compiled.
+      on_evaluation: called after every evaluated round.
+
+    Raises:
+      UsageError: a setting, file or data set that cannot be used, too little memory, or a loss
+        that is not finite.
+    """
+    simulation = prepare([config], dataset)
+    if on_start:
+        on_start(simulation)
+    rows, last = [], Evaluation({}, {}, 0.0)
+    for step in train(simulation):
+        for event in step.news.values():
+            if isinstance(event, UsageError):
+                raise event
+            rows.append(event.row)
+            last = event
+            if on_evaluation:
+                on_evaluation(event)
+    return History(config, rows, summary(simulation, 0, rows, last.seconds), last.arrays)
+
+
+def summary(
+    simulation: Simulation, index: int, rows: list[dict[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """Sums up run `index`, finished or not.
+
+    Args:
+      simulation: compiled.
+      index: into `plan.runs`.
+      rows: of its evaluations.
+      seconds: spent running.
+    """
+    return {
+        "method": simulation.plan.runs[index].config.method,
+        **metrics.summary(rows),
+        "majority_accuracy": majority_accuracy(simulation.plan, index),
+        "seconds": seconds,
+        "compile_seconds": simulation.compile_seconds,
+    }
+
+
+def majority_accuracy(plan: Plan, index: int) -> float:
+    """The yardstick of run `index`, see `metrics.majority_accuracy`."""
+    parts, dataset = plan.runs[index].partition, plan.dataset
+    return metrics.majority_accuracy(parts, dataset.labels, dataset.num_classes)
+
+
+def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> Iterator[Step]:
+    """Trains the runs of one call of the program side by side to their end.
+
+    Args:
+      simulation: compiled.
+      first: index of the first of the runs; a multiple of `plan.runs_per_program`.
+      start: where to go on, instead of the beginning.
+
+    Yields:
+      A step after each call of the program: at evaluations, checkpoints, and in between where
+      that takes long.
+    """
+    plan = simulation.plan
+    config = plan.program.config
+    indices = range(first, min(first + plan.runs_per_program, len(plan.runs)))
+    going = list(indices)
+    began = time.perf_counter()
+    inputs = simulation.put(simulation.inputs(first))
+    if start is None:
+        start = Step(simulation.init(inputs), 0, 0.0, {})
+    states, done, before = start.states, start.round_index, start.seconds
+    most = 1  # Rounds in a call.
+    while done < config.rounds and going:
+        rounds = min(_until_stop(config, done), devices.agree(most))
+        done += rounds
+        evaluated = done % config.eval_every == 0 or done == config.rounds
+        call = time.perf_counter()
+        states, reports = simulation.advance(states, inputs, rounds, evaluated)
+        now = time.perf_counter()
+        most = max(1, int(_SECONDS_A_CALL * rounds / (now - call)))
+        news: dict[int, Evaluation | UsageError] = {}
+        for index in list(going):
+            report = reports[index - first]
+            try:
+                check_finite(plan.runs[index].config, report)
+            except UsageError as failure:
+                going.remove(index)
+                news[index] = failure
+                continue
+            if evaluated:
+                row = metrics.row(done, report, plan.runs[index].partition.test_count)
+                news[index] = Evaluation(row, _arrays(report), before + now - began)
+        yield Step(states, done, before + now - began, news)
+
+
+def _until_stop(config: Config, done: int) -> int:
+    """Rounds to the next evaluation, checkpoint, or the end."""
+    left = [config.rounds - done, config.eval_every - done % config.eval_every]
+    if config.checkpoint_every:
+        left.append(config.checkpoint_every - done % config.checkpoint_every)
+    return min(left)
+
+
+def prepare(
+    configs: Sequence[Config], dataset: Dataset | None = None, **settings: int
+) -> Simulation:
+    """Plans and compiles, see `plan.make` for arguments and errors."""
+    return compile_plan(planning.make(configs, dataset, **settings))
+
+
+def compile_plan(plan: Plan) -> Simulation:
+    """Puts the data on the devices and compiles both programs ahead of time.
+
+    Raises:
+      UsageError: too little memory.
+    """
+    devices.make_room_for_programs()
+    program, dataset = plan.program, plan.dataset
+    mesh = jax.sharding.Mesh(np.array(plan.devices), (simulate.AXIS,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(simulate.AXIS))
+    samples = simulate.Samples(*devices.put((dataset.images, dataset.labels), everywhere))
+    lengths = layout.longest(
+        [run.layout for run in plan.runs], [run.partition for run in plan.runs]
+    )
+
+    def inputs(first: int) -> simulate.Run:
+        return _inputs(plan, first, lengths)
+
+    def put(tree: Any) -> Any:
+        return devices.put(tree, spread)
+
+    start = time.perf_counter()
+    pmap = functools.partial(jax.pmap, axis_name=simulate.AXIS, devices=plan.devices)
+    init = pmap(functools.partial(simulate.init_runs, program))
+    advance = pmap(
+        functools.partial(simulate.advance_runs, program),
+        in_axes=(0, 0, None, None, None),
+        donate_argnums=0,
+    )
+    first = put(inputs(0))
+    compiled_init = init.lower(first).compile()
+    states = compiled_init(first)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
+    scalars = devices.put((np.int32(1), np.bool_(True)), everywhere)
+    # By default XLA leaves out roundings to bfloat16 where it can, which depends on the layout of
+    # the clients; the bits would differ with the number of devices.
+    low = program.config.precision == "bfloat16"
+    compiled = advance.lower(states, first, samples, *scalars).compile(
+        {"xla_allow_excess_precision": False} if low else None
+    )
+    # Every process gets the reports of all devices.
+    several = jax.process_count() > 1
+    whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
+    compile_seconds = time.perf_counter() - start
+
+    usage = compiled.memory_analysis()
+    needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes
+    del states
+    planning.check_memory(plan, needed, "")
+
+    def run_advance(
+        states: simulate.State, inputs: Any, num_rounds: int, evaluated: bool = True
+    ) -> tuple[simulate.State, list[dict[str, Any]]]:
+        scalars = devices.put((np.int32(num_rounds), np.bool_(evaluated)), everywhere)
+        states, report = compiled(states, inputs, samples, *scalars)
+        # Waiting also keeps two programs with collectives from being in flight at once. It is done
+        # in naps, between which Python sees signals.
+        while not states.round_index.is_ready():  # type: ignore[attr-defined]
+            time.sleep(0.001)
+        report = jax.device_get(whole(jax.block_until_ready(report)))
+        places = [_place(plan, number) for number in range(plan.runs_per_program)]
+        return states, [
+            jax.tree.map(lambda leaf, place=place: leaf[place], report) for place in places
+        ]
+
+    return Simulation(
+        plan, inputs, put, shapes, compiled_init, run_advance, needed, compile_seconds
+    )
+
+
+def _place(plan: Plan, number: int) -> tuple[int, int]:
+    """First device of run `number` of a program, and its number on that device."""
+    device, local = np.argwhere(plan.spread.numbers() == number)[0]
+    return int(device), int(local)
+
+
+def _num_members(run: planning.Run) -> Any:
+    """`[client_devices, architectures]` int32, the clients on each of the run's devices."""
+    counts = [(group.client_ids >= 0).sum(axis=1) for group in run.layout.groups]
+    return np.stack(counts, axis=1).astype(np.int32)
+
+
+def _inputs(plan: Plan, first: int, lengths: Sequence[tuple[int, int]]) -> simulate.Run:
+    """What distinguishes the runs from `first` on, leaves `[num_devices, runs_each, ...]`, numpy.
+
+    Places without a run get the clients of the last one, without any samples.
+    """
+    spread = plan.spread
+    runs = plan.runs[first : first + plan.runs_per_program]
+    count = spread.run_devices * spread.runs_each
+    rows = []
+    for number in range(count):
+        run = runs[min(number, len(runs) - 1)]
+        members = layout.members_of(run.layout, run.partition, lengths)
+        if number >= len(runs):
+            members = tuple(
+                group._replace(train_count=group.train_count * 0, test_count=group.test_count * 0)
+                for group in members
+            )
+
+        def repeated(value: Any) -> Any:
+            return np.stack([np.asarray(value)] * spread.client_devices)
+
+        rows.append(
+            simulate.Run(
+                repeated(np.uint32(run.config.seed)),
+                {name: repeated(np.float32(x)) for name, x in run.hyperparameters.items()},
+                members,
+                _num_members(run),
+                repeated(run.layout.order),
+            )
+        )
+
+    def arrange(*leaves: np.ndarray) -> np.ndarray:
+        """`[client_devices, ...]` of every run to `[num_devices, runs_each, ...]`."""
+        stacked = np.stack(leaves).reshape(
+            spread.runs_each, spread.run_devices, spread.client_devices, *leaves[0].shape[1:]
+        )
+        moved = np.moveaxis(stacked, 0, 2)
+        return moved.reshape(-1, *moved.shape[2:])
+
+    return jax.tree.map(arrange, *rows)
+
+
+def check_finite(config: Config, report: dict[str, Any]) -> None:
+    """Stops a run that has diverged.
+
+    Raises:
+      UsageError: a client's loss or upload was not finite; names the first round and client.
+    """
+    diverged = report["diverged"]
+    if (diverged < 0).all():
+        return
+    first = diverged[diverged >= 0].min()
+    client = int(np.flatnonzero(diverged == first)[0])
+    raise UsageError(
+        f"loss must be finite, got a value that is not from client {client} in round {first + 1}; "
+        f"learning_rate = {config.learning_rate} may be too high"
+    )
+
+
+def _arrays(report: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The server's arrays after a call, see `Evaluation`."""
+    arrays = {name: value for name, value in report["server"].items() if np.ndim(value) > 0}
+    if isinstance(report["state"], Prototypes):
+        arrays["prototypes"], arrays["known"] = report["state"]
+    return arrays

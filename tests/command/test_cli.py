@@ -1,0 +1,254 @@
+"""The command line as a person uses it: files, tables, mistakes, interruption."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from protonorm_jax import config, data, report
+from protonorm_jax.command import cli
+
+FAST = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
+FILES = {
+    "config.json",
+    "manifest.json",
+    "metrics.jsonl",
+    "summary.json",
+    "prototypes.npz",
+    "curves.png",
+    "prototypes.png",
+}
+
+
+@pytest.fixture(scope="module")
+def small_file(small_set, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "small.npz"
+    data.save_npz(small_set, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def recorded(small_file, tmp_path_factory):
+    """A finished run of three rounds."""
+    directory = tmp_path_factory.mktemp("run") / "one"
+    flags = ("--data", small_file, *FAST, "--rounds", "3", "--out", str(directory))
+    assert cli.main(["run", *flags]) == 0
+    return directory
+
+
+def complaint(capsys, *flags):
+    """Runs a command that must fail; returns its one line on standard error."""
+    try:
+        code = cli.main(list(flags))
+    except SystemExit as stop:
+        code = stop.code
+    lines = capsys.readouterr().err.splitlines()
+    assert code == 2 and len(lines) == 1, (code, lines)
+    return lines[0]
+
+
+def test_a_run_directory_is_complete(recorded):
+    assert {path.name for path in recorded.iterdir()} == FILES
+    rows = [json.loads(line) for line in (recorded / "metrics.jsonl").read_text().splitlines()]
+    assert [row["round"] for row in rows] == [1, 2, 3]
+    summary = json.loads((recorded / "summary.json").read_text())
+    assert summary["status"] == "finished" and summary["method"] == "protonorm"
+    assert summary["rounds"] == 3
+    best = max(row["prototype_accuracy"] for row in rows)
+    assert summary["prototype_accuracy_best"] == best
+    assert summary["prototype_accuracy"] == rows[-1]["prototype_accuracy"]
+    assert 0 < summary["majority_accuracy"] < 1
+    assert summary["seconds"] > 0 and summary["compile_seconds"] > 0
+    manifest = json.loads((recorded / "manifest.json").read_text())
+    assert manifest["key"]["impl"] == "threefry2x32" and len(manifest["clients"]) == 4
+    assert manifest["versions"]["jax"] and manifest["device"]["count"] == 1
+    with np.load(recorded / "prototypes.npz") as arrays:
+        assert arrays["prototypes"].shape == arrays["class_means"].shape == (5, 8)
+        assert arrays["known"].all()
+    for name in ("curves.png", "prototypes.png"):
+        assert (recorded / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recorded_config_repeats_the_run_exactly(recorded, tmp_path):
+    directory = tmp_path / "again"
+    flags = ("--config", str(recorded / "config.json"), "--out", str(directory))
+    assert cli.main(["run", *flags]) == 0
+    for name in ("config.json", "metrics.jsonl"):
+        assert (directory / name).read_bytes() == (recorded / name).read_bytes()
+
+
+def test_flags_win_over_the_config_file(recorded, tmp_path):
+    flags = ("--config", str(recorded / "config.json"), "--rounds", "1", "--no-shuffle")
+    assert cli.main(["run", *flags, "--out", str(tmp_path / "short")]) == 0
+    settings = json.loads((tmp_path / "short" / "config.json").read_text())
+    assert settings["rounds"] == 1 and settings["shuffle"] is False
+    assert settings["feature_dim"] == 8
+
+
+def test_results_are_not_overwritten_unasked(recorded, small_file, capsys):
+    before = (recorded / "metrics.jsonl").read_bytes()
+    flags = ("run", "--data", small_file, *FAST, "--out", str(recorded))
+    assert "--overwrite" in complaint(capsys, *flags)
+    assert (recorded / "metrics.jsonl").read_bytes() == before
+
+
+def test_overwriting_leaves_other_files_alone(small_file, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "metrics.jsonl").write_text("old\n")
+    flags = ("--data", small_file, *FAST, "--rounds", "1", "--method", "local")
+    assert cli.main(["run", *flags, "--out", str(tmp_path), "--overwrite"]) == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 1 and "prototype_accuracy" not in json.loads(rows[0])
+    assert not (tmp_path / "prototypes.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "yardsticks", "labels", "lines"),
+    [
+        (("protonorm", "local"), (0.7, 0.7), ["protonorm", "local"], 3),
+        (("protonorm", "protonorm"), (0.7, 0.7), ["one", "two"], 3),
+        (("protonorm", "local"), (0.7, 0.5), ["protonorm", "local"], 5),
+    ],
+)
+def test_curves_of_a_comparison_can_be_told_apart(methods, yardsticks, labels, lines, monkeypatch):
+    """By directory where methods are the same; each has its own yardstick if these differ."""
+    drawn = []
+    keep = lambda figure, *_, **__: drawn.append(figure)  # noqa: E731
+    monkeypatch.setattr(report.pictures.Figure, "savefig", keep)
+    rows = [{"round": 1, "head_accuracy": 0.5}, {"round": 2, "head_accuracy": 0.6}]
+    runs = [
+        ({"method": method, "majority_accuracy": yardstick}, rows)
+        for method, yardstick in zip(methods, yardsticks, strict=True)
+    ]
+    report.draw_comparison(runs, ["one", "two"], io.BytesIO())
+    axes = drawn[0].axes[1]
+    assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == labels
+    assert len(axes.lines) == lines
+    heights = [set(line.get_ydata()) for line in axes.lines if line.get_linestyle() == "--"]
+    assert set().union(*heights) == set(yardsticks)
+
+
+def test_compare_prints_one_table(recorded, tmp_path, capsys):
+    picture = tmp_path / "both.png"
+    assert cli.main(["compare", str(recorded), str(recorded), "--out", str(picture)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("protonorm ") == 2 and "majority" in printed and "…" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--alpha", "-1"), "Config.alpha must be > 0, got -1.0"),
+        (("--alpha", "much"), "Config.alpha must be a number, got 'much'"),
+        (("--rounds", "1.5"), "Config.rounds must be an integer, got '1.5'"),
+        (("--learning-rate", "nan"), "Config.learning_rate must be finite, got nan"),
+        (("--participation", "1.5"), "Config.participation must be <= 1, got 1.5"),
+        (("--method", "fedsgd"), "Config.method must be one of protonorm, fedproto, local"),
+        (("--align", "best"), "Config.align must be one of auto, thomson"),
+        (("--family", "resnet9"), "resnet"),
+        (("--data", "mnist"), "Config.data must be one of digits"),
+        (("--data", "missing.npz"), "missing.npz must exist"),
+        (("--num-clients", "5000"), "Config.num_clients must be <= 1797"),
+        (("--family", "fedavg_cnn"), "16"),
+        (("--method", "fedproto", "--scale", "3"), "Config.scale must be left out"),
+        (("--method", "local", "--align", "none"), "Config.align must be left out"),
+        (("--config", "missing.json"), "config must be a readable JSON file, got 'missing.json'"),
+        (("--devices", "99"), "Config.devices must be <= "),
+        (("--learning-rate", "1e12", "--rounds", "5", *FAST), "loss must be finite"),
+        (("--colour", "red"), "--colour"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(flags, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = complaint(capsys, "run", *flags, "--out", "new")
+    assert line.startswith("protonorm: ") and words in line
+    if "loss" not in words:
+        assert list(tmp_path.iterdir()) == []
+    else:
+        summary = json.loads((tmp_path / "new" / "summary.json").read_text())
+        assert summary["status"] == "failed"
+
+
+def test_a_bad_config_file_names_the_field(tmp_path, capsys):
+    path = tmp_path / "config.json"
+    for text, words in (
+        ('{"speed": 3}', "Config has no field 'speed'"),
+        ('{"rounds": "ten"}', "Config.rounds must be an integer, got 'ten'"),
+        ('{"shuffle": 1}', "Config.shuffle must be true or false, got 1"),
+        ("[1]", "must hold one JSON object"),
+        ("{", "must be valid JSON"),
+    ):
+        path.write_text(text)
+        assert words in complaint(capsys, "run", "--config", str(path))
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(ValueError, match=r"Config\.alpha"):
+        cli.main(["run", "--alpha", "-1", "--debug"])
+
+
+def test_a_bug_is_one_line_too(monkeypatch, capsys, tmp_path):
+    def broken(*_, **__):
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr(cli.job, "run", broken)
+    assert cli.main(["run", "--out", str(tmp_path / "new")]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "protonorm: RuntimeError: first (a bug; --debug shows where)"
+    ]
+
+
+def test_every_setting_has_a_flag_and_help(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    text = capsys.readouterr().out
+    for name in config.Config().to_dict():
+        assert "--" + name.replace("_", "-") in text
+
+
+def interrupt(*flags, after):
+    """Starts a run, sends Ctrl-C once a line begins with `after`; returns code and errors."""
+    # Tests started in the background inherit that Ctrl-C is to be ignored.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from protonorm_jax.command import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "run", *flags]
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        for line in process.stdout:
+            if line.startswith(after):
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    return process.returncode, errors.splitlines()
+
+
+def test_interruption_leaves_a_valid_directory(small_file, tmp_path):
+    """Ctrl-C between two of many short calls."""
+    flags = ("--data", small_file, *FAST, "--rounds", "1000000", "--out", str(tmp_path / "run"))
+    assert interrupt(*flags, after="round") == (130, ["protonorm: interrupted"])
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert summary["status"] == "interrupted"
+    assert summary["rounds"] == len(rows) == json.loads(rows[-1])["round"]
+
+
+def test_interruption_does_not_wait_for_the_device(small_file, tmp_path):
+    """Ctrl-C in the first of a few calls that take for ever."""
+    rounds = ("--rounds", "100000000", "--eval-every", "100000000")
+    flags = ("--data", small_file, *FAST, *rounds, "--out", str(tmp_path / "run"))
+    assert interrupt(*flags, after="protonorm") == (130, ["protonorm: interrupted"])
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "interrupted" and summary["rounds"] == 0

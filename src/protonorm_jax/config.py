@@ -4,32 +4,21 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
-import types
-import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from protonorm_jax import settings
 from protonorm_jax.errors import UsageError
 
-ALIGNMENTS = ("auto", "thomson", "simplex", "reference", "none")
 PARTITIONS = ("dirichlet", "pathological", "iid")
-COLLECTIONS = ("after", "before", "during")
 LAST_BATCHES = ("mask", "drop")
-WEIGHTINGS = ("uniform", "samples")
 PRECISIONS = ("float32", "bfloat16")
 
-
-def _setting(section: str, default: Any, text: str, **rule: Any) -> Any:
-    """A field with its help text and its rule: `choices`, or `above`/`least`/`most` bounds."""
-    metadata = {"section": section, "help": text, **rule}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-_data = functools.partial(_setting, "data")
-_method = functools.partial(_setting, "method")
-_training = functools.partial(_setting, "training")
-_execution = functools.partial(_setting, "execution")
+_data = functools.partial(settings.setting, section="data")
+_method = functools.partial(settings.setting, section="method")
+_training = functools.partial(settings.setting, section="training")
+_execution = functools.partial(settings.setting, section="execution")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,22 +38,9 @@ class Config:
     train_fraction: float = _data(
         0.75, "share of a client's samples to train on; the rest is for testing", above=0, most=1
     )
-    method: str = _method("protonorm", "protonorm, fedproto or local")
-    proximity: float | None = _method(
-        None, "lambda: weight of MSE(features, s * prototype), a mean over elements", least=0
-    )
-    scale: float | None = _method(None, "s: length of the aligned prototypes", above=0)
-    align: str | None = _method(
-        None, "how the server spreads prototypes over the sphere", choices=ALIGNMENTS
-    )
-    weighting: str | None = _method(
-        None, "weights of clients in the average of prototypes", choices=WEIGHTINGS
-    )
-    collect: str = _method(
-        "after",
-        "prototypes are taken from the model after training, before it (as the reference code "
-        "does) or during it",
-        choices=COLLECTIONS,
+    method: str = _method("protonorm", "a federated method; `protonorm methods` lists them")
+    method_settings: Mapping[str, Any] = _method(
+        settings.Values(), "settings of the method that differ from its defaults"
     )
     family: str = _training(
         "tiny", "tiny, ht0, or model names with commas; client i gets model i modulo their count"
@@ -103,17 +79,44 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = _checked(field, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+        for name in settings.fields(Config):
+            if name != "method_settings":
+                value = settings.check("Config", Config, name, getattr(self, name))
+                object.__setattr__(self, name, value)
+        if self.method not in settings.GROUPS:
+            raise UsageError(
+                f"Config.method must be one of {', '.join(settings.GROUPS)}, got {self.method!r}"
+                f"{settings.hint(self.method, settings.GROUPS)}"
+            )
+        values = self.method_settings
+        if not isinstance(values, Mapping):
+            raise UsageError(f"Config.method_settings must be a mapping, got {values!r}")
+        chosen = settings.complete(self.method, settings.GROUPS[self.method], values)
+        object.__setattr__(self, "method_settings", settings.Values(chosen))
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
-        return dataclasses.asdict(self)
+        values = {name: getattr(self, name) for name in settings.fields(Config)}
+        return values | {"method_settings": dict(self.method_settings)}
 
     def replace(self, **changes: Any) -> "Config":
-        """The same settings but for some, checked again."""
-        return from_dict(self.to_dict() | changes)
+        """The same settings but for some, checked again.
+
+        Names that are not fields are settings of the method. With another method, the settings of
+        the one before are dropped.
+
+        Raises:
+          UsageError: an unknown name, or a value outside its range.
+        """
+        values = self.to_dict()
+        method = changes.get("method", self.method)
+        if method != self.method:
+            values["method_settings"] = {}
+        own = {name: value for name, value in changes.items() if name in values}
+        values |= own
+        rest = {name: value for name, value in changes.items() if name not in own}
+        values["method_settings"] = {**values["method_settings"], **rest}
+        return Config(**values)
 
     def digest(self) -> str:
         """Sixteen hex digits that name this config: equal settings, equal digest."""
@@ -121,16 +124,35 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def from_dict(values: dict[str, Any]) -> Config:
+# Fields of configs that were recorded before settings belonged to methods; None was the default.
+_MOVED = ("proximity", "scale", "align", "weighting", "collect")
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
     """A config from a mapping such as `to_dict` returns.
+
+    Configs recorded when the settings of methods were fields of `Config` are taken too.
 
     Raises:
       UsageError: an unknown field, or a value outside its range.
     """
-    known = [field.name for field in dataclasses.fields(Config)]
+    values = dict(values)
+    if "method_settings" not in values and any(name in values for name in _MOVED):
+        moved = {name: values.pop(name) for name in _MOVED if name in values}
+        group = settings.GROUPS.get(values.get("method", Config.method), settings.NoSettings)
+        # `collect` had a value for every method, also for those that it meant nothing to.
+        values["method_settings"] = {
+            name: value
+            for name, value in moved.items()
+            if value is not None and (name != "collect" or name in settings.fields(group))
+        }
+    known = settings.fields(Config)
     for name in values:
         if name not in known:
-            raise UsageError(f"Config has no field {name!r}; its fields are {', '.join(known)}")
+            raise UsageError(
+                f"Config has no field {name!r}; its fields are {', '.join(known)}; settings of a "
+                "method belong into method_settings"
+            )
     return Config(**values)
 
 
@@ -139,6 +161,15 @@ def load(path: str | Path) -> Config:
 
     Raises:
       UsageError: the file is missing, not JSON, not one object, or holds a bad setting.
+    """
+    return from_dict(load_values(path))
+
+
+def load_values(path: str | Path) -> dict[str, Any]:
+    """What a JSON file holds of a config; `methods_file`, if it is there, is left out.
+
+    Raises:
+      UsageError: the file is missing, not JSON, or not one object.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -150,40 +181,4 @@ def load(path: str | Path) -> Config:
         raise UsageError(f"config must be valid JSON, got {str(path)!r}: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"config must hold one JSON object, got {type(values).__name__}")
-    return from_dict(values)
-
-
-def field_type(field: dataclasses.Field) -> tuple[type, bool]:
-    """The plain type of a field and whether `None` is allowed too."""
-    hint = typing.get_type_hints(Config)[field.name]
-    if isinstance(hint, types.UnionType):
-        (plain,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
-        return plain, True
-    return hint, False
-
-
-def _checked(field: dataclasses.Field, value: Any) -> Any:
-    """The value in its own type, or a `UsageError`."""
-    plain, optional = field_type(field)
-    if value is None and optional:
-        return None
-
-    def refuse(rule: str) -> typing.NoReturn:
-        raise UsageError(f"Config.{field.name} must be {rule}, got {value!r}")
-
-    if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-        refuse({int: "an integer", float: "a number", str: "text", bool: "true or false"}[plain])
-    if isinstance(value, float) and not math.isfinite(value):
-        refuse("finite")
-    rule = field.metadata
-    if "choices" in rule and value not in rule["choices"]:
-        refuse(f"one of {', '.join(rule['choices'])}")
-    if "above" in rule and not value > rule["above"]:
-        refuse(f"> {rule['above']}")
-    if "least" in rule and value < rule["least"]:
-        refuse(f">= {rule['least']}")
-    if "most" in rule and value > rule["most"]:
-        refuse(f"<= {rule['most']}")
-    return value
+    return values

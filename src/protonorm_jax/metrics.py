@@ -78,13 +78,16 @@ def row(round_index: int, report: dict[str, Any], test_count: np.ndarray) -> dic
     trained = report["trained"]
     for name, values in report["terms"].items():
         result[name] = float(values[trained].mean()) if trained.any() else None
+    arrived = report["arrived"]
     for name, value in report["server"].items():
-        if np.ndim(value) == 0:
-            result[name] = value.item()
+        if np.ndim(value) == 0:  # Without an upload the server has done nothing.
+            result[name] = value.item() if arrived.any() else None
     result["clients_trained"] = int(trained.sum())
-    result["uploads_arrived"] = int(report["arrived"].sum())
-    result["floats_up"] = int(report["floats_up"].sum(dtype=np.float64))
-    result["floats_down"] = int(report["floats_down"])
+    result["uploads_arrived"] = int(arrived.sum())
+    for way in ("up", "down"):
+        result[f"floats_{way}"] = int(report[f"floats_{way}"].sum(dtype=np.int64))
+        high, low = map(int, report["floats"][way])
+        result[f"floats_{way}_total"] = high * 2**32 + low
     return {name: _finite(value) for name, value in result.items()}
 
 

@@ -57,22 +57,53 @@ class Outputs(NamedTuple):
     logits: jax.Array
 
 
+def linear_classify(
+    variables: Variables,
+    features: jax.Array,
+    *,
+    train: bool = False,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Logits `[B, num_classes]` of features `[B, feature_dim]` by a linear head."""
+    del train, key
+    head = variables["params"]["head"]
+    return features @ head["kernel"] + head["bias"].reshape(1, -1)
+
+
 class Model(NamedTuple):
-    """One architecture as two pure functions.
+    """One architecture as pure functions.
 
     Attributes:
       init: `init(key) -> variables`. `variables["params"]` has the sub-trees `base` and `head`;
-        `head` is always `{"kernel": [feature_dim, num_classes], "bias": [num_classes]}`.
+        a linear `head` is `{"kernel": [feature_dim, num_classes], "bias": [num_classes]}`.
         `variables["batch_stats"]` is present for every model, empty without batch norm.
       apply: `apply(variables, images, train=False, *, mask=None, key=None) ->
         (Outputs, variables)`. `images` is `[B, H, W, channels]` float32 in [-1, 1]. With
         `train`, batch norm uses and updates the statistics of the batch, over the rows where
         `mask` (`[B]` bool, default all) is true; `key` switches dropout and stochastic depth on
         (without it they are off). Without `train` the variables come back unchanged.
+      classify: `classify(variables, features, *, train=False, key=None) -> logits`, the head
+        alone, on features `[B, feature_dim]` of whatever origin. With `train` and a `key` a head
+        that has dropout applies it.
+      linear_head: whether `classify` without dropout is one linear layer.
     """
 
     init: Callable[[jax.Array], Variables]
     apply: Callable[..., tuple[Outputs, Variables]]
+    classify: Callable[..., jax.Array] = linear_classify
+    linear_head: bool = True
+
+
+class Models(NamedTuple):
+    """The nets that a client and the server may speak of.
+
+    Attributes:
+      private: the client's own architecture.
+      shared: an architecture that all clients know, for methods that ask for one; else None.
+    """
+
+    private: Model
+    shared: Model | None = None
 
 
 class Client(NamedTuple):
@@ -88,16 +119,17 @@ class Client(NamedTuple):
 
 
 class ClientData(NamedTuple):
-    """One client's samples, as rows of images that all clients share.
+    """One client's samples, as rows of arrays that all clients share.
 
     Attributes:
-      images: `[N, H, W, channels]` uint8 of the whole data set.
+      inputs: a pytree with leaves `[N, ...]` of the whole data set; today one array of images
+        `[N, H, W, channels]` uint8.
       labels: `[N]` int32 of the whole data set.
       indices: `[n]` int32, the client's rows, real ones first.
       num_samples: `[]` int32, how many of `indices` are real.
     """
 
-    images: jax.Array
+    inputs: Any
     labels: jax.Array
     indices: jax.Array
     num_samples: jax.Array
@@ -125,12 +157,13 @@ class Batch(NamedTuple):
     """What one step sees.
 
     Attributes:
-      images: `[B, H, W, channels]` float32 in [-1, 1].
+      inputs: a pytree with leaves `[B, ...]`; today one array of images `[B, H, W, channels]`
+        float32 in [-1, 1].
       labels: `[B]` int32.
       mask: `[B]` bool; false rows are padding and must change nothing.
     """
 
-    images: jax.Array
+    inputs: Any
     labels: jax.Array
     mask: jax.Array
 

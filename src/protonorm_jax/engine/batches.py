@@ -1,19 +1,29 @@
 """Cuts a client's samples into batches of one shape."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from protonorm_jax.engine.lockstep import repeat
+from protonorm_jax.engine import lockstep, loops
 from protonorm_jax.types import Batch, ClientData
+
+Repeat = Callable[..., Any]
+"""`lockstep.repeat`, with its widths bound where clients run side by side."""
 
 
 def take(data: ClientData, rows: jax.Array, mask: jax.Array) -> Batch:
-    """The samples `rows` `[B]` of the whole data set, pixels scaled from 0..255 to [-1, 1]."""
-    images = data.images[rows].astype(jnp.float32) / 127.5 - 1.0
-    return Batch(images, data.labels[rows], mask)
+    """The samples `rows` `[B]` of the whole data set, pixels scaled from 0..255 to [-1, 1].
+
+    Leaves of the inputs that are not uint8 are no images and stay as they are.
+    """
+
+    def one(leaf: jax.Array) -> jax.Array:
+        taken = leaf[rows]
+        return taken.astype(jnp.float32) / 127.5 - 1.0 if leaf.dtype == jnp.uint8 else taken
+
+    return Batch(jax.tree.map(one, data.inputs), data.labels[rows], mask)
 
 
 def pad(indices: jax.Array, batch_size: int) -> jax.Array:
@@ -29,7 +39,7 @@ def total(
     constants: Any,
     *,
     batch_size: int,
-    widths: Sequence[int] = (),
+    repeat: Repeat = lockstep.repeat,
 ) -> Any:
     """Adds up `function(batch, constants)` over a client's samples in their stored order.
 
@@ -41,7 +51,7 @@ def total(
       data: the client's samples.
       constants: a pytree, handed on to `function`.
       batch_size: samples at once.
-      widths: for clients under `vmap`, see `lockstep.repeat`.
+      repeat: the loop.
     """
     data = data._replace(indices=pad(data.indices, batch_size))
 
@@ -57,5 +67,5 @@ def total(
         return jax.tree.map(jnp.add, sums, at(position, given))
 
     given = (data, constants)
-    zero = jax.tree.map(jnp.zeros_like, jax.eval_shape(at, jnp.int32(0), given))
-    return repeat(-(-data.num_samples // batch_size), add, zero, given, widths=widths)
+    zero = loops.zeros_of(at, jnp.int32(0), given)
+    return repeat(-(-data.num_samples // batch_size), add, zero, given)

@@ -1,6 +1,5 @@
 """One client's round: train on its own samples, then make its upload. Pure, for one client."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -9,23 +8,74 @@ import jax.numpy as jnp
 import optax
 
 from protonorm_jax.config import Config
-from protonorm_jax.engine import batches
-from protonorm_jax.engine.lockstep import repeat
-from protonorm_jax.methods.method import Hyperparameters, Method, infer
-from protonorm_jax.types import Batch, Client, ClientData, Model
+from protonorm_jax.engine import batches, lockstep, loops
+from protonorm_jax.methods.method import Method, Round, infer, observe_nothing
+from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs
+
+
+class Keys(NamedTuple):
+    """What one client's round draws from.
+
+    Attributes:
+      order: of the samples.
+      loss: of the steps; step i has `fold_in(loss, i)`.
+      upload: of what is sent.
+    """
+
+    order: jax.Array
+    loss: jax.Array
+    upload: jax.Array
+
+
+def keys_of(key: jax.Array) -> Keys:
+    """Splits the key of one client's round."""
+    train, upload = jax.random.split(key)
+    order, loss = jax.random.split(train)
+    return Keys(order, loss, upload)
+
+
+def gradient(
+    client: Client,
+    down: Any,
+    batch: Batch,
+    key: jax.Array,
+    round: Round,
+    *,
+    models: Models,
+    method: Method,
+) -> tuple[Client, Outputs, dict[str, jax.Array]]:
+    """The gradient of the client's loss at a batch.
+
+    Returns:
+      A `Client` of the gradient by `params` and of the new statistics; the outputs of the private
+      model; and the terms of the loss, `loss` itself among them.
+    """
+    (loss, info), gradients = jax.value_and_grad(method.loss, has_aux=True)(
+        client.params, client.statistics, down, batch, key, round, models=models
+    )
+    return Client(gradients, info.statistics), info.outputs, {"loss": loss, **info.terms}
+
+
+def descend(
+    client: Client, state: optax.OptState, gradients: Client, round: Round, *, method: Method
+) -> tuple[Client, optax.OptState]:
+    """One step of the client's optimiser along what `gradient` has found."""
+    updates, state = method.optimizer(round).update(gradients.params, state, client.params)
+    return Client(optax.apply_updates(client.params, updates), gradients.statistics), state
 
 
 def local_update(
     key: jax.Array,
     client: Client,
-    broadcast: Any,
+    down: Any,
     data: ClientData,
-    hyperparameters: Hyperparameters,
+    round: Round,
     *,
-    model: Model,
+    models: Models,
     method: Method,
     config: Config,
-    widths: Sequence[int] = (),
+    budget: jax.Array | None = None,
+    repeat: batches.Repeat = lockstep.repeat,
 ) -> tuple[Client, Any, dict[str, Any]]:
     """Trains one client for a round and makes its upload.
 
@@ -35,122 +85,75 @@ def local_update(
     Args:
       key: consumed; it orders the samples and feeds the method's loss and upload.
       client: the state of the client.
-      broadcast: what the server sent.
+      down: what the server sent.
       data: the client's training samples.
-      hyperparameters: traced scalars.
-      model: the client's architecture.
+      round: what the hooks know of the round.
+      models: the client's architecture, and the shared one.
       method: the federated method.
-      config: `local_epochs`, `batch_size`, `eval_batch_size`, `shuffle`, `last_batch`
+      config: `local_epochs`, `batch_size`, `eval_batch_size`, `shuffle` and `last_batch`
         (`"drop"`, as the reference codes do, never trains on the last `num_samples % batch_size`
-        samples nor takes prototypes from them) and `collect` (`"before"` takes the prototypes of
-        the model as it was before this round, as the reference code of ProtoNorm does).
-      widths: for clients under `vmap`, see `lockstep.repeat`.
+        samples nor takes prototypes from them).
+      budget: `[]` int32, the most steps to train; none by default. With 0 the client's parameters
+        and statistics stay as they are, but it uploads.
+      repeat: the loop over batches, see `lockstep`.
 
     Returns:
-      The client, its upload, and a dict: `steps` (`loss` and the method's terms, `[max_steps]`
-      float32, zero after the last step), `terms` (their means over the steps), `num_steps` `[]`
-      int32, `num_samples` `[]` int32, `floats` (numbers sent up) and `finite` `[]` bool.
+      The client, its upload, and a dict: `terms` (`loss` and the method's terms, their means over
+      the steps), `num_steps` `[]` int32 and `finite` `[]` bool.
     """
     chex.assert_rank([data.indices, data.num_samples], [1, 0])
-    data = data._replace(num_samples=_usable(data.num_samples, config))
-    train_key, upload_key = jax.random.split(key)
-    trained, observed, (sums, steps), count = _train(
-        train_key, client, broadcast, data, hyperparameters, model, method, config, widths
+    data = data._replace(num_samples=usable(data.num_samples, config))
+    keys = keys_of(key)
+    trained, observed, sums, count = _train(
+        keys, client, down, data, round, budget, models, method, config, repeat
     )
-    if config.collect != "during":
-        source = client if config.collect == "before" else trained
-        observed = _observe(source, data, model, method, config, widths)
-    upload, floats = method.upload(
-        upload_key, trained, observed, data, broadcast, hyperparameters, model=model
-    )
-    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((sums, upload))])
+    if _collects(method, "after", "before"):
+        source = client if method.collect == "before" else trained
+        observed = _observe(source, data, models, method, config, repeat)
+    upload = method.upload(keys.upload, trained, observed, data, down, round, models=models)
+    upload = upload._replace(floats=jnp.asarray(upload.floats, jnp.int32))
+    sent = (upload.each, upload.mean)
+    finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((sums, sent))])
     info = {
-        "steps": steps,
         "terms": jax.tree.map(lambda term: term / jnp.maximum(count, 1), sums),
         "num_steps": count,
-        "num_samples": data.num_samples,
-        "floats": jnp.asarray(floats, jnp.float32),
         "finite": finite.all(),
     }
     return trained, upload, info
 
 
-def num_steps(num_samples: Any, config: Config) -> Any:
-    """Steps of a round for clients with so many training samples; traced or numpy integers."""
-    return config.local_epochs * _steps_per_epoch(_usable(num_samples, config), config.batch_size)
+def num_steps(num_samples: Any, config: Config, reserve: int = 0) -> Any:
+    """Steps of a round for clients with so many training samples; traced or numpy integers.
+
+    Args:
+      num_samples: of each client.
+      config: `local_epochs`, `batch_size`, `last_batch`.
+      reserve: batches held in reserve, see `Method`.
+    """
+    used = usable(num_samples, config)
+    used = used - reserved(used, config, reserve)
+    return config.local_epochs * _steps_per_epoch(used, config.batch_size)
 
 
-def _usable(num_samples: Any, config: Config) -> Any:
+def usable(num_samples: Any, config: Config) -> Any:
+    """How many of a client's training samples are used at all."""
     if config.last_batch == "drop":
         return num_samples - num_samples % config.batch_size
     return num_samples
+
+
+def reserved(num_samples: Any, config: Config, reserve: int) -> Any:
+    """How many of a client's samples are held in reserve; none where that leaves too few."""
+    enough = num_samples >= (reserve + 1) * config.batch_size
+    return enough * (reserve * config.batch_size)
 
 
 def _steps_per_epoch(num_samples: Any, batch_size: int) -> Any:
     return -(-num_samples // batch_size)
 
 
-def _train(
-    key: jax.Array,
-    client: Client,
-    broadcast: Any,
-    data: ClientData,
-    hyperparameters: Hyperparameters,
-    model: Model,
-    method: Method,
-    config: Config,
-    widths: Sequence[int],
-) -> tuple[Client, Any, tuple[dict[str, jax.Array], dict[str, jax.Array]], jax.Array]:
-    """All epochs of one round: the client, what it observed, the terms of the loss (their sums
-    over the steps, and step by step), and the number of steps.
-    """
-    batch_size = config.batch_size
-    order_key, loss_key = jax.random.split(key)
-    orders = batches.pad(_orders(order_key, data, config), batch_size)  # [epochs, padded]
-    given = _Given(orders, loss_key, broadcast, data, hyperparameters)
-
-    @jax.jit  # Traced once, though used twice.
-    def gradient(
-        client: Client, index: jax.Array, given: _Given
-    ) -> tuple[Client, Any, dict[str, jax.Array]]:
-        """The gradient at a batch, what the forward pass observed, and the terms of the loss."""
-        batch = _batch_at(index, given.orders, given.data, config)
-        (loss, info), gradients = jax.value_and_grad(method.loss, has_aux=True)(
-            client.params,
-            client.statistics,
-            given.broadcast,
-            batch,
-            jax.random.fold_in(given.loss_key, index),
-            given.hyperparameters,
-            model=model,
-        )
-        observed = ()
-        if config.collect == "during":
-            observed = method.observe(info.outputs, batch.labels, batch.mask)
-        return Client(gradients, info.statistics), observed, {"loss": loss, **info.terms}
-
-    def step(index: jax.Array, carry: Any, given: _Given) -> Any:
-        client, optimizer_state, observed, sums, history = carry
-        (gradients, statistics), new, terms = gradient(client, index, given)
-        optimizer = method.optimizer(given.hyperparameters)
-        updates, optimizer_state = optimizer.update(gradients, optimizer_state, client.params)
-        client = Client(optax.apply_updates(client.params, updates), statistics)
-        observed = jax.tree.map(jnp.add, observed, new)
-        # Added up here, since the bits of a sum over `history` would depend on its length.
-        sums = jax.tree.map(jnp.add, sums, terms)
-        history = jax.tree.map(lambda all, one: all.at[index].set(one), history, terms)
-        return client, optimizer_state, observed, sums, history
-
-    _, observed, terms = jax.eval_shape(gradient, client, jnp.int32(0), given)
-    observed = jax.tree.map(jnp.zeros_like, observed)
-    max_steps = orders.shape[0] * (orders.shape[1] // batch_size)
-    history = jax.tree.map(lambda term: jnp.zeros(max_steps, term.dtype), terms)
-    count = orders.shape[0] * _steps_per_epoch(data.num_samples, batch_size)
-    optimizer_state = method.optimizer(hyperparameters).init(client.params)
-    sums = jax.tree.map(jnp.zeros_like, terms)
-    initial = (client, optimizer_state, observed, sums, history)
-    client, _, observed, sums, history = repeat(count, step, initial, given, widths=widths)
-    return client, observed, (sums, history), count
+def _collects(method: Method, *when: str) -> bool:
+    return method.observe is not observe_nothing and method.collect in when
 
 
 class _Given(NamedTuple):
@@ -158,9 +161,70 @@ class _Given(NamedTuple):
 
     orders: jax.Array
     loss_key: jax.Array
-    broadcast: Any
+    down: Any
     data: ClientData
-    hyperparameters: Hyperparameters
+    round: Round
+
+
+def _train(
+    keys: Keys,
+    client: Client,
+    down: Any,
+    data: ClientData,
+    round: Round,
+    budget: jax.Array | None,
+    models: Models,
+    method: Method,
+    config: Config,
+    repeat: batches.Repeat,
+) -> tuple[Client, Any, dict[str, jax.Array], jax.Array]:
+    """All epochs of one round: the client, what it observed, the terms of the loss (their sums
+    over the steps), and the number of steps.
+    """
+    batch_size = config.batch_size
+    if method.reserve:
+        held = reserved(data.num_samples, config, method.reserve)
+        data = data._replace(
+            indices=jnp.roll(data.indices, -held), num_samples=data.num_samples - held
+        )
+    orders = batches.pad(_orders(keys.order, data, config), batch_size)  # [epochs, padded]
+    given = _Given(orders, keys.loss, down, data, round)
+    during = _collects(method, "during")
+
+    @jax.jit  # Traced once, though used twice.
+    def at(client: Client, index: jax.Array, given: _Given) -> tuple[Client, Any, Any]:
+        """The gradient at a batch, what the forward pass observed, and the terms of the loss."""
+        batch = _batch_at(index, given.orders, given.data, config)
+        gradients, outputs, terms = gradient(
+            client,
+            given.down,
+            batch,
+            jax.random.fold_in(given.loss_key, index),
+            given.round,
+            models=models,
+            method=method,
+        )
+        observed = method.observe(outputs, batch.labels, batch.mask) if during else ()
+        return gradients, observed, terms
+
+    def step(index: jax.Array, carry: Any, given: _Given) -> Any:
+        client, optimizer_state, observed, sums = carry
+        gradients, new, terms = at(client, index, given)
+        client, optimizer_state = descend(
+            client, optimizer_state, gradients, given.round, method=method
+        )
+        observed = jax.tree.map(jnp.add, observed, new)
+        sums = jax.tree.map(jnp.add, sums, terms)
+        return client, optimizer_state, observed, sums
+
+    _, observed, sums = loops.zeros_of(at, client, jnp.int32(0), given)
+    count = orders.shape[0] * _steps_per_epoch(data.num_samples, batch_size)
+    if budget is not None:
+        count = jnp.minimum(count, budget)
+    optimizer_state = method.optimizer(round).init(client.params)
+    initial = (client, optimizer_state, observed, sums)
+    client, _, observed, sums = repeat(count, step, initial, given)
+    return client, observed, sums, count
 
 
 def _batch_at(index: jax.Array, orders: jax.Array, data: ClientData, config: Config) -> Batch:
@@ -196,14 +260,14 @@ def _orders(key: jax.Array, data: ClientData, config: Config) -> jax.Array:
 def _observe(
     client: Client,
     data: ClientData,
-    model: Model,
+    models: Models,
     method: Method,
     config: Config,
-    widths: Sequence[int],
+    repeat: batches.Repeat,
 ) -> Any:
     """Sums `method.observe` over all of a client's samples, in evaluation mode."""
 
     def observe(batch: Batch, client: Client) -> Any:
-        return method.observe(infer(model, client, batch.images), batch.labels, batch.mask)
+        return method.observe(infer(models, client, batch.inputs), batch.labels, batch.mask)
 
-    return batches.total(observe, data, client, batch_size=config.eval_batch_size, widths=widths)
+    return batches.total(observe, data, client, batch_size=config.eval_batch_size, repeat=repeat)

@@ -1,36 +1,35 @@
 """How well one client's model predicts its own test samples. Pure, for one client."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from protonorm_jax.engine import batches
+from protonorm_jax.engine import batches, lockstep
 from protonorm_jax.methods.method import Method
-from protonorm_jax.types import Batch, Client, ClientData, Model
+from protonorm_jax.types import Batch, Client, ClientData, Models
 
 
 def count_correct(
     client: Client,
-    broadcast: Any,
+    down: Any,
     data: ClientData,
     *,
-    model: Model,
+    models: Models,
     method: Method,
     batch_size: int,
-    widths: Sequence[int] = (),
+    repeat: batches.Repeat = lockstep.repeat,
 ) -> dict[str, jax.Array]:
     """Counts right predictions by each of the method's predictors.
 
     Args:
       client: the state of the client.
-      broadcast: what the server sent.
+      down: what the server sent.
       data: the client's test samples.
-      model: the client's architecture.
+      models: the client's architecture, and the shared one.
       method: the federated method.
       batch_size: samples at once.
-      widths: for clients under `vmap`, see `lockstep.repeat`.
+      repeat: the loop over batches, see `lockstep`.
 
     Returns:
       `{name: [] int32}` for every name of `method.predict`. A sample without any finite score,
@@ -38,7 +37,7 @@ def count_correct(
     """
 
     def correct(batch: Batch, given: tuple[Client, Any]) -> dict[str, jax.Array]:
-        scores = method.predict(*given, batch.images, model=model)
+        scores = method.predict(*given, batch.inputs, models=models)
 
         def hits(score: jax.Array) -> jax.Array:
             right = jnp.argmax(score, axis=1) == batch.labels
@@ -46,5 +45,5 @@ def count_correct(
 
         return jax.tree.map(hits, scores)
 
-    given = (client, broadcast)
-    return batches.total(correct, data, given, batch_size=batch_size, widths=widths)
+    given = (client, down)
+    return batches.total(correct, data, given, batch_size=batch_size, repeat=repeat)

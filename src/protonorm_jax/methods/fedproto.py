@@ -2,43 +2,47 @@
 
 import jax
 
-from protonorm_jax.methods.method import Arrivals, Hyperparameters, Method
+from protonorm_jax import settings
+from protonorm_jax.methods.method import Method, Received, Round, Setup
 from protonorm_jax.methods.shared import class_table, prototypes
 from protonorm_jax.types import Prototypes
 
 
-def fedproto(*, num_classes: int, feature_dim: int, weighting: str = "uniform") -> Method:
+@settings.group
+class Settings:
+    """Of FedProto."""
+
+    proximity: float = prototypes.proximity()
+    weighting: str = prototypes.weighting()
+    collect: str = prototypes.collect(reference="during")
+
+
+def fedproto(setup: Setup, fixed: Settings) -> Method:
     """Prototype averaging without alignment and without upscaling.
 
-    Args:
-      num_classes: C.
-      feature_dim: D.
-      weighting: of the clients in the average, see `class_table.average`.
-
-    A class that nobody uploaded this round keeps its last prototypes.
+    A class that nobody uploaded this round keeps its last prototype; the reference codes forget it
+    or fail.
 
     Source: FedProto (arXiv:2105.00243). `proximity` weights a mean over elements, as in the
-    public codes; its default 10 is the value tuned there.
+    public codes; its default 10 is the value tuned there. They average the features of every
+    training step (`collect="during"`).
     """
 
     def aggregate(
-        key: jax.Array,
-        server: Prototypes,
-        uploads: class_table.ClassSums,
-        arrivals: Arrivals,
-        hyperparameters: Hyperparameters,
+        key: jax.Array, server: Prototypes, received: Received, round: Round
     ) -> tuple[Prototypes, dict[str, jax.Array]]:
-        del key, arrivals, hyperparameters
-        means = class_table.average(uploads, server, weighting=weighting)
+        del key, round
+        means = class_table.average(received.each, server, weighting=fixed.weighting)
         return means, prototypes.separation(means, means)
 
     return Method(
-        hyperparameters={"proximity": 10.0},
-        init_server=lambda key: prototypes.unknown(num_classes, feature_dim),
+        init_server=lambda *_: prototypes.unknown(setup.num_classes, setup.feature_dim),
         broadcast=prototypes.broadcast,
         loss=prototypes.loss,
-        observe=prototypes.observe_features(num_classes),
+        observe=prototypes.observe_features(setup.num_classes),
         upload=prototypes.upload,
         aggregate=aggregate,
         predict=prototypes.predict,
+        show=prototypes.show,
+        collect=fixed.collect,
     )

@@ -2,41 +2,51 @@
 
 import jax
 
-from protonorm_jax import thomson
-from protonorm_jax.methods.method import Arrivals, Hyperparameters, Method
+from protonorm_jax import settings, thomson
+from protonorm_jax.methods.method import Method, Received, Round, Setup
 from protonorm_jax.methods.shared import class_table, prototypes
 from protonorm_jax.types import Prototypes
 
 
-def protonorm(
-    *, num_classes: int, feature_dim: int, align: str = "auto", weighting: str = "uniform"
-) -> Method:
+@settings.group
+class Settings:
+    """Of ProtoNorm."""
+
+    proximity: float = prototypes.proximity()
+    scale: float = settings.setting(
+        80.0, "s: length of the aligned prototypes", traced=True, above=0
+    )
+    align: str = settings.setting(
+        "auto",
+        "how the server spreads prototypes over the sphere (the published code: reference)",
+        choices=thomson.ALIGNMENTS,
+        probe=("auto", "none"),
+    )
+    weighting: str = prototypes.weighting()
+    collect: str = prototypes.collect(reference="before")
+
+
+def protonorm(setup: Setup, fixed: Settings) -> Method:
     """Prototype alignment and upscaling.
 
-    Args:
-      num_classes: C.
-      feature_dim: D.
-      align: the `method` of `thomson.align`.
-      weighting: of the clients in the average, see `class_table.average`.
-
     The server keeps the aligned unit prototypes and starts each round from the fresh average; a
-    class that nobody uploaded this round keeps its last prototypes. It sends them multiplied by
+    class that nobody uploaded this round keeps its last prototype. It sends them multiplied by
     `scale`; for the nearest prototype that makes no difference, all being equally long.
 
     Source: arXiv:2507.04310. The reference code stops its alignment early (`align="reference"`)
     and uploads the prototypes of the model before this round's training (`collect="before"`).
     """
 
+    def broadcast(server: Prototypes, round: Round) -> tuple[Prototypes, int]:
+        vectors = server.vectors * round.settings.scale
+        return Prototypes(vectors, server.known), vectors.size
+
     def aggregate(
-        key: jax.Array,
-        server: Prototypes,
-        uploads: class_table.ClassSums,
-        arrivals: Arrivals,
-        hyperparameters: Hyperparameters,
+        key: jax.Array, server: Prototypes, received: Received, round: Round
     ) -> tuple[Prototypes, dict[str, jax.Array]]:
-        del key, arrivals, hyperparameters
-        means = class_table.average(uploads, server, weighting=weighting)
-        result = thomson.align(means.vectors, means.known, method=align)
+        del key, round
+        means = class_table.average(received.each, server, weighting=fixed.weighting)
+        result = thomson.align(means.vectors, means.known, method=fixed.align)
         aligned = Prototypes(result.points, means.known)
         info = {
             "align_energy": result.energy,
@@ -46,12 +56,13 @@ def protonorm(
         return aligned, prototypes.separation(means, aligned) | info
 
     return Method(
-        hyperparameters={"proximity": 10.0, "scale": 80.0},
-        init_server=lambda key: prototypes.unknown(num_classes, feature_dim),
-        broadcast=prototypes.broadcast,
+        init_server=lambda *_: prototypes.unknown(setup.num_classes, setup.feature_dim),
+        broadcast=broadcast,
         loss=prototypes.loss,
-        observe=prototypes.observe_features(num_classes),
+        observe=prototypes.observe_features(setup.num_classes),
         upload=prototypes.upload,
         aggregate=aggregate,
         predict=prototypes.predict,
+        show=prototypes.show,
+        collect=fixed.collect,
     )

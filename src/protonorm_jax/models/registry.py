@@ -16,7 +16,7 @@ from protonorm_jax.models.layers import convolution as convolutions
 from protonorm_jax.models.layers.initialization import initialize
 from protonorm_jax.models.layers.pooling import adaptive_average_pool
 from protonorm_jax.models.layers.precision import PRECISIONS, accumulator
-from protonorm_jax.types import Model, Outputs, Variables
+from protonorm_jax.types import Model, Outputs, Variables, linear_classify
 
 
 class Architecture(NamedTuple):
@@ -109,9 +109,9 @@ def build(
     convolution: str = "auto",
     precision: str = "float32",
 ) -> Model:
-    """Makes one architecture as a pair of pure functions; see `types.Model` for their arguments.
+    """Makes one architecture as pure functions; see `types.Model` for their arguments.
 
-    Both work under every transformation but forward-mode differentiation. `init` is meant to be
+    They work under every transformation but forward-mode differentiation. `init` is meant to be
     jitted by the caller; run eagerly it takes longer than it takes to compile.
 
     Args:
@@ -163,7 +163,17 @@ def build(
         outputs, updates = net.apply(variables, images, context, mutable=["batch_stats"])
         return Outputs(*outputs), {**variables, "batch_stats": updates.get("batch_stats", {})}
 
-    return Model(init, apply)
+    def classify(
+        variables: Variables,
+        features: jax.Array,
+        *,
+        train: bool = False,
+        key: jax.Array | None = None,
+    ) -> jax.Array:
+        kept = layers.dropout(features, row.dropout, key if train else None)
+        return linear_classify(variables, kept)
+
+    return Model(init, apply, classify)
 
 
 def family(name: str) -> tuple[str, ...]:
@@ -181,6 +191,17 @@ def family(name: str) -> tuple[str, ...]:
     if "," in name:
         return tuple(resolve(part.strip()) for part in name.split(","))
     return (resolve(name, (*FAMILIES, *NAMES)),)
+
+
+def shared_model(name: str) -> str:
+    """The model of a family that methods share between all clients: its first.
+
+    Args:
+      name: as `family` takes it.
+    Raises:
+      UsageError: if a name is unknown.
+    """
+    return family(name)[0]
 
 
 def step_cost(name: str) -> float:

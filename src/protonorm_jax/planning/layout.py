@@ -11,7 +11,7 @@ from protonorm_jax.engine import lockstep
 from protonorm_jax.types import Members, Partition
 
 
-class Group(NamedTuple):
+class Placement(NamedTuple):
     """The clients of one architecture.
 
     Attributes:
@@ -27,15 +27,15 @@ class Group(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """All groups of one run, and the way back to the order of client ids.
+    """All architectures of one run, and the way back to the order of client ids.
 
     Attributes:
-      groups: one for each architecture, in order of first appearance.
+      placements: one for each architecture, in order of first appearance.
       order: `[num_clients]` int32, where client i stands in the concatenation over devices of
-        the concatenation over groups.
+        the concatenation over architectures.
     """
 
-    groups: tuple[Group, ...]
+    placements: tuple[Placement, ...]
     order: np.ndarray
 
 
@@ -71,15 +71,15 @@ def arrange(
         rows[name][device].append(int(client))
         load[device] += cost[client]
 
-    groups = []
+    placements = []
     for name in names:
         chunk = min(vmap_clients or capacity[name], capacity[name])
         slots = -(-capacity[name] // chunk) * chunk
         ids = np.array([row + [-1] * (slots - len(row)) for row in rows[name]], np.int32)
-        groups.append(Group(name, ids, chunk))
-    flat = np.concatenate([group.client_ids for group in groups], axis=1).reshape(-1)
+        placements.append(Placement(name, ids, chunk))
+    flat = np.concatenate([one.client_ids for one in placements], axis=1).reshape(-1)
     order = np.argsort(np.where(flat < 0, len(architectures), flat), kind="stable")
-    return Layout(tuple(groups), order[: len(architectures)].astype(np.int32))
+    return Layout(tuple(placements), order[: len(architectures)].astype(np.int32))
 
 
 class Spread(NamedTuple):
@@ -147,11 +147,11 @@ def work_of(
     """
     places = spread.run_devices * spread.runs_each
     result = []
-    for number, group in enumerate(programs[0][0].groups):
+    for number, group in enumerate(programs[0][0].placements):
         counts = np.zeros((len(programs), places, *group.client_ids.shape), int)
         for call, layouts in enumerate(programs):
             for run, layout in enumerate(layouts):
-                ids = layout.groups[number].client_ids
+                ids = layout.placements[number].client_ids
                 counts[call, run] = np.where(ids < 0, 0, steps[call][run][ids])
         # [call, local chunk, vmapped run, run device, client device, slot chunk, vmapped client]
         split = counts.reshape(
@@ -212,10 +212,10 @@ def efficiency(
 def longest(layouts: Sequence[Layout], partitions: Sequence[Partition]) -> list[tuple[int, int]]:
     """For each architecture the most training and test samples that any client of any run has."""
     result = []
-    for number in range(len(layouts[0].groups)):
+    for number in range(len(layouts[0].placements)):
         most = [1, 1]
         for layout, partition in zip(layouts, partitions, strict=True):
-            ids = layout.groups[number].client_ids
+            ids = layout.placements[number].client_ids
             ids = ids[ids >= 0]
             most[0] = max(most[0], int(partition.train_count[ids].max()))
             most[1] = max(most[1], int(partition.test_count[ids].max()))
@@ -234,7 +234,7 @@ def members_of(
       lengths: of the rows of training and of test indices of each group, see `longest`.
     """
     result = []
-    for group, (most_train, most_test) in zip(layout.groups, lengths, strict=True):
+    for group, (most_train, most_test) in zip(layout.placements, lengths, strict=True):
         ids = group.client_ids
         empty = ids < 0
         arrays = (

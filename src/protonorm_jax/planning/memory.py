@@ -1,15 +1,16 @@
 """How much memory a program will need, before it is compiled: counted from shapes, and traced."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend import core
 
-from protonorm_jax import keys
-from protonorm_jax.engine.client import local_update
-from protonorm_jax.engine.simulate import Group, Program
+from protonorm_jax import keys, methods
+from protonorm_jax.engine.simulate import Architecture, Program
+from protonorm_jax.methods.method import Received, Round, Upload
 from protonorm_jax.planning.layout import Spread
 from protonorm_jax.types import Batch, Client, ClientData, Dataset
 
@@ -21,7 +22,8 @@ class Memory(NamedTuple):
       samples: the data set, and who holds what.
       states: clients and servers of all runs.
       uploads: of all clients, as they come and put in order.
-      work: of the step that needs most: what its backward pass keeps, gradients, new parameters.
+      work: of what needs most: a step (what its backward pass keeps, gradients, new parameters),
+        making an upload, or the server's own work.
     """
 
     samples: int
@@ -34,6 +36,32 @@ class Memory(NamedTuple):
         return sum(self)
 
 
+class _Shapes(NamedTuple):
+    """What the hooks of one architecture's clients are given, as shapes.
+
+    Attributes:
+      server: the server's state.
+      down: what is sent.
+      client: the state of a client.
+      batch: of a step.
+      data: of a client.
+      round: the round.
+      key: a key.
+      totals: what was observed of the client's samples.
+      upload: what the client sends up.
+    """
+
+    server: Any
+    down: Any
+    client: Client
+    batch: Batch
+    data: ClientData
+    round: Round
+    key: jax.Array
+    totals: Any
+    upload: Upload
+
+
 def expected(
     program: Program,
     dataset: Dataset,
@@ -41,7 +69,6 @@ def expected(
     *,
     slots: Sequence[int],
     lengths: Sequence[tuple[int, int]],
-    hyperparameters: Sequence[str],
 ) -> Memory:
     """What a program will need on each device.
 
@@ -51,92 +78,132 @@ def expected(
       spread: of its runs over devices.
       slots: of each architecture, clients on a device.
       lengths: of each architecture, see `layout.longest`.
-      hyperparameters: names of the traced scalars.
     """
-    server = jax.eval_shape(program.method.init_server, jax.eval_shape(lambda: keys.root(0)))
-    state = index = work = 0
-    for group, count, length in zip(program.groups, slots, lengths, strict=True):
-        state += count * _bytes(group.client)
+    num_clients = program.config.num_clients
+    state = index = server = each = mean = largest = work = 0
+    for architecture, count, length in zip(program.architectures, slots, lengths, strict=True):
+        given = _shapes(program, architecture, dataset)
+        server, upload = _bytes(given.server), given.upload
+        state += count * _bytes(architecture.client)
         index += count * 4 * sum(length)
-        # The step keeps what its backward pass needs, among it the parameters; and makes gradients
-        # and new parameters. Held against what XLA allocates for the paper's four architectures,
-        # this sum is between 0.99 and 1.3 of it.
-        step = _residual_bytes(program, group, server, dataset, hyperparameters)
-        rows = group.chunk * spread.vmap_runs
-        work = max(work, rows * (step + 2 * _bytes(group.client.params)))
-    state += _bytes(server)
+        rows = architecture.chunk * spread.vmap_runs
+        work = max(work, rows * _client_bytes(program, architecture, given))
+        work = max(work, spread.vmap_runs * _server_bytes(program, given))
+        each = 2 * num_clients * _bytes(upload.each)
+        # The average is taken leaf by leaf, from the uploads as they come.
+        mean += count * spread.client_devices * _bytes(upload.mean)
+        largest = max([largest, *(_bytes(leaf) for leaf in jax.tree.leaves(upload.mean))])
+    state += server
     # Where a device has several runs, those that train are copied out of the rest.
     copies = spread.vmap_runs if spread.runs_each > 1 else 0
-    upload = _upload_bytes(program, server, dataset, hyperparameters)
     return Memory(
         samples=dataset.images.nbytes + dataset.labels.nbytes + spread.runs_each * index,
         states=(spread.runs_each + copies) * state,
-        uploads=2 * spread.vmap_runs * program.config.num_clients * upload,
+        uploads=spread.vmap_runs * (each + mean + num_clients * largest),
         work=work,
     )
 
 
-def _upload_bytes(
-    program: Program, server: Any, dataset: Dataset, hyperparameters: Sequence[str]
-) -> int:
-    """What one client uploads, in bytes; the same for all architectures."""
-    method, model = program.method, program.groups[0].model
-    scalars = {name: jnp.float32(1.0) for name in hyperparameters}
-    size = program.config.batch_size
+def _shapes(program: Program, architecture: Architecture, dataset: Dataset) -> _Shapes:
+    """The shapes of everything that the hooks are given."""
+    config, method, models = program.config, program.method, architecture.models
+    size, num_clients = config.batch_size, config.num_clients
 
-    def one_round(key: jax.Array, server: Any) -> Any:
-        client = method.init_client(key, model.init(key), server)
-        broadcast, _ = method.broadcast(server, jnp.int32(0), scalars)
-        samples = ClientData(
-            jnp.zeros((size, *dataset.images.shape[1:]), jnp.uint8),
-            jnp.zeros(size, jnp.int32),
-            jnp.zeros(size, jnp.int32),
-            jnp.int32(size),
+    def make(key: jax.Array) -> _Shapes:
+        first = program.architectures[program.first].models
+        server = method.init_server(key, first, first.private.init(key))
+        counts = jnp.zeros((num_clients, dataset.num_classes), jnp.int32)
+        own = methods.settings_of(config.method, config.method_settings)
+        round = Round(jnp.int32(0), jnp.float32(0), jax.tree.map(jnp.float32, own), counts)
+        down, _ = method.broadcast(server, round)
+        client = method.init_client(key, models.private.init(key), server, models, counts[0])
+        images = (size, *dataset.images.shape[1:])
+        labels, mask = jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
+        batch = Batch(jnp.zeros(images), labels, mask)
+        data = ClientData(jnp.zeros(images, jnp.uint8), labels, labels, jnp.int32(size))
+        _, info = method.loss(
+            client.params, client.statistics, down, batch, key, round, models=models
         )
-        return local_update(
-            key,
-            client,
-            broadcast,
-            samples,
-            scalars,
-            model=model,
-            method=method,
-            config=program.config,
-        )[1]
+        totals = method.observe(info.outputs, labels, mask) if method.collect else ()
+        upload = method.upload(key, client, totals, data, down, round, models=models)
+        return _Shapes(server, down, client, batch, data, round, key, totals, upload)
 
-    return _bytes(jax.eval_shape(one_round, jax.eval_shape(lambda: keys.root(0)), server))
+    return jax.eval_shape(make, jax.eval_shape(lambda: keys.root(0)))
 
 
-def _residual_bytes(
-    program: Program,
-    group: Group,
-    server: Any,
-    dataset: Dataset,
-    hyperparameters: Sequence[str],
-) -> int:
-    """What the backward pass of one client's step needs of the forward pass, in bytes."""
-    method, size = program.method, program.config.batch_size
-    batch: Any = jax.eval_shape(
-        lambda: Batch(
-            jnp.zeros((size, *dataset.images.shape[1:])),
-            jnp.zeros(size, jnp.int32),
-            jnp.zeros(size, bool),
-        )
-    )
-    scalars = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in hyperparameters}
+def _client_bytes(program: Program, architecture: Architecture, given: _Shapes) -> int:
+    """What one client's step, or the making of its upload, needs beside its state.
 
-    def backward(client: Client, batch: Batch, server: Any, scalars: Any, key: jax.Array) -> Any:
-        broadcast, _ = method.broadcast(server, jnp.int32(0), scalars)
+    The step keeps what its backward pass needs, among it the parameters; and makes gradients, new
+    parameters and a state of the optimiser. Held against what XLA allocates for the paper's four
+    architectures, this sum is between 0.99 and 1.3 of it.
+    """
+    method, models = program.method, architecture.models
 
+    def backward(given: _Shapes) -> Any:
         def loss(params: Any) -> Any:
-            return method.loss(
-                params, client.statistics, broadcast, batch, key, scalars, model=group.model
-            )
+            statistics = given.client.statistics
+            rest = (statistics, given.down, given.batch, given.key, given.round)
+            return method.loss(params, *rest, models=models)
 
-        return jax.vjp(loss, client.params, has_aux=True)[1]
+        return jax.vjp(loss, given.client.params, has_aux=True)[1]
 
-    key = jax.eval_shape(lambda: keys.root(0))
-    return _bytes(jax.eval_shape(backward, group.client, batch, server, scalars, key))
+    def upload(given: _Shapes) -> Any:
+        rest = (given.totals, given.data, given.down, given.round)
+        return method.upload(given.key, given.client, *rest, models=models)
+
+    optimizer = jax.eval_shape(
+        lambda given: method.optimizer(given.round).init(given.client.params), given
+    )
+    step = _bytes(jax.eval_shape(backward, given)) + 2 * _bytes(given.client.params)
+    return max(step + _bytes(optimizer), _peak_bytes(upload, given))
+
+
+def _server_bytes(program: Program, given: _Shapes) -> int:
+    """What the server's own work needs, beside its state and the uploads."""
+    num_clients = program.config.num_clients
+
+    def aggregate(given: _Shapes) -> Any:
+        each = jax.tree.map(
+            lambda leaf: jnp.zeros((num_clients, *jnp.shape(leaf)), leaf.dtype), given.upload.each
+        )
+        arrived, samples = jnp.zeros(num_clients, bool), jnp.zeros(num_clients, jnp.int32)
+        received = Received(each, given.upload.mean, arrived, samples)
+        return program.method.aggregate(given.key, given.server, received, given.round)
+
+    return _peak_bytes(aggregate, given)
+
+
+def _peak_bytes(function: Callable[..., Any], given: Any) -> int:
+    """The most bytes that are alive at a time within `function(given)`, what it is given apart."""
+    return _peak_of(jax.make_jaxpr(function)(given).jaxpr)
+
+
+def _peak_of(jaxpr: core.Jaxpr) -> int:
+    """See `_peak_bytes`; operations run in the order in which they were traced."""
+    last_use = {
+        id(variable): number
+        for number, equation in enumerate(jaxpr.eqns)
+        for variable in equation.invars
+    }
+    last_use |= {id(variable): len(jaxpr.eqns) for variable in jaxpr.outvars}
+    alive: dict[int, int] = {}
+    peak = 0
+    for number, equation in enumerate(jaxpr.eqns):
+        inner = max([0, *(_peak_of(inside) for inside in _inside(equation.params))])
+        alive |= {id(one): _bytes(one.aval) for one in equation.outvars}
+        peak = max(peak, sum(alive.values()) + inner)
+        alive = {name: size for name, size in alive.items() if last_use.get(name, -1) > number}
+    return peak
+
+
+def _inside(params: dict[str, Any]) -> list[core.Jaxpr]:
+    """The programs that an operation holds, as loops and branches do."""
+    leaves = jax.tree.leaves(
+        list(params.values()), is_leaf=lambda one: isinstance(one, core.Jaxpr | core.ClosedJaxpr)
+    )
+    closed = [one.jaxpr for one in leaves if isinstance(one, core.ClosedJaxpr)]
+    return closed + [one for one in leaves if isinstance(one, core.Jaxpr)]
 
 
 def _bytes(tree: Any) -> int:

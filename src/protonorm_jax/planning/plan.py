@@ -2,50 +2,47 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from protonorm_jax import data, keys, methods, models, partition
+from protonorm_jax import data, keys, methods, metrics, models, partition, settings
 from protonorm_jax.config import Config
 from protonorm_jax.data import checks
 from protonorm_jax.engine import client, simulate
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, layout, memory
-from protonorm_jax.types import Client, Dataset, Model, Partition
+from protonorm_jax.types import Client, Dataset, Model, Models, Partition
 
 GIB = 2**30
-VARIED = (
+_VARIED = (
     "seed",
     "partition",
     "alpha",
     "classes_per_client",
     "min_samples",
     "train_fraction",
-    "proximity",
-    "scale",
     "learning_rate",
     "participation",
     "dropout",
 )
-"""The settings in which runs may differ that share a program: what deals the samples, and what is
-traced. All others are fixed when the program is compiled."""
 
 
-class Run(NamedTuple):
+class PlannedRun(NamedTuple):
     """One run of a program.
 
     Attributes:
       config: its settings.
       partition: who holds which samples.
+      class_counts: `[num_clients, num_classes]` int32, samples of each class that are trained on.
       layout: which client is where, on the devices of this run.
-      hyperparameters: its traced scalars.
     """
 
     config: Config
     partition: Partition
+    class_counts: np.ndarray
     layout: layout.Layout
-    hyperparameters: dict[str, float]
 
 
 class Plan(NamedTuple):
@@ -65,13 +62,30 @@ class Plan(NamedTuple):
 
     program: simulate.Program
     dataset: Dataset
-    runs: tuple[Run, ...]
+    runs: tuple[PlannedRun, ...]
     runs_per_program: int
     architectures: tuple[str, ...]
     devices: list[jax.Device]
     spread: layout.Spread
     efficiency: layout.Efficiency
     memory: memory.Memory
+
+
+def varied(method: str) -> tuple[str, ...]:
+    """The settings in which runs may differ that share a program.
+
+    What deals the samples, and what is traced, among it settings of the method. All others are
+    fixed when the program is compiled.
+    """
+    return _VARIED + settings.traced(settings.GROUPS[method])
+
+
+def common(config: Config) -> Config:
+    """The config with all that runs of a program may differ in at its default."""
+    plain = Config(method=config.method)
+    defaults = {name: getattr(plain, name) for name in _VARIED}
+    traced = settings.traced(settings.GROUPS[config.method])
+    return config.replace(**defaults, **{name: plain.method_settings[name] for name in traced})
 
 
 def make(
@@ -84,7 +98,7 @@ def make(
     """Loads the data, deals it to the clients, and runs and clients to the devices.
 
     Args:
-      configs: one for each run; they differ in settings of `VARIED` only.
+      configs: one for each run; they differ in settings of `varied` only.
       dataset: used instead of loading `Config.data`.
       runs_per_program: how many runs one call of the program advances. 0 chooses: on CPU as many
         as there are devices, on GPU and TPU all that are expected to fit into memory.
@@ -94,14 +108,59 @@ def make(
     Raises:
       UsageError: a setting, file or data set that cannot be used, or too little memory.
     """
+    dealt = deal(configs, dataset)
     config = configs[0]
-    for other in configs:
-        for name, value in config.to_dict().items():
-            if name not in VARIED and getattr(other, name) != value:
-                raise UsageError(
-                    f"Config.{name} must be the same for all runs of a program, got {value!r} and "
-                    f"{getattr(other, name)!r}"
-                )
+    devices.prepare_cpu(
+        config.devices or min(devices.num_cores(), config.num_clients * len(configs))
+    )
+    chosen = devices.choose(config.devices)
+    by_turns = _by_turns(chosen)
+
+    def planned(count: int) -> Plan:
+        """The plan with `count` runs in a program."""
+        arrangement = arrange(dealt, len(chosen), count, vmap_runs, by_turns)
+        return _plan_of(dealt, arrangement, chosen, by_turns)
+
+    wanted = runs_per_program or (len(chosen) if by_turns else len(configs))
+    result = planned(min(wanted, len(configs)))
+    free = devices.free_bytes(chosen)
+    while not runs_per_program and result.memory.total() > free and result.runs_per_program > 1:
+        result = planned(max(result.runs_per_program // 2, 1))
+    check_memory(result, result.memory.total(), "an expected")
+    return result
+
+
+class Dealt(NamedTuple):
+    """Who has what, before it is known on which devices.
+
+    Attributes:
+      configs: one for each run.
+      dataset: all samples.
+      method: the federated method.
+      partitions: of each run.
+      architectures: `[num_clients]` names of models.
+      step_cost: by name of a model, expected time of a step.
+      steps: of each run, `[num_clients]` training steps a round.
+    """
+
+    configs: Sequence[Config]
+    dataset: Dataset
+    method: methods.Method
+    partitions: list[Partition]
+    architectures: tuple[str, ...]
+    step_cost: dict[str, float]
+    steps: list[np.ndarray]
+
+
+def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
+    """Loads the data, and deals samples and architectures to the clients of all runs.
+
+    Raises:
+      UsageError: runs that cannot share a program, or a setting, file or data set that cannot be
+        used.
+    """
+    config = configs[0]
+    _check_common(configs)
     if dataset is None:
         dataset = data.load(config.data)
     dataset = checks.dataset(
@@ -111,97 +170,162 @@ def make(
         name=dataset.name,
         num_classes=dataset.num_classes,
     )
-    num_places = config.num_clients * len(configs)
-    devices.prepare_cpu(config.devices or min(devices.num_cores(), num_places))
-    chosen = devices.choose(config.devices)
-    one_at_a_time = _by_turns(chosen)
     with _naming("Config.family"):
         family = models.family(config.family)
         costs = {name: models.step_cost(name) for name in family}
-    architectures = tuple(family[i % len(family)] for i in range(config.num_clients))
-    method = methods.build(
-        config.method,
-        num_classes=dataset.num_classes,
-        feature_dim=config.feature_dim,
-        align=config.align,
-        weighting=config.weighting,
+    setup = methods.Setup(
+        dataset.num_classes,
+        config.feature_dim,
+        config.num_clients,
+        config.rounds,
+        config.batch_size,
     )
-    hyperparameters = [_hyperparameters(one, method) for one in configs]
-    partitions = [_deal(one, dataset) for one in configs]
-    steps = [client.num_steps(parts.train_count, config) for parts in partitions]
+    method = methods.build(config.method, setup, config.method_settings)
+    architectures = tuple(family[i % len(family)] for i in range(config.num_clients))
+    shared = _shared_name(config, method, family)
+    if shared and shared != "private":
+        costs = {name: cost + models.step_cost(shared) for name, cost in costs.items()}
+    partitions = [_deal_samples(one, dataset) for one in configs]
+    steps = [client.num_steps(one.train_count, config, method.reserve) for one in partitions]
+    return Dealt(configs, dataset, method, partitions, architectures, costs, steps)
 
-    def planned(count: int) -> Plan:
-        """The plan with `count` runs in a program."""
-        spread = layout.spread(count, len(chosen), vmap_runs or (1 if one_at_a_time else 0))
-        layouts = [
-            layout.arrange(
-                architectures,
-                one,
-                [costs[name] for name in architectures],
-                num_devices=spread.client_devices,
-                vmap_clients=config.vmap_clients or (1 if one_at_a_time else 0),
-            )
-            for one in steps
-        ]
-        calls = range(0, len(configs), count)
-        work = layout.work_of(
-            [layouts[i : i + count] for i in calls], [steps[i : i + count] for i in calls], spread
+
+class Arrangement(NamedTuple):
+    """Who is where.
+
+    Attributes:
+      runs_per_program: how many runs one call of the program advances.
+      spread: of runs over devices.
+      layouts: of each run.
+      work: who steps together with whom.
+      widths: of each architecture, how its batches narrow.
+    """
+
+    runs_per_program: int
+    spread: layout.Spread
+    layouts: list[layout.Layout]
+    work: list[layout.Work]
+    widths: list[tuple[int, ...]]
+
+
+def arrange(
+    dealt: Dealt, num_devices: int, count: int, vmap_runs: int, by_turns: bool
+) -> Arrangement:
+    """Puts runs and clients on devices.
+
+    Args:
+      dealt: the runs.
+      num_devices: to use at most.
+      count: runs in a program.
+      vmap_runs: of these, how many a device trains in one vmapped program; 0 chooses.
+      by_turns: whether clients and runs train one after the other unless told otherwise.
+    """
+    config = dealt.configs[0]
+    spread = layout.spread(count, num_devices, vmap_runs or (1 if by_turns else 0))
+    layouts = [
+        layout.arrange(
+            dealt.architectures,
+            steps,
+            [dealt.step_cost[name] for name in dealt.architectures],
+            num_devices=spread.client_devices,
+            vmap_clients=config.vmap_clients or (1 if by_turns else 0),
         )
-        widths = layout.choose_widths(work)
-        groups = layouts[0].groups
+        for steps in dealt.steps
+    ]
+    calls = range(0, len(layouts), count)
+    work = layout.work_of(
+        [layouts[i : i + count] for i in calls], [dealt.steps[i : i + count] for i in calls], spread
+    )
+    return Arrangement(count, spread, layouts, work, layout.choose_widths(work))
+
+
+def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simulate.Program:
+    """The static part of the simulation.
+
+    Raises:
+      UsageError: a model that the method, the images or the settings do not allow.
+    """
+    config, method, dataset = dealt.configs[0], dealt.method, dealt.dataset
+    shared = _shared_name(config, method, models.family(config.family))
+    placements = arrangement.layouts[0].placements
+
+    def build(name: str, placement: layout.Placement, feature_dim: int) -> Model:
+        alone = by_turns and placement.chunk == arrangement.spread.vmap_runs == 1
         with _naming("Config.family"):
-            built = tuple(
-                models.build(
-                    group.architecture,
-                    num_classes=dataset.num_classes,
-                    feature_dim=config.feature_dim,
-                    image_shape=dataset.images.shape[1:],
-                    convolution="canonical"
-                    if one_at_a_time and group.chunk == spread.vmap_runs == 1
-                    else "im2col",
-                    precision=config.precision,
-                )
-                for group in groups
+            return models.build(
+                name,
+                num_classes=dataset.num_classes,
+                feature_dim=feature_dim,
+                image_shape=dataset.images.shape[1:],
+                convolution="canonical" if alone else "im2col",
+                precision=config.precision,
             )
-        program = simulate.Program(
-            config,
-            method,
-            tuple(
-                simulate.Group(model, _client(method, model), group.chunk, narrowing)
-                for model, group, narrowing in zip(built, groups, widths, strict=True)
-            ),
-            spread.client_devices,
-            spread.vmap_runs,
-        )
-        runs = tuple(
-            Run(*parts) for parts in zip(configs, partitions, layouts, hyperparameters, strict=True)
-        )
-        return Plan(
-            program=program,
-            dataset=dataset,
-            runs=runs,
-            runs_per_program=count,
-            architectures=architectures,
-            devices=chosen[: spread.run_devices * spread.client_devices],
-            spread=spread,
-            efficiency=layout.efficiency(work, widths, costs),
-            memory=memory.expected(
-                program,
-                dataset,
-                spread,
-                slots=[group.client_ids.shape[1] for group in groups],
-                lengths=layout.longest(layouts, partitions),
-                hyperparameters=tuple(hyperparameters[0]),
-            ),
-        )
 
-    wanted = runs_per_program or (len(chosen) if one_at_a_time else len(configs))
-    result = planned(min(wanted, len(configs)))
-    free = devices.free_bytes(chosen)
-    while not runs_per_program and result.memory.total() > free and result.runs_per_program > 1:
-        result = planned(max(result.runs_per_program // 2, 1))
-    check_memory(result, result.memory.total(), "an expected")
-    return result
+    architectures = []
+    nets = [build(one.architecture, one, config.feature_dim) for one in placements]
+    for placement, private in zip(placements, nets, strict=True):
+        if method.needs_linear_head and not private.linear_head:
+            raise UsageError(
+                f"Config.family must have models with a linear head for method {config.method}, "
+                f"got {placement.architecture}"
+            )
+        both = Models(private)
+        if shared == "private":
+            both = Models(private, private)
+        elif shared and method.shared:
+            feature_dim = method.shared.feature_dim or config.feature_dim
+            both = Models(private, build(shared, placement, feature_dim))
+        architectures.append(both)
+    first = [one.architecture for one in placements].index(dealt.architectures[0])
+    return simulate.Program(
+        config,
+        method,
+        tuple(
+            simulate.Architecture(
+                both,
+                _client(method, both, architectures[first], dataset.num_classes),
+                placement.chunk,
+                widths,
+            )
+            for both, placement, widths in zip(
+                architectures, placements, arrangement.widths, strict=True
+            )
+        ),
+        first,
+        arrangement.spread.client_devices,
+        arrangement.spread.vmap_runs,
+    )
+
+
+def _plan_of(
+    dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device], by_turns: bool
+) -> Plan:
+    """The plan for an arrangement on these devices."""
+    program, spread = program_of(dealt, arrangement, by_turns), arrangement.spread
+    labels, num_classes = dealt.dataset.labels, dealt.dataset.num_classes
+    runs = tuple(
+        PlannedRun(config, parts, _class_counts(config, parts, labels, num_classes), own)
+        for config, parts, own in zip(
+            dealt.configs, dealt.partitions, arrangement.layouts, strict=True
+        )
+    )
+    return Plan(
+        program=program,
+        dataset=dealt.dataset,
+        runs=runs,
+        runs_per_program=arrangement.runs_per_program,
+        architectures=dealt.architectures,
+        devices=chosen[: spread.run_devices * spread.client_devices],
+        spread=spread,
+        efficiency=layout.efficiency(arrangement.work, arrangement.widths, dealt.step_cost),
+        memory=memory.expected(
+            program,
+            dealt.dataset,
+            spread,
+            slots=[one.client_ids.shape[1] for one in arrangement.layouts[0].placements],
+            lengths=layout.longest(arrangement.layouts, dealt.partitions),
+        ),
+    )
 
 
 def check_memory(plan: Plan, needed: int, how: str) -> None:
@@ -226,12 +350,30 @@ def check_memory(plan: Plan, needed: int, how: str) -> None:
         )
 
 
+def _check_common(configs: Sequence[Config]) -> None:
+    """Refuses runs that cannot share a program."""
+
+    def fixed(config: Config) -> dict[str, Any]:
+        values = common(config).to_dict()
+        return values | values.pop("method_settings")
+
+    first = fixed(configs[0])
+    for config in configs[1:]:
+        other = fixed(config)
+        for name, value in first.items():
+            if other.get(name) != value:
+                raise UsageError(
+                    f"Config.{name} must be the same for all runs of a program, got {value!r} and "
+                    f"{other.get(name)!r}"
+                )
+
+
 def _by_turns(chosen: list[jax.Device]) -> bool:
     """Whether clients and runs train one after the other, which is faster than vmapped on CPU."""
     return chosen[0].platform == "cpu"
 
 
-def _deal(config: Config, dataset: Dataset) -> Partition:
+def _deal_samples(config: Config, dataset: Dataset) -> Partition:
     return partition.make(
         config.partition,
         dataset.labels,
@@ -245,6 +387,33 @@ def _deal(config: Config, dataset: Dataset) -> Partition:
     )
 
 
+def _class_counts(
+    config: Config, parts: Partition, labels: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """`[num_clients, num_classes]` int32, samples of each class that are trained on."""
+    used = parts._replace(train_count=client.usable(parts.train_count, config))
+    return metrics.class_counts(used, labels, num_classes).astype(np.int32)
+
+
+def _shared_name(config: Config, method: methods.Method, family: Sequence[str]) -> str | None:
+    """The name of the shared model, or `private`; None if the method has none.
+
+    Raises:
+      UsageError: the method needs one architecture for all, and the family has several.
+    """
+    if method.shared is None:
+        return None
+    name = method.shared.architecture
+    if name == "private" and len(set(family)) > 1:
+        raise UsageError(
+            f"--family must be one model for method {config.method}, which averages whole models, "
+            f"got {config.family!r} with {', '.join(dict.fromkeys(family))}"
+        )
+    if name == "family":
+        return models.shared_model(config.family)
+    return name
+
+
 @contextlib.contextmanager
 def _naming(field: str) -> Iterator[None]:
     """Puts the name of the setting in front of what a room that does not know it complains of."""
@@ -254,29 +423,19 @@ def _naming(field: str) -> Iterator[None]:
         raise UsageError(f"{field}: {error}") from error
 
 
-def _hyperparameters(config: Config, method: methods.Method) -> dict[str, float]:
-    """The traced scalars of a run: the method's defaults, and what the config says otherwise.
+def _client(method: methods.Method, own: Models, first: Models, num_classes: int) -> Client:
+    """Shapes and dtypes of what a client keeps.
 
-    Raises:
-      UsageError: the config sets one that the method does not have.
+    Args:
+      method: the federated method.
+      own: the client's models.
+      first: those of client 0.
+      num_classes: C.
     """
-    result = dict(method.hyperparameters)
-    for name in ("proximity", "scale"):
-        value = getattr(config, name)
-        if value is not None and name not in result:
-            raise UsageError(
-                f"Config.{name} must be left out for method {config.method}, got {value}"
-            )
-        if value is not None:
-            result[name] = value
-    shared = ("learning_rate", "participation", "dropout")
-    return result | {name: getattr(config, name) for name in shared}
-
-
-def _client(method: methods.Method, model: Model) -> Client:
-    """Shapes and dtypes of what a client keeps."""
 
     def init(key: jax.Array) -> Client:
-        return method.init_client(key, model.init(key), method.init_server(key))
+        server = method.init_server(key, first, first.private.init(key))
+        counts = jax.numpy.zeros(num_classes, jax.numpy.int32)
+        return method.init_client(key, own.private.init(key), server, own, counts)
 
     return jax.eval_shape(init, jax.eval_shape(lambda: keys.root(0)))

@@ -14,12 +14,12 @@ import numpy as np
 
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import devices
-from protonorm_jax.planning.plan import Plan, Run
+from protonorm_jax.planning import devices, inputs
+from protonorm_jax.planning.plan import Plan, PlannedRun
 from protonorm_jax.running import driver
 
 FOLDER = "checkpoints"
-_FORMAT = 1
+_FORMAT = 2
 _KEPT = 2  # The newest, and the one before it in case that a disk damages it.
 _FREE = ("checkpoint_every", "devices", "vmap_clients")  # Settings that may change on the way.
 
@@ -235,18 +235,10 @@ def _sources(
 
 def _places(plan: Plan, first: int) -> dict[str, Any]:
     """Who is where, see `Saved`."""
-    layouts = [run.layout for run in _runs(plan, first)]
-    numbers = plan.spread.numbers()
-    run = np.where(numbers < len(layouts), numbers, -1)
-    client = [np.full((*run.shape, group.client_ids.shape[1]), -1) for group in layouts[0].groups]
-    for device, local in np.argwhere(run >= 0):
-        layout = layouts[run[device, local]]
-        for ids, group in zip(client, layout.groups, strict=True):
-            ids[device, local] = group.client_ids[device % plan.spread.client_devices]
-    return {"run": run, "client": client}
+    return inputs.clients_at(plan, _runs(plan, first))
 
 
-def _runs(plan: Plan, first: int) -> Sequence[Run]:
+def _runs(plan: Plan, first: int) -> Sequence[PlannedRun]:
     return plan.runs[first : first + plan.runs_per_program]
 
 
@@ -280,7 +272,8 @@ def _read(manager: Any, folder: Path, groups: Sequence[Sequence[Config]]) -> Sav
     )
     if document["format"] != _FORMAT:
         raise UsageError(
-            f"checkpoint must have format {_FORMAT}, got {document['format']} in {str(folder)!r}"
+            f"checkpoint must have format {_FORMAT}, got {document['format']}, of another version, "
+            f"in {str(folder)!r}; remove {str(folder.parent)!r} to run from the start"
         )
     group, first = document["group"], document["first"]
     configs = groups[group] if group < len(groups) else []

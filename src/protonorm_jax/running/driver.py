@@ -10,12 +10,12 @@ import numpy as np
 
 from protonorm_jax import metrics
 from protonorm_jax.config import Config
-from protonorm_jax.engine import simulate
+from protonorm_jax.engine import exchange, simulate
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import devices, layout
+from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.types import Dataset, Prototypes
+from protonorm_jax.types import Dataset
 
 # A call of the program ends after about so many seconds, that a request to stop is soon heard.
 _SECONDS_A_CALL = 5.0
@@ -32,17 +32,20 @@ class Simulation(NamedTuple):
       shapes: of the states.
       init: `(inputs) -> states` before the first round.
       advance: `(states, inputs, num_rounds, evaluated=True) -> (states, reports)`, with a report
-        for each place of a run, see `simulate.advance`; the states passed in are used up.
+        for each place of a run, see `simulate.advance`; without an evaluation only its `diverged`.
+        The states passed in are used up.
+      nets: `(states) -> nets`, for each place of a run those that the method names.
       bytes_per_device: memory that the program needs on each.
       compile_seconds: spent tracing and compiling.
     """
 
     plan: Plan
-    inputs: Callable[[int], simulate.Run]
+    inputs: Callable[[int], simulate.RunInputs]
     put: Callable[[Any], Any]
     shapes: simulate.State
     init: Callable[[Any], simulate.State]
     advance: Callable[..., tuple[simulate.State, list[dict[str, Any]]]]
+    nets: Callable[[simulate.State], list[dict[str, Any]]]
     bytes_per_device: int
     compile_seconds: float
 
@@ -52,14 +55,17 @@ class Evaluation(NamedTuple):
 
     Attributes:
       row: the numbers, JSON-ready, see `metrics.row`.
-      arrays: numpy arrays of the server: `prototypes` `[C, D]` and `known` `[C]` as sent to the
-        clients, `class_means` `[C, D]` before alignment; empty for methods without prototypes.
+      arrays: numpy arrays of the server, those that the method shows and those of its last
+        aggregation: with prototypes `prototypes` `[C, D]` and `known` `[C]`, and `class_means`
+        `[C, D]` before they were aligned or trained.
       seconds: spent running, compilation not counted.
+      nets: of the server by name, pytrees of numpy arrays; empty but after the last round.
     """
 
     row: dict[str, Any]
     arrays: dict[str, np.ndarray]
     seconds: float
+    nets: dict[str, Any]
 
 
 class History(NamedTuple):
@@ -70,12 +76,14 @@ class History(NamedTuple):
       rows: one dict for each evaluated round.
       summary: last and best figures, the yardstick and the times.
       arrays: of the last evaluation.
+      nets: of the server, by name.
     """
 
     config: Config
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    nets: dict[str, Any]
 
 
 class Step(NamedTuple):
@@ -117,7 +125,7 @@ def run(
     simulation = prepare([config], dataset)
     if on_start:
         on_start(simulation)
-    rows, last = [], Evaluation({}, {}, 0.0)
+    rows, last = [], Evaluation({}, {}, 0.0, {})
     for step in train(simulation):
         for event in step.news.values():
             if isinstance(event, UsageError):
@@ -126,7 +134,8 @@ def run(
             last = event
             if on_evaluation:
                 on_evaluation(event)
-    return History(config, rows, summary(simulation, 0, rows, last.seconds), last.arrays)
+    ended = summary(simulation, 0, rows, last.seconds)
+    return History(config, rows, ended, last.arrays, last.nets)
 
 
 def summary(
@@ -172,9 +181,9 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
     indices = range(first, min(first + plan.runs_per_program, len(plan.runs)))
     going = list(indices)
     began = time.perf_counter()
-    inputs = simulation.put(simulation.inputs(first))
+    given = simulation.put(simulation.inputs(first))
     if start is None:
-        start = Step(simulation.init(inputs), 0, 0.0, {})
+        start = Step(simulation.init(given), 0, 0.0, {})
     states, done, before = start.states, start.round_index, start.seconds
     most = 1  # Rounds in a call.
     while done < config.rounds and going:
@@ -182,9 +191,10 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
         done += rounds
         evaluated = done % config.eval_every == 0 or done == config.rounds
         call = time.perf_counter()
-        states, reports = simulation.advance(states, inputs, rounds, evaluated)
+        states, reports = simulation.advance(states, given, rounds, evaluated)
         now = time.perf_counter()
         most = max(1, int(_SECONDS_A_CALL * rounds / (now - call)))
+        nets = simulation.nets(states) if done == config.rounds else [{} for _ in reports]
         news: dict[int, Evaluation | UsageError] = {}
         for index in list(going):
             report = reports[index - first]
@@ -196,7 +206,8 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
                 continue
             if evaluated:
                 row = metrics.row(done, report, plan.runs[index].partition.test_count)
-                news[index] = Evaluation(row, _arrays(report), before + now - began)
+                own = nets[index - first]
+                news[index] = Evaluation(row, _arrays(report), before + now - began, own)
         yield Step(states, done, before + now - began, news)
 
 
@@ -223,29 +234,23 @@ def compile_plan(plan: Plan) -> Simulation:
     """
     devices.make_room_for_programs()
     program, dataset = plan.program, plan.dataset
-    mesh = jax.sharding.Mesh(np.array(plan.devices), (simulate.AXIS,))
+    mesh = jax.sharding.Mesh(np.array(plan.devices), (exchange.AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(simulate.AXIS))
+    by_device = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(exchange.AXIS))
     samples = simulate.Samples(*devices.put((dataset.images, dataset.labels), everywhere))
-    lengths = layout.longest(
-        [run.layout for run in plan.runs], [run.partition for run in plan.runs]
-    )
-
-    def inputs(first: int) -> simulate.Run:
-        return _inputs(plan, first, lengths)
 
     def put(tree: Any) -> Any:
-        return devices.put(tree, spread)
+        return devices.put(tree, by_device)
 
     start = time.perf_counter()
-    pmap = functools.partial(jax.pmap, axis_name=simulate.AXIS, devices=plan.devices)
+    pmap = functools.partial(jax.pmap, axis_name=exchange.AXIS, devices=plan.devices)
     init = pmap(functools.partial(simulate.init_runs, program))
     advance = pmap(
         functools.partial(simulate.advance_runs, program),
         in_axes=(0, 0, None, None, None),
         donate_argnums=0,
     )
-    first = put(inputs(0))
+    first = put(inputs.of_call(plan, 0))
     compiled_init = init.lower(first).compile()
     states = compiled_init(first)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
@@ -256,7 +261,7 @@ def compile_plan(plan: Plan) -> Simulation:
     compiled = advance.lower(states, first, samples, *scalars).compile(
         {"xla_allow_excess_precision": False} if low else None
     )
-    # Every process gets the reports of all devices.
+    # Every process gets what all devices have to say.
     several = jax.process_count() > 1
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
     compile_seconds = time.perf_counter() - start
@@ -265,79 +270,38 @@ def compile_plan(plan: Plan) -> Simulation:
     needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes
     del states
     planning.check_memory(plan, needed, "")
+    places = [inputs.place_of(plan, number) for number in range(plan.runs_per_program)]
+
+    def fetch(tree: Any) -> list[Any]:
+        """What a tree with leaves `[num_devices, runs_each, ...]` has of each run, as numpy."""
+        here = jax.device_get(whole(jax.block_until_ready(tree)))
+        return [jax.tree.map(lambda leaf, place=place: leaf[place], here) for place in places]
 
     def run_advance(
-        states: simulate.State, inputs: Any, num_rounds: int, evaluated: bool = True
+        states: simulate.State, given: Any, num_rounds: int, evaluated: bool = True
     ) -> tuple[simulate.State, list[dict[str, Any]]]:
         scalars = devices.put((np.int32(num_rounds), np.bool_(evaluated)), everywhere)
-        states, report = compiled(states, inputs, samples, *scalars)
+        states, report = compiled(states, given, samples, *scalars)
         # Waiting also keeps two programs with collectives from being in flight at once. It is done
         # in naps, between which Python sees signals.
         while not states.round_index.is_ready():  # type: ignore[attr-defined]
             time.sleep(0.001)
-        report = jax.device_get(whole(jax.block_until_ready(report)))
-        places = [_place(plan, number) for number in range(plan.runs_per_program)]
-        return states, [
-            jax.tree.map(lambda leaf, place=place: leaf[place], report) for place in places
-        ]
+        return states, fetch(report if evaluated else {"diverged": report["diverged"]})
+
+    def nets(states: simulate.State) -> list[dict[str, Any]]:
+        return fetch(program.method.nets(states.server))
 
     return Simulation(
-        plan, inputs, put, shapes, compiled_init, run_advance, needed, compile_seconds
+        plan,
+        functools.partial(inputs.of_call, plan),
+        put,
+        shapes,
+        compiled_init,
+        run_advance,
+        nets,
+        needed,
+        compile_seconds,
     )
-
-
-def _place(plan: Plan, number: int) -> tuple[int, int]:
-    """First device of run `number` of a program, and its number on that device."""
-    device, local = np.argwhere(plan.spread.numbers() == number)[0]
-    return int(device), int(local)
-
-
-def _num_members(run: planning.Run) -> Any:
-    """`[client_devices, architectures]` int32, the clients on each of the run's devices."""
-    counts = [(group.client_ids >= 0).sum(axis=1) for group in run.layout.groups]
-    return np.stack(counts, axis=1).astype(np.int32)
-
-
-def _inputs(plan: Plan, first: int, lengths: Sequence[tuple[int, int]]) -> simulate.Run:
-    """What distinguishes the runs from `first` on, leaves `[num_devices, runs_each, ...]`, numpy.
-
-    Places without a run get the clients of the last one, without any samples.
-    """
-    spread = plan.spread
-    runs = plan.runs[first : first + plan.runs_per_program]
-    count = spread.run_devices * spread.runs_each
-    rows = []
-    for number in range(count):
-        run = runs[min(number, len(runs) - 1)]
-        members = layout.members_of(run.layout, run.partition, lengths)
-        if number >= len(runs):
-            members = tuple(
-                group._replace(train_count=group.train_count * 0, test_count=group.test_count * 0)
-                for group in members
-            )
-
-        def repeated(value: Any) -> Any:
-            return np.stack([np.asarray(value)] * spread.client_devices)
-
-        rows.append(
-            simulate.Run(
-                repeated(np.uint32(run.config.seed)),
-                {name: repeated(np.float32(x)) for name, x in run.hyperparameters.items()},
-                members,
-                _num_members(run),
-                repeated(run.layout.order),
-            )
-        )
-
-    def arrange(*leaves: np.ndarray) -> np.ndarray:
-        """`[client_devices, ...]` of every run to `[num_devices, runs_each, ...]`."""
-        stacked = np.stack(leaves).reshape(
-            spread.runs_each, spread.run_devices, spread.client_devices, *leaves[0].shape[1:]
-        )
-        moved = np.moveaxis(stacked, 0, 2)
-        return moved.reshape(-1, *moved.shape[2:])
-
-    return jax.tree.map(arrange, *rows)
 
 
 def check_finite(config: Config, report: dict[str, Any]) -> None:
@@ -359,7 +323,5 @@ def check_finite(config: Config, report: dict[str, Any]) -> None:
 
 def _arrays(report: dict[str, Any]) -> dict[str, np.ndarray]:
     """The server's arrays after a call, see `Evaluation`."""
-    arrays = {name: value for name, value in report["server"].items() if np.ndim(value) > 0}
-    if isinstance(report["state"], Prototypes):
-        arrays["prototypes"], arrays["known"] = report["state"]
-    return arrays
+    made = {name: value for name, value in report["server"].items() if np.ndim(value) > 0}
+    return made | {name: np.asarray(value) for name, value in report["shown"].items()}

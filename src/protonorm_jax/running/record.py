@@ -169,7 +169,7 @@ def manifest(simulation: Simulation, index: int = 0) -> dict[str, Any]:
         "runs_per_program": plan.runs_per_program,
         "vmapped": {
             "runs": plan.spread.vmap_runs,
-            "clients": max(group.chunk for group in plan.program.groups),
+            "clients": max(one.chunk for one in plan.program.architectures),
         },
         "efficiency": plan.efficiency._asdict(),
         "clients": [

@@ -103,10 +103,9 @@ def plan(
       UsageError: settings that cannot be used, or too little memory.
     """
     configs = [base.replace(**change) for change in changes]
-    defaults = {name: getattr(Config(), name) for name in planning.VARIED}
     by_program: dict[Config, list[int]] = {}
     for number, config in enumerate(configs):
-        by_program.setdefault(config.replace(**defaults), []).append(number)
+        by_program.setdefault(planning.common(config), []).append(number)
     groups = list(by_program.values())
     if isinstance(runs_per_program, int):
         runs_per_program = [runs_per_program] * len(groups)

@@ -1,15 +1,54 @@
 """What the methods that exchange class prototypes share."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from protonorm_jax import thomson
-from protonorm_jax.methods.method import Hyperparameters, LossInfo, cross_entropy, forward, infer
+from protonorm_jax import settings, thomson
+from protonorm_jax.methods.method import (
+    LossInfo,
+    Observe,
+    Round,
+    Upload,
+    cross_entropy,
+    forward,
+    infer,
+)
 from protonorm_jax.methods.shared import class_table
-from protonorm_jax.types import Batch, Client, ClientData, Model, Outputs, Prototypes
+from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs, Prototypes
+
+WEIGHTINGS = ("uniform", "samples")
+COLLECTIONS = ("after", "before", "during")
+
+
+def proximity(default: float = 10.0) -> Any:
+    """The setting of how strongly features are pulled to prototypes."""
+    return settings.setting(
+        default,
+        "lambda: weight of MSE(features, prototype as sent), a mean over batch and elements",
+        traced=True,
+        least=0,
+    )
+
+
+def weighting() -> Any:
+    """The setting of how clients' prototypes are averaged."""
+    return settings.setting(
+        "uniform",
+        "clients in the average of a class: all alike (the public codes), or by their samples of "
+        "it (FedProto's paper)",
+        choices=WEIGHTINGS,
+    )
+
+
+def collect(choices: tuple[str, ...] = COLLECTIONS, *, reference: str) -> Any:
+    """The setting of the model that prototypes are taken from."""
+    return settings.setting(
+        "after",
+        f"prototypes are taken after, before or during training (the reference code: {reference})",
+        choices=choices,
+    )
 
 
 def unknown(num_classes: int, feature_dim: int) -> Prototypes:
@@ -37,23 +76,22 @@ def distance_to_prototypes(features: jax.Array, targets: Prototypes, batch: Batc
 def loss(
     params: dict[str, Any],
     statistics: dict[str, Any],
-    broadcast: Prototypes,
+    down: Prototypes,
     batch: Batch,
     key: jax.Array,
-    hyperparameters: Hyperparameters,
+    round: Round,
     *,
-    model: Model,
+    models: Models,
 ) -> tuple[jax.Array, LossInfo]:
-    """Cross-entropy + proximity * MSE(features, prototype of the label as broadcast)."""
-    outputs, statistics = forward(model, params, statistics, batch, key)
+    """Cross-entropy + proximity * MSE(features, prototype of the label as sent)."""
+    outputs, statistics = forward(models, params, statistics, batch, key)
     entropy = cross_entropy(outputs.logits, batch.labels, batch.mask)
-    distance = distance_to_prototypes(outputs.features, broadcast, batch)
+    distance = distance_to_prototypes(outputs.features, down, batch)
     terms = {"cross_entropy": entropy, "prototype_mse": distance}
-    total = entropy + hyperparameters["proximity"] * distance
-    return total, LossInfo(outputs, statistics, terms)
+    return entropy + round.settings.proximity * distance, LossInfo(outputs, statistics, terms)
 
 
-def observe_features(num_classes: int) -> Callable[..., class_table.ClassSums]:
+def observe_features(num_classes: int) -> Observe:
     """The `observe` hook that sums features by class."""
 
     def observe(outputs: Outputs, labels: jax.Array, mask: jax.Array) -> class_table.ClassSums:
@@ -67,33 +105,35 @@ def upload(
     client: Client,
     totals: class_table.ClassSums,
     data: ClientData,
-    broadcast: Prototypes,
-    hyperparameters: Hyperparameters,
+    down: Prototypes,
+    round: Round,
     *,
-    model: Model,
-) -> tuple[class_table.ClassSums, jax.Array]:
+    models: Models,
+) -> Upload:
     """Sends the sums and counts of the client's classes; the floats are those of its prototypes."""
-    del key, client, data, broadcast, hyperparameters, model
+    del key, client, data, down, round, models
     present = jnp.sum(totals.counts > 0)
-    return totals, present * totals.sums.shape[1]
+    return Upload(each=totals, floats=present * totals.sums.shape[1])
 
 
-def broadcast(
-    server: Prototypes, round_index: jax.Array, hyperparameters: Hyperparameters
-) -> tuple[Prototypes, int]:
-    """Sends all prototypes down, upscaled where the method has a scale."""
-    del round_index
-    vectors = server.vectors * hyperparameters.get("scale", 1.0)
-    return Prototypes(vectors, server.known), vectors.size
+def broadcast(server: Prototypes, round: Round) -> tuple[Prototypes, int]:
+    """Sends all prototypes down."""
+    del round
+    return server, server.vectors.size
 
 
 def predict(
-    client: Client, broadcast: Prototypes, images: jax.Array, *, model: Model
+    client: Client, down: Prototypes, inputs: Any, *, models: Models
 ) -> dict[str, jax.Array]:
     """Class scores of the head and of the nearest prototypes."""
-    outputs: Outputs = infer(model, client, images)
-    nearest = class_table.nearest_scores(outputs.features, broadcast)
+    outputs = infer(models, client, inputs)
+    nearest = class_table.nearest_scores(outputs.features, down)
     return {"head": outputs.logits, "prototype": nearest}
+
+
+def show(server: Prototypes) -> dict[str, jax.Array]:
+    """The prototypes `[C, D]` and which of them are known `[C]`."""
+    return {"prototypes": server.vectors, "known": server.known}
 
 
 def separation(means: Prototypes, sent: Prototypes) -> dict[str, jax.Array]:

@@ -1,0 +1,125 @@
+"""The loops that the engine is made of, and the one place that keeps a computation's bits its own.
+
+XLA fuses operations with their neighbours and rounds accordingly, and what the neighbours are
+depends on the number of devices. It does not fuse across the border of a loop. What must have equal
+bits anywhere therefore stands in a loop of its own (`isolated`), and sums over clients are added up
+one after the other (`accumulate`), never by a reduction.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def zeros_of(function: Callable[..., Any], *given: Any) -> Any:
+    """Zeros of the shapes and dtypes that `function(*given)` returns; nothing is computed."""
+    return jax.tree.map(
+        lambda shape: jnp.zeros(shape.shape, shape.dtype), jax.eval_shape(function, *given)
+    )
+
+
+def hidden(number: int, witness: jax.Array) -> jax.Array:
+    """`number` as an `[]` int32 of which the compiler does not know the value.
+
+    Args:
+      number: any.
+      witness: `[]` int32, traced and never negative; the compiler must not know that.
+    """
+    return jnp.minimum(witness, 0) + jnp.int32(number)
+
+
+def accumulate(count: jax.Array, function: Callable[[jax.Array, Any], Any], given: Any) -> Any:
+    """Adds up `function(index, given)` for `index` from 0 up to `count`, in this order.
+
+    Args:
+      count: `[]` int32. A traced one keeps this a loop, whatever its value.
+      function: traced once; returns a pytree of sums.
+      given: a pytree, handed on.
+    """
+    function = jax.jit(function)
+    zero = zeros_of(function, jnp.int32(0), given)
+    return jax.lax.fori_loop(
+        0, count, lambda i, sums: jax.tree.map(jnp.add, sums, function(i, given)), zero
+    )
+
+
+def isolated(function: Callable[..., Any], *given: Any, witness: jax.Array) -> Any:
+    """`function(*given)`, compiled apart from what stands before and after it.
+
+    It shields a computation from its neighbours, not from itself: a product with a sum over the
+    clients of all devices inside of `function` may still be rounded in another way where the
+    gathered arrays come about differently. Such sums belong into `accumulate`.
+
+    Args:
+      function: traced once.
+      *given: pytrees.
+      witness: see `hidden`.
+    """
+    function = jax.jit(function)
+    zero = zeros_of(function, *given)
+    return jax.lax.fori_loop(0, hidden(1, witness), lambda _, __: function(*given), zero)
+
+
+def update(
+    function: Callable[[Any, Any], tuple[Any, Any]],
+    states: Any,
+    inputs: Any,
+    count: jax.Array,
+    *,
+    chunk: int,
+) -> tuple[Any, Any]:
+    """Runs `state, output = function(state, input)` for the first `count` slots.
+
+    One chunk after the other, each chunk vmapped (`chunk` 1: not vmapped). States are updated in
+    place, so memory is that of all states and the work of one chunk.
+
+    Args:
+      function: for one client, or one run.
+      states: leaves `[slots, ...]`.
+      inputs: leaves `[slots, ...]`.
+      count: `[]` int32; slots beyond it, up to a whole chunk, get no work.
+      chunk: divides the number of slots.
+
+    Returns:
+      The states, and the outputs with leaves `[slots, ...]`, zero beyond the work done.
+    """
+    slots = jax.tree.leaves(inputs)[0].shape[0]
+    function = jax.jit(function)  # Traced once, though used twice.
+    mapped = jax.vmap(function) if chunk > 1 else function
+
+    def read(tree: Any, index: jax.Array) -> Any:
+        if chunk == 1:
+            return jax.tree.map(lambda leaf: leaf[index], tree)
+        return jax.tree.map(
+            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * chunk, chunk), tree
+        )
+
+    def write(tree: Any, part: Any, index: jax.Array) -> Any:
+        if chunk == 1:
+            return jax.tree.map(lambda leaf, one: leaf.at[index].set(one), tree, part)
+        return jax.tree.map(
+            lambda leaf, some: jax.lax.dynamic_update_slice_in_dim(leaf, some, index * chunk, 0),
+            tree,
+            part,
+        )
+
+    def body(index: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        states, outputs = carry
+        state, output = mapped(read(states, index), read(inputs, index))
+        return write(states, state, index), write(outputs, output, index)
+
+    _, shapes = jax.eval_shape(function, *first_of((states, inputs)))
+    outputs = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), shapes)
+    return jax.lax.fori_loop(0, -(-count // chunk), body, (states, outputs))
+
+
+def map(function: Callable[[Any], Any], inputs: Any, count: jax.Array, *, chunk: int) -> Any:
+    """`function(input)` for the first `count` slots; see `update`, without states."""
+    return update(lambda _, given: ((), function(given)), (), inputs, count, chunk=chunk)[1]
+
+
+def first_of(tree: Any) -> Any:
+    """The first entry of every leaf."""
+    return jax.tree.map(lambda leaf: leaf[0], tree)

@@ -1,0 +1,84 @@
+"""FedAvg: one architecture for all, its parameters averaged."""
+
+from typing import Any
+
+import jax
+
+from protonorm_jax import settings
+from protonorm_jax.methods.method import Method, Received, Round, Setup, Shared, Upload
+from protonorm_jax.methods.shared.averages import num_floats
+from protonorm_jax.types import Client, ClientData, Models, Variables
+
+
+@settings.group
+class Settings:
+    """Of FedAvg."""
+
+    statistics: str = settings.setting(
+        "average",
+        "running statistics of batch norm are averaged like parameters, or stay the client's own "
+        "(local; the reference code averages parameters alone)",
+        choices=("average", "local"),
+    )
+
+
+def fedavg(setup: Setup, fixed: Settings) -> Method:
+    """Every client goes on from the server's model, which is the average of theirs.
+
+    Clients weigh as many training samples as they have. The first model is client 0's.
+
+    Source: McMahan et al. 2017 (arXiv:1602.05629), w <- sum_i (n_i / n) w_i over the participants
+    of a round. Running statistics are averaged with the same weights and count as floats;
+    `statistics="local"` leaves them to the clients.
+    """
+    del setup
+    average_statistics = fixed.statistics == "average"
+
+    def sent(variables: Variables) -> Variables:
+        """The part of a model that travels."""
+        return variables if average_statistics else {"params": variables["params"]}
+
+    def init_server(key: jax.Array, models: Models, first: Variables) -> Variables:
+        del key, models
+        return sent(first)
+
+    def broadcast(server: Variables, round: Round) -> tuple[Variables, int]:
+        del round
+        return server, num_floats(server)
+
+    def receive(client: Client, down: Variables, models: Models) -> Client:
+        del models
+        statistics = down.get("batch_stats", client.statistics["model"])
+        return Client({"model": down["params"]}, {"model": statistics})
+
+    def upload(
+        key: jax.Array,
+        client: Client,
+        totals: Any,
+        data: ClientData,
+        down: Variables,
+        round: Round,
+        *,
+        models: Models,
+    ) -> Upload:
+        del key, totals, data, down, round, models
+        variables = {"params": client.params["model"], "batch_stats": client.statistics["model"]}
+        return Upload(mean=sent(variables), floats=num_floats(sent(variables)))
+
+    def aggregate(
+        key: jax.Array, server: Variables, received: Received, round: Round
+    ) -> tuple[Variables, dict[str, jax.Array]]:
+        del key, server, round
+        return received.mean, {}
+
+    return Method(
+        init_server=init_server,
+        broadcast=broadcast,
+        receive=receive,
+        upload=upload,
+        aggregate=aggregate,
+        nets=lambda server: {"model": server},
+        collect=None,
+        sent_to="all",
+        shared=Shared("private"),
+    )

@@ -1,0 +1,89 @@
+"""What the methods share that train a small common model, the mentee, beside the private one."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from protonorm_jax.methods.method import mean_of_rows, variables_of
+from protonorm_jax.methods.shared.averages import num_floats
+from protonorm_jax.types import Client, Models, Variables
+
+SHARED = "shared"
+"""The key of the mentee in a client's parameters and statistics."""
+
+
+def init_server(key: jax.Array, models: Models, first: Variables) -> Variables:
+    """Draws the mentee."""
+    del first
+    assert models.shared is not None, "the method asks for a shared model"
+    return models.shared.init(key)
+
+
+def init_client(
+    key: jax.Array, variables: Variables, server: Variables, models: Models, counts: jax.Array
+) -> Client:
+    """A client that keeps its model, and has the server's mentee beside it."""
+    del key, models, counts
+    return Client(
+        {"model": variables["params"], SHARED: server["params"]},
+        {"model": variables["batch_stats"], SHARED: server["batch_stats"]},
+    )
+
+
+def broadcast(server: Variables, round: Any) -> tuple[Variables, int]:
+    """Sends the mentee down."""
+    del round
+    return server, num_floats(server)
+
+
+def receive(client: Client, down: Variables, models: Models) -> Client:
+    """Puts the server's mentee in the place of the client's."""
+    del models
+    return Client(
+        {**client.params, SHARED: down["params"]},
+        {**client.statistics, SHARED: down["batch_stats"]},
+    )
+
+
+def predict(client: Client, down: Any, inputs: Any, *, models: Models) -> dict[str, jax.Array]:
+    """Class scores of the private model and of the mentee."""
+    del down
+    assert models.shared is not None, "the method asks for a shared model"
+    private, _ = models.private.apply(variables_of(client), inputs)
+    shared, _ = models.shared.apply(variables_of(client, SHARED), inputs)
+    return {"head": private.logits, "mentee": shared.logits}
+
+
+def divergence(logits: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over real rows **and** classes of KL(softmax(target) || softmax(logits)).
+
+    Args:
+      logits: `[B, C]`.
+      target: `[B, C]`.
+      mask: `[B]` bool.
+
+    The mean over classes, by which the reference codes divide the divergence once more, is theirs.
+    """
+    wanted = jax.nn.log_softmax(target)
+    terms = jnp.exp(wanted) * (wanted - jax.nn.log_softmax(logits))
+    return mean_of_rows(jnp.mean(terms, axis=1), mask)
+
+
+def clip_each_net(limit: Any) -> optax.GradientTransformation:
+    """Scales the gradient of every net of a client to a norm of at most `limit`.
+
+    By min(1, limit / (norm + 1e-6)), as PyTorch does it; nets are the top-level keys.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+
+        def clip(net: Any) -> Any:
+            factor = jnp.minimum(1.0, limit / (optax.global_norm(net) + 1e-6))
+            return jax.tree.map(lambda leaf: factor * leaf, net)
+
+        return {name: clip(net) for name, net in updates.items()}, state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -1,0 +1,102 @@
+"""What a program is told of its runs: index rows, orders and scalars, laid out for the devices."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from protonorm_jax import methods
+from protonorm_jax.engine.simulate import RunInputs
+from protonorm_jax.planning import layout
+from protonorm_jax.planning.plan import Plan, PlannedRun
+
+
+def of_call(plan: Plan, first: int) -> RunInputs:
+    """What distinguishes the runs from `first` on, leaves `[num_devices, runs_each, ...]`, numpy.
+
+    Places without a run get the clients of the last one, without any samples.
+
+    Args:
+      plan: whose.
+      first: index into `plan.runs` of the first of the call.
+    """
+    spread = plan.spread
+    runs = plan.runs[first : first + plan.runs_per_program]
+    count = spread.run_devices * spread.runs_each
+    lengths = layout.longest(
+        [one.layout for one in plan.runs], [one.partition for one in plan.runs]
+    )
+    rows = [
+        _of_run(plan, runs[min(place, len(runs) - 1)], lengths, empty=place >= len(runs))
+        for place in range(count)
+    ]
+
+    def arrange(*leaves: np.ndarray) -> np.ndarray:
+        """`[client_devices, ...]` of every run to `[num_devices, runs_each, ...]`."""
+        stacked = np.stack(leaves).reshape(
+            spread.runs_each, spread.run_devices, spread.client_devices, *leaves[0].shape[1:]
+        )
+        moved = np.moveaxis(stacked, 0, 2)
+        return moved.reshape(-1, *moved.shape[2:])
+
+    return jax.tree.map(arrange, *rows)
+
+
+def _of_run(
+    plan: Plan, run: PlannedRun, lengths: Sequence[tuple[int, int]], *, empty: bool
+) -> RunInputs:
+    """What distinguishes one run, leaves `[client_devices, ...]`; without samples if `empty`."""
+    members = layout.members_of(run.layout, run.partition, lengths)
+    if empty:
+        members = tuple(
+            one._replace(train_count=one.train_count * 0, test_count=one.test_count * 0)
+            for one in members
+        )
+
+    def repeated(value: Any) -> Any:
+        return np.stack([np.asarray(value)] * plan.spread.client_devices)
+
+    config = run.config
+    own = methods.settings_of(config.method, config.method_settings)
+    return RunInputs(
+        repeated(np.uint32(config.seed)),
+        repeated(np.float32(config.learning_rate)),
+        repeated(np.float32(config.participation)),
+        repeated(np.float32(config.dropout)),
+        jax.tree.map(lambda value: repeated(np.float32(value)), own),
+        repeated(run.class_counts),
+        members,
+        _num_members(run),
+        repeated(run.layout.order),
+    )
+
+
+def place_of(plan: Plan, number: int) -> tuple[int, int]:
+    """First device of run `number` of a program, and its number on that device."""
+    device, local = np.argwhere(plan.spread.numbers() == number)[0]
+    return int(device), int(local)
+
+
+def clients_at(plan: Plan, runs: Sequence[PlannedRun]) -> dict[str, Any]:
+    """Who is where, for a call with these runs.
+
+    Returns:
+      `run` `[num_devices, runs_each]` and for each architecture `client` `[num_devices, runs_each,
+      slots]` int; -1 for nobody.
+    """
+    numbers = plan.spread.numbers()
+    run = np.where(numbers < len(runs), numbers, -1)
+    placements = runs[0].layout.placements
+    client = [np.full((*run.shape, one.client_ids.shape[1]), -1) for one in placements]
+    for device, local in np.argwhere(run >= 0):
+        own = runs[run[device, local]].layout.placements
+        for ids, placement in zip(client, own, strict=True):
+            ids[device, local] = placement.client_ids[device % plan.spread.client_devices]
+    return {"run": run, "client": client}
+
+
+def _num_members(run: PlannedRun) -> Any:
+    """`[client_devices, architectures]` int32, the clients on each of the run's devices."""
+    counts = [(one.client_ids >= 0).sum(axis=1) for one in run.layout.placements]
+    return np.stack(counts, axis=1).astype(np.int32)

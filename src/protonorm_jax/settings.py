@@ -1,0 +1,174 @@
+"""Groups of settings: fields with a default, a help text and a rule, checked in one place.
+
+`Config` is such a group, and every federated method has one of its own. The checks stand outside of
+the classes, since jax makes instances of a method's group that hold traced arrays.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from protonorm_jax.errors import UsageError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    traced: bool = False,
+    probe: tuple[Any, Any] | None = None,
+    section: str = "",
+    **rule: Any,
+) -> Any:
+    """A field of a group.
+
+    Args:
+      default: its value where nothing else is said.
+      help: what the command line says of it.
+      traced: whether runs that differ in it share a compiled program; a float then.
+      probe: two values between which results differ, for the contract that all methods are
+        tested by; `None` for the default and twice the default, or the first two choices.
+      section: under which heading the command line lists it.
+      **rule: `choices`, or the bounds `above` (exclusive), `least` and `most`.
+    """
+    metadata = {"help": help, "traced": traced, "probe": probe, "section": section, **rule}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@typing.dataclass_transform(
+    kw_only_default=True, frozen_default=True, field_specifiers=(setting, dataclasses.field)
+)
+def group(cls: type) -> type:
+    """Makes a class with `setting` fields a group: a frozen dataclass of keyword arguments."""
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+@group
+class NoSettings:
+    """The group of a method without settings."""
+
+
+class Values(Mapping[str, Any]):
+    """A mapping that cannot change, and so has a hash."""
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        self._values = dict(values or {})
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._values.items()))
+
+    def __repr__(self) -> str:
+        return repr(self._values)
+
+
+GROUPS: dict[str, type] = {}
+"""The groups of all registered methods by the method's name; `methods.METHODS` fills it."""
+
+
+def fields(group: Any) -> dict[str, dataclasses.Field]:
+    """The fields of a group by name."""
+    return {field.name: field for field in dataclasses.fields(group)}
+
+
+def traced(group: Any) -> tuple[str, ...]:
+    """The names of the traced settings of a group."""
+    return tuple(name for name, field in fields(group).items() if field.metadata.get("traced"))
+
+
+def fixed(group: Any) -> tuple[str, ...]:
+    """The names of the settings that are compiled into a program."""
+    return tuple(name for name in fields(group) if name not in traced(group))
+
+
+def field_type(group: Any, name: str) -> tuple[type, bool]:
+    """The plain type of a field and whether `None` is allowed too."""
+    hint = typing.get_type_hints(group)[name]
+    if isinstance(hint, types.UnionType):
+        (plain,) = [part for part in typing.get_args(hint) if part is not types.NoneType]
+        return plain, True
+    return hint, False
+
+
+def parsed(group: Any, name: str, text: str) -> Any:
+    """A value as written on the command line, in its own type; or as it is, if it has another.
+
+    `check` then says what is wrong with it.
+    """
+    plain, _ = field_type(group, name)
+    if plain is bool:
+        return {"true": True, "yes": True, "false": False, "no": False}.get(text, text)
+    try:
+        return plain(text)
+    except ValueError:
+        return text
+
+
+def complete(owner: str, group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a group, those that are not in `values` with their defaults.
+
+    Args:
+      owner: what messages call the group, such as `fedtgp`.
+      group: the class.
+      values: by name.
+
+    Raises:
+      UsageError: an unknown name, or a value outside its range.
+    """
+    for name in values:
+        if name not in fields(group):
+            raise UsageError(f"{owner} has no setting {name!r}{hint(name, fields(group))}")
+    return {
+        name: check(owner, group, name, values.get(name, field.default))
+        for name, field in fields(group).items()
+    }
+
+
+def hint(name: str, known: typing.Iterable[str]) -> str:
+    """What could have been meant, as ` (did you mean 'margin'?)`, or nothing."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check(owner: str, group: Any, name: str, value: Any) -> Any:
+    """The value in its own type.
+
+    Raises:
+      UsageError: it breaks the rule; the message names owner, field, rule and value.
+    """
+    plain, optional = field_type(group, name)
+    if value is None and optional:
+        return None
+
+    def refuse(rule: str) -> typing.NoReturn:
+        raise UsageError(f"{owner}.{name} must be {rule}, got {value!r}")
+
+    if plain is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
+        kinds = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+        refuse(kinds.get(plain, plain.__name__))
+    if isinstance(value, float) and not math.isfinite(value):
+        refuse("finite")
+    rule = fields(group)[name].metadata
+    if "choices" in rule and value not in rule["choices"]:
+        refuse(f"one of {', '.join(rule['choices'])}")
+    if "above" in rule and not value > rule["above"]:
+        refuse(f"> {rule['above']}")
+    if "least" in rule and value < rule["least"]:
+        refuse(f">= {rule['least']}")
+    if "most" in rule and value > rule["most"]:
+        refuse(f"<= {rule['most']}")
+    return value

@@ -157,16 +157,34 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 
 def load(path: str | Path) -> Config:
-    """Reads a config from a JSON file.
+    """Reads a config from a JSON file, such as a run's `config.json`.
 
     Raises:
       UsageError: the file is missing, not JSON, not one object, or holds a bad setting.
     """
-    return from_dict(load_values(path))
+    return from_recorded(load_values(path))
+
+
+def from_recorded(values: Mapping[str, Any]) -> Config:
+    """As `from_dict`, of what a run or sweep has recorded.
+
+    There may be a `methods_file` among it, of which nothing but the existence counts.
+
+    Raises:
+      UsageError: a bad setting, or a method that has not been loaded from its file.
+    """
+    values = dict(values)
+    file = values.pop("methods_file", None)
+    if isinstance(file, dict) and values.get("method") not in settings.GROUPS:
+        raise UsageError(
+            f"--methods must be given for method {values.get('method')}, which came from "
+            f"{file.get('path')} with SHA-256 {file.get('digest')}"
+        )
+    return from_dict(values)
 
 
 def load_values(path: str | Path) -> dict[str, Any]:
-    """What a JSON file holds of a config; `methods_file`, if it is there, is left out.
+    """What a JSON file holds of a config.
 
     Raises:
       UsageError: the file is missing, not JSON, or not one object.

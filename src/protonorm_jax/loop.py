@@ -5,6 +5,7 @@ and so are the keys; a test holds the two to each other. Nothing is padded, grou
 devices here, and every client may hold batches of any size.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from protonorm_jax import keys
 from protonorm_jax.engine.client import descend, gradient, keys_of
+from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import Method, Received, Round, Setup, Upload
 from protonorm_jax.methods.method import infer, observe_nothing
 from protonorm_jax.methods.table import build, checked_settings, free_settings
@@ -88,7 +90,7 @@ def federate(
         step has its own row, and the upload all.
 
     Raises:
-      UsageError: settings that cannot be used.
+      UsageError: settings that cannot be used, or a missing `shared`.
     """
     size = batch_size or max(len(labels) for *_, batches in clients for _, labels in batches)
     setup = Setup(num_classes, feature_dim, len(clients), rounds, size)
@@ -99,10 +101,15 @@ def federate(
         method = build(method, setup, vars(own))
     own = jax.tree.map(jnp.float32, own)
     root = keys.root(seed)
-    models = [Models(model, _shared(method, model, shared)) for model, *_ in clients]
+    private = method.shared is not None and method.shared.architecture == "private"
+    if method.shared is not None and not private and shared is None:
+        raise UsageError("federate.shared must be given to a method that has a shared model")
+    common = _shared(shared)
+    models = [Models(model, model if private else common) for model, *_ in clients]
     data = [_data(batches) for *_, batches in clients]
     counts = jnp.stack([jnp.bincount(one.labels, length=num_classes) for one in data])
-    weights = jnp.asarray(num_samples or [len(one.labels) for one in data], jnp.int32)
+    held = [len(one.labels) for one in data] if num_samples is None else num_samples
+    weights = jnp.asarray(held, jnp.int32)
     takes_part = np.ones((rounds, len(clients)), bool) if participants is None else participants
 
     if server is None:
@@ -167,7 +174,8 @@ def _update(
     used = keys_of(key)
     before, terms, totals = client, [], []
     state = method.optimizer(round).init(client.params)
-    reserve = method.reserve if len(batches) > method.reserve else 0
+    left = sum(len(labels) for _, labels in batches[method.reserve :])
+    reserve = method.reserve if left >= len(batches[0][1]) else 0
     train = [] if int(round.index) < method.warmup else batches[reserve:]
     for i, batch in enumerate(map(_batch, train)):
         own = round._replace(draws={name: value[i] for name, value in round.draws.items()})
@@ -178,7 +186,9 @@ def _update(
     if method.collect != "during":
         source = before if method.collect == "before" else client
         totals = [observe(source, batch) for batch in map(_batch, batches)]
-    total = jax.tree.map(lambda *sums: sum(sums[1:], sums[0]), *totals) if totals else ()
+    shapes = jax.eval_shape(observe, before, _batch(batches[0]))
+    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total = functools.reduce(functools.partial(jax.tree.map, jnp.add), totals, zero)
     upload = method.upload(used.upload, client, total, data, down, round, models=models)
     return client, upload, terms
 
@@ -221,10 +231,8 @@ def _receive(uploads: Sequence[Upload | None], weights: jax.Array, method: Metho
     return Received(each, mean, jnp.asarray(arrived), weights)
 
 
-def _shared(method: Method, private: Model, given: tuple[Model, Variables] | None) -> Model | None:
-    """The shared model, whose `init` gives the variables handed in."""
-    if method.shared is not None and method.shared.architecture == "private":
-        return private
+def _shared(given: tuple[Model, Variables] | None) -> Model | None:
+    """The shared model, the same for all clients; its `init` gives the variables handed in."""
     if given is None:
         return None
     model, variables = given

@@ -1,5 +1,6 @@
 """Numbers that people read, made on the host from what the devices counted."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,14 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             values = [row[name] for row in rows if row[name] is not None]
             result[f"{name}_best"] = max(values) if values else None
     return result
+
+
+def predictors(row: Mapping[str, Any]) -> list[str]:
+    """The predictors whose accuracies a row or summary has: prototypes, the head, then others."""
+    names = [name.removesuffix("_accuracy") for name in row if name.endswith("_accuracy")]
+    first = ("prototype", "head")
+    own = [name for name in names if name not in (*first, "majority")]
+    return [name for name in first if name in names] + own
 
 
 def _finite(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """The command line: `protonorm run`, `sweep`, `resume`, `verify`, `compare` and `thomson`."""
 
 import argparse
+import inspect
 import logging
 import os
 import re
@@ -14,7 +15,7 @@ import jax
 from absl import logging as absl_logging
 from rich.console import Console
 
-from protonorm_jax import config, report
+from protonorm_jax import config, methods, report, settings
 from protonorm_jax.command import flags, progress, thomson
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
@@ -23,8 +24,8 @@ from protonorm_jax.running import job, record, sweep, verify
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code: 0, 2 for a mistake of the user, or 1."""
-    parsed = flags.parser(COMMANDS).parse_args(arguments)
-    code = _exit_code(parsed)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    code = _exit_code(given)
     if code and jax.distributed.is_initialized():
         # An ordinary exit would wait for the other processes, and they for this one.
         sys.stdout.flush()
@@ -32,12 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _exit_code(parsed: argparse.Namespace) -> int:
+def _exit_code(arguments: Sequence[str]) -> int:
     """Runs the command; mistakes, bugs and Ctrl-C become one line and a code."""
+    debug = "--debug" in arguments
     try:
+        parsed = flags.parse(COMMANDS, arguments)
         return parsed.command(parsed)
     except UsageError as error:
-        if parsed.debug:
+        if debug:
             raise
         return _complain(str(error), 2)
     except KeyboardInterrupt:
@@ -46,7 +49,7 @@ def _exit_code(parsed: argparse.Namespace) -> int:
         sys.stdout.flush()
         os._exit(130)
     except Exception as error:
-        if parsed.debug:
+        if debug:
             raise
         if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
             return _complain(f"memory must be enough, got {_first_line(error)}", 2)
@@ -54,7 +57,7 @@ def _exit_code(parsed: argparse.Namespace) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    chosen = flags.settings(parsed)
+    chosen = flags.chosen(parsed)
     directory = Path(parsed.out or _default_directory(chosen))
     record.check_free(directory, overwrite=parsed.overwrite)
     _start_up(parsed, chosen.devices)
@@ -64,13 +67,19 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
-    base = flags.settings(parsed)
+    base = flags.chosen(parsed)
     grids = sweep.read_grid(parsed.grid_file) if parsed.grid_file else [{}]
     for text in parsed.grid:
         name, values = flags.grid_axis(text)
         if any(name in grid for grid in grids):
             raise UsageError(f"--grid must name each setting once, got {name} again")
         grids = [{**grid, name: values} for grid in grids]
+    for name in flags.given_settings(parsed):
+        if any("method" in grid for grid in grids):
+            raise UsageError(
+                f"--{name.replace('_', '-')} must be given as --grid {base.method}.{name}="
+                f"{base.method_settings[name]} in a sweep over methods"
+            )
     changes = sweep.expand(base, grids, parsed.seeds)
     directory = Path(parsed.out or _default_directory(base, "sweep"))
     record.check_free(directory, overwrite=parsed.overwrite)
@@ -99,6 +108,51 @@ def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int
     else:
         console.print(f"Results are in {directory}", soft_wrap=True)
     return 0
+
+
+def _methods(parsed: argparse.Namespace) -> int:
+    console = _console()
+    table = methods.METHODS
+    if parsed.name is None:
+        rows = [
+            {"name": name, "up": row.up, "down": row.down, "source": row.source}
+            | {"settings": list(settings.fields(row.settings))}
+            for name, row in table.items()
+        ]
+        console.print(report.methods_table(rows))
+        console.print("protonorm methods NAME shows one with its settings", highlight=False)
+        return 0
+    if parsed.name not in table:
+        hint = settings.hint(parsed.name, table)
+        raise UsageError(f"NAME must be one of {', '.join(table)}, got {parsed.name!r}{hint}")
+    row = table[parsed.name]
+    text = inspect.getdoc(row.factory) or "(its factory has no docstring)"
+    console.print(f"{parsed.name}: {text}\n", markup=False, highlight=False)
+    for name, words in (("up", row.up), ("down", row.down), ("source", row.source)):
+        if words:
+            console.print(f"{name:<8}{words}", markup=False, highlight=False)
+    own = settings.fields(row.settings)
+    if own:
+        console.print(report.settings_table([_described(row.settings, name) for name in own]))
+    else:
+        console.print("It has no settings.")
+    return 0
+
+
+def _described(group: Any, name: str) -> dict[str, Any]:
+    """What there is to say of a setting."""
+    field = settings.fields(group)[name]
+    rule = field.metadata
+    bounds = [f"{sign} {rule[key]}" for key, sign in _BOUNDS.items() if key in rule]
+    allowed = ", ".join(rule.get("choices", bounds)) or settings.field_type(group, name)[0].__name__
+    default = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return {
+        "name": name,
+        "default": default,
+        "allowed": allowed,
+        "traced": rule["traced"],
+        "help": rule["help"],
+    }
 
 
 def _resume(parsed: argparse.Namespace) -> int:
@@ -208,9 +262,11 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
+_BOUNDS = {"above": ">", "least": ">=", "most": "<="}
 COMMANDS = {
     "run": _run,
     "sweep": _sweep,
+    "methods": _methods,
     "resume": _resume,
     "verify": _verify,
     "compare": _compare,

@@ -1,45 +1,90 @@
-"""The flags of the command line; those of settings are made from `config`."""
+"""The flags of the command line; those of settings come from `Config` and the method's group."""
 
 import argparse
-import dataclasses
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import protonorm_jax
-from protonorm_jax import config
+from protonorm_jax import config, methods, settings
 from protonorm_jax.command import thomson as points
 from protonorm_jax.errors import UsageError
 
 
-def settings(parsed: argparse.Namespace) -> config.Config:
+def method_of(arguments: Sequence[str]) -> str:
+    """The method whose flags a command line may have: a first, short look at it.
+
+    Loads the user's file of methods on the way.
+
+    Raises:
+      UsageError: a file cannot be used, or there is no such method.
+    """
+    first = _Parser(add_help=False, allow_abbrev=False)
+    for flag in ("--method", "--config", "--methods"):
+        first.add_argument(flag)
+    parsed, _ = first.parse_known_args(list(arguments))
+    if parsed.methods:
+        methods.load_file(parsed.methods)
+    recorded = config.load_values(parsed.config) if parsed.config else {}
+    name = parsed.method or recorded.get("method") or config.Config.method
+    if parsed.method and name not in methods.METHODS:
+        known = ", ".join(methods.METHODS)
+        hint = settings.hint(name, methods.METHODS)
+        raise UsageError(f"Config.method must be one of {known}, got {name!r}{hint}")
+    return name if name in methods.METHODS else config.Config.method
+
+
+def chosen(parsed: argparse.Namespace) -> config.Config:
     """The settings of the config file, and over them those of the command line.
 
     Raises:
       UsageError: one of them cannot be used.
     """
-    values = config.load(parsed.config).to_dict() if parsed.config else {}
-    names = [field.name for field in dataclasses.fields(config.Config)]
-    values |= {name: getattr(parsed, name) for name in names if hasattr(parsed, name)}
+    values: dict[str, Any] = {}
+    if parsed.config:
+        values = config.from_recorded(config.load_values(parsed.config)).to_dict()
+    given = {
+        name: getattr(parsed, name) for name in settings.fields(config.Config) if name in parsed
+    }
+    if given.get("method", values.get("method")) != values.get("method"):
+        values.pop("method_settings", None)
+    own = {name: getattr(parsed, name) for name in _own_settings(parsed) if name in parsed}
+    values |= given
+    values["method_settings"] = {**values.get("method_settings", {}), **own}
     return config.from_dict(values)
 
 
+def given_settings(parsed: argparse.Namespace) -> list[str]:
+    """The settings of the method that the command line itself gives."""
+    return [name for name in _own_settings(parsed) if name in parsed]
+
+
+def _own_settings(parsed: argparse.Namespace) -> list[str]:
+    return list(settings.fields(methods.METHODS[parsed.flags_of].settings))
+
+
 def grid_axis(text: str) -> tuple[str, list[Any]]:
-    """The name and the values in `name=value,value`.
+    """The name and the values in `name=value,value`, where the name may be `method.setting`.
 
     Raises:
       UsageError: it is not of that form, or there is no such setting.
     """
-    flag, _, values = text.partition("=")
+    flag, equals, values = text.partition("=")
     name = flag.replace("-", "_")
-    fields = {field.name: field for field in dataclasses.fields(config.Config)}
-    if name not in fields:
+    owner, _, setting = name.rpartition(".")
+    groups = [methods.METHODS[owner].settings] if owner in methods.METHODS else []
+    if not owner:
+        groups = [config.Config, *(row.settings for row in methods.METHODS.values())]
+    having = [group for group in groups if setting in settings.fields(group)]
+    if not equals or setting == "method_settings":
         raise UsageError(f"--grid must be a setting = values, got {text!r}")
-    plain, _ = config.field_type(fields[name])
-    if plain is bool:
-        known = {"true": True, "yes": True, "false": False, "no": False}
-        return name, [known.get(value, value) for value in values.split(",")]
-    return name, [_parsed(plain, value) for value in values.split(",")]
+    if owner and not groups:
+        hint = settings.hint(owner, methods.METHODS)
+        raise UsageError(f"--grid must name a method before the dot, got {text!r}{hint}")
+    if not having:
+        hint = settings.hint(setting, [one for group in groups for one in settings.fields(group)])
+        raise UsageError(f"--grid must be a setting = values, got {text!r}{hint}")
+    return name, [settings.parsed(having[0], setting, value) for value in values.split(",")]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,12 +96,54 @@ class _Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argparse.ArgumentParser:
-    """The parser of the command line; what it returns has the chosen function as `command`.
+def parse(
+    commands: Mapping[str, Callable[[argparse.Namespace], int]], arguments: Sequence[str]
+) -> argparse.Namespace:
+    """Parses the command line; what it returns has the chosen function as `command`.
 
     Args:
       commands: by name, the functions that run them.
+      arguments: of the command line.
+
+    Raises:
+      UsageError: a file of methods or a config cannot be used, or a setting is another method's.
     """
+    method = method_of(arguments)
+    result, rest = _parser(commands, method).parse_known_args(list(arguments))
+    if rest:
+        _refuse(rest[0], method, getattr(result, "grid", []))
+    result.flags_of = method
+    return result
+
+
+def _refuse(flag: str, method: str, axes: Sequence[str]) -> NoReturn:
+    """Complains of a flag that there is not, and says whose it is if it is some method's."""
+    name = flag.partition("=")[0].removeprefix("--")
+    name = name.removeprefix("no-").replace("-", "_") if flag.startswith("--") else ""
+    owners = [key for key, row in methods.METHODS.items() if name in settings.fields(row.settings)]
+    if not owners:
+        known = [
+            *settings.fields(config.Config),
+            *settings.fields(methods.METHODS[method].settings),
+        ]
+        known = [f"--{one.replace('_', '-')}" for one in known]
+        hint = settings.hint(flag.partition("=")[0], known) if name else ""
+        raise UsageError(f"unrecognized arguments: {flag}{hint} (--help lists the flags)")
+    if any(text.partition("=")[0] == "method" for text in axes):
+        raise UsageError(
+            f"{flag.partition('=')[0]} must be given as --grid {owners[0]}.{name}=VALUE in a sweep "
+            "over methods"
+        )
+    raise UsageError(
+        f"{flag.partition('=')[0]} is a setting of {', '.join(owners)}, and must be left out for "
+        f"method {method}"
+    )
+
+
+def _parser(
+    commands: Mapping[str, Callable[[argparse.Namespace], int]], method: str
+) -> argparse.ArgumentParser:
+    """The parser, with flags for the settings of one method."""
     result = _Parser(prog="protonorm", description=protonorm_jax.__doc__, allow_abbrev=False)
     result.add_argument("--version", action="version", version=protonorm_jax.__version__)
     places = result.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -70,15 +157,15 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     )
     run.set_defaults(command=commands["run"])
     _add_output(run)
-    _add_settings(run)
+    _add_settings(run, method)
     _add_processes(run)
 
     many = places.add_parser(
         "sweep",
         help="train many federations, several at once",
         description="Trains all points of a grid of settings, each with several seeds. Runs that "
-        "differ in what is not compiled (seed, partition, proximity, scale, learning rate, "
-        "participation, dropout) share one program.",
+        "differ in what is not compiled (seed, partition, learning rate, participation, dropout, "
+        "traced settings of the method) share one program.",
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
     )
@@ -89,7 +176,8 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
         metavar="SETTING=VALUES",
         action="append",
         default=[],
-        help="values with commas, such as scale=1,20,80; several flags make a product",
+        help="values with commas, such as scale=1,20,80; several flags make a product; "
+        "method=protonorm,fedtgp with fedtgp.margin=0.1,100 varies a setting of one method alone",
     )
     group.add_argument(
         "--grid-file", metavar="FILE", help="JSON: values by setting, or a list of such grids"
@@ -115,8 +203,19 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], int]]) -> argpa
     )
     group.add_argument("--dry-run", action="store_true", help="only plan")
     _add_output(many)
-    _add_settings(many)
+    _add_settings(many, method)
     _add_processes(many)
+
+    table = places.add_parser(
+        "methods",
+        help="list the federated methods, or the settings of one",
+        description="Lists the federated methods and what they send, or the settings of one.",
+        allow_abbrev=False,
+    )
+    table.set_defaults(command=commands["methods"])
+    table.add_argument("name", metavar="NAME", nargs="?", help="of one method")
+    _add_methods(table)
+    _add_debug(table)
 
     resume = places.add_parser(
         "resume",
@@ -177,16 +276,28 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--config", metavar="FILE", help="start from the settings in a run's config.json"
     )
+    _add_methods(output)
     _add_debug(output)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_methods(parser: Any) -> None:
+    parser.add_argument(
+        "--methods", metavar="FILE.py", help="a file that puts methods of your own into METHODS"
+    )
+
+
+def _add_settings(parser: argparse.ArgumentParser, method: str) -> None:
     groups: dict[str, Any] = {}
-    for field in dataclasses.fields(config.Config):
+    for name, field in settings.fields(config.Config).items():
         section = field.metadata["section"]
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
-        _add_setting(groups[section], field)
+        if name != "method_settings":
+            _add_setting(groups[section], config.Config, name)
+        elif settings.fields(methods.METHODS[method].settings):
+            groups[method] = parser.add_argument_group(f"settings of {method}")
+            for own in settings.fields(methods.METHODS[method].settings):
+                _add_setting(groups[method], methods.METHODS[method].settings, own)
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +305,7 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", type=_natural, metavar="INT", help="devices to use now (as recorded)"
     )
+    _add_methods(parser)
     _add_debug(parser)
     _add_processes(parser)
 
@@ -221,33 +333,25 @@ def _add_debug(parser: Any) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
-def _add_setting(group: Any, field: dataclasses.Field) -> None:
-    """Adds the flag of one config field; without it on the command line nothing is stored."""
-    flag = "--" + field.name.replace("_", "-")
-    plain, optional = config.field_type(field)
-    default = "the method's own" if optional else field.default
+def _add_setting(group: Any, owner: Any, name: str) -> None:
+    """Adds the flag of one setting; without it on the command line nothing is stored."""
+    field = settings.fields(owner)[name]
+    flag = "--" + name.replace("_", "-")
+    plain, _ = settings.field_type(owner, name)
     text = field.metadata["help"].replace("%", "%%")
     if plain is bool:
         group.add_argument(
             flag,
             action=argparse.BooleanOptionalAction,
             default=argparse.SUPPRESS,
-            help=f"{text} ({'yes' if default else 'no'})",
+            help=f"{text} ({'yes' if field.default else 'no'})",
         )
         return
     choices = field.metadata.get("choices")
     group.add_argument(
         flag,
-        type=lambda value: _parsed(plain, value),
+        type=lambda value: settings.parsed(owner, name, value),
         default=argparse.SUPPRESS,
         metavar="{" + ",".join(choices) + "}" if choices else plain.__name__.upper(),
-        help=f"{text} ({default})",
+        help=f"{text} ({field.default})",
     )
-
-
-def _parsed(plain: type, value: str) -> Any:
-    """The value in its own type, or as it is: the config then says what is wrong with it."""
-    try:
-        return plain(value)
-    except ValueError:
-        return value

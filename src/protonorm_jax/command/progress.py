@@ -8,6 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from protonorm_jax import metrics
 from protonorm_jax.config import Config
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running.driver import Evaluation, Simulation, Step, majority_accuracy
@@ -106,10 +107,13 @@ class RunDisplay(_Bar):
             if isinstance(event, Evaluation):
                 accuracies = " ".join(
                     f"{name} {event.row[f'{name}_accuracy']:.3f}"
-                    for name in ("prototype", "head")
+                    for name in metrics.predictors(event.row)
                     if event.row.get(f"{name}_accuracy") is not None
                 )
-                self._figures = f"accuracy: {accuracies}  loss {event.row['loss']:.4g}"
+                loss = event.row.get("loss")
+                self._figures = f"accuracy: {accuracies}  loss " + (
+                    "-" if loss is None else f"{loss:.4g}"
+                )
         self.show(step.round_index, self._figures)
 
 

@@ -9,7 +9,9 @@ from protonorm_jax.report.pictures import (
 from protonorm_jax.report.tables import (
     comparison_table,
     mean_and_error,
+    methods_table,
     plan_table,
+    settings_table,
     sweep_table,
     verification_lines,
 )
@@ -20,8 +22,10 @@ __all__ = [
     "draw_curves",
     "draw_prototypes",
     "mean_and_error",
+    "methods_table",
     "pairwise_angles",
     "plan_table",
+    "settings_table",
     "sweep_table",
     "verification_lines",
 ]

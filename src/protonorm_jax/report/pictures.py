@@ -6,6 +6,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from matplotlib.figure import Figure
 
+from protonorm_jax import metrics
+
 _YARDSTICK = "majority class of each client"
 
 
@@ -19,13 +21,12 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
-    for name in ("prototype", "head"):
-        if f"{name}_accuracy" in rows[0]:
-            _line(accuracy, rows, f"{name}_accuracy", name)
+    for name in metrics.predictors(rows[0]):
+        _line(accuracy, rows, f"{name}_accuracy", name)
     _finish_accuracy(accuracy, summary["majority_accuracy"])
     accuracy.set_title(f"{summary['method']}: accuracy")
-    for name in ("loss", "cross_entropy", "prototype_mse"):
-        if name in rows[0]:
+    for name in rows[0]:
+        if name.endswith(("loss", "cross_entropy", "mse")):
             _line(loss, rows, name, name.replace("_", " "))
     loss.set_yscale("log")
     _count_rounds(loss)
@@ -42,7 +43,7 @@ def draw_comparison(
     names: Sequence[str],
     file: BinaryIO,
 ) -> None:
-    """Draws the accuracies of several runs, by nearest prototype and by head.
+    """Draws the accuracies of several runs, a panel for each predictor that one of them has.
 
     Runs with other yardsticks than each other have their own, in their colours.
 
@@ -51,13 +52,14 @@ def draw_comparison(
       names: of each, where their methods do not tell them apart.
       file: receives a PNG.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    predictors = metrics.predictors({key: None for _, rows in runs for row in rows for key in row})
+    figure = Figure(figsize=(5 * max(len(predictors), 1), 4), layout="constrained")
+    panels = figure.subplots(1, max(len(predictors), 1), sharey=True, squeeze=False)[0]
     methods = [summary["method"] for summary, _ in runs]
     labels = methods if len(set(methods)) == len(methods) else names
     yardsticks = [summary["majority_accuracy"] for summary, _ in runs]
     differ = len(set(yardsticks)) > 1
-    for axes, name in zip(panels, ("prototype", "head"), strict=True):
+    for axes, name in zip(panels, predictors or ["head"], strict=True):
         for number, (_, rows) in enumerate(runs):
             if rows and f"{name}_accuracy" in rows[0]:
                 _line(axes, rows, f"{name}_accuracy", labels[number], color=f"C{number}")
@@ -66,7 +68,7 @@ def draw_comparison(
         if differ:
             axes.plot([], [], color="grey", linestyle="--", label=f"{_YARDSTICK}, by color")
         _finish_accuracy(axes, None if differ else yardsticks[0])
-        axes.set_title("nearest prototype" if name == "prototype" else "linear head")
+        axes.set_title({"prototype": "nearest prototype", "head": "head"}.get(name, name))
     figure.savefig(file, format="png", dpi=120)
 
 

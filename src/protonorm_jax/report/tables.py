@@ -1,42 +1,59 @@
 """Tables and lines for people."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich import box
 from rich.table import Table
 
+from protonorm_jax import metrics
+
 
 def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
-    """Recorded runs side by side, the yardstick among them; fits into 80 columns."""
+    """Recorded runs side by side, the yardstick among them; fits into 80 columns.
+
+    A column stands for a predictor, or the angle, only if one of the runs has it.
+    """
+    predictors = _predictors(summaries)
     table = Table(
-        title="Accuracy by nearest prototype and by head, last and best round",
+        title=f"Accuracy {' and '.join(map(_by, predictors))}, last and best round",
         caption="majority: guessing each client's most frequent class; std: over clients; "
         "angle: smallest between prototypes, in degrees; floats up: all clients, last round",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
+    columns = [
+        pair
+        for name in predictors
+        for pair in ((f"{name}_accuracy", name, ".3f"), (f"{name}_accuracy_best", "best", ".3f"))
+    ]
+    columns += [("majority_accuracy", "majority", ".3f"), ("", "std", ".3f")]
+    if any(summary.get("min_angle") is not None for summary in summaries):
+        columns.append(("min_angle", "angle", ".1f"))
+    columns += [("floats_up", "floats up", ",d"), ("seconds", "run s", ".1f")]
     table.add_column("method", no_wrap=True)
-    for name in ("prototype", "best", "head", "best", "majority", "std", "angle", "floats up"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("run s", justify="right", no_wrap=True)
+    for _, head, _ in columns:
+        table.add_column(head, justify="right", no_wrap=True)
     for summary in summaries:
-        main = "prototype" if summary.get("prototype_accuracy") is not None else "head"
-        cells = [
-            ("prototype_accuracy", ".3f"),
-            ("prototype_accuracy_best", ".3f"),
-            ("head_accuracy", ".3f"),
-            ("head_accuracy_best", ".3f"),
-            ("majority_accuracy", ".3f"),
-            (f"{main}_accuracy_std", ".3f"),
-            ("min_angle", ".1f"),
-            ("floats_up", ",d"),
-            ("seconds", ".1f"),
-        ]
-        table.add_row(summary["method"], *(_number(summary.get(key), form) for key, form in cells))
+        own = [name for name in predictors if summary.get(f"{name}_accuracy") is not None]
+        main = own[0] if own else "head"
+        keys = [key or f"{main}_accuracy_std" for key, _, _ in columns]
+        cells = [_number(summary.get(key), one[2]) for key, one in zip(keys, columns, strict=True)]
+        table.add_row(summary["method"], *cells)
     return table
+
+
+def _predictors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The predictors that any of these rows or summaries have, in the order of columns."""
+    return metrics.predictors({key: None for row in rows for key in row})
+
+
+def _by(predictor: str) -> str:
+    return {"prototype": "by nearest prototype", "head": "by head"}.get(
+        predictor, f"of the {predictor}"
+    )
 
 
 def plan_table(programs: Sequence[dict[str, Any]]) -> Table:
@@ -61,7 +78,7 @@ def plan_table(programs: Sequence[dict[str, Any]]) -> Table:
             program["vmap_runs"],
         )
         table.add_row(
-            *map(str, program["fixed"].values()),
+            *("-" if value is None else str(value) for value in program["fixed"].values()),
             *map(str, figures),
             f"{program['bytes_per_device'] / 2**20:,.1f}",
         )
@@ -87,8 +104,10 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("runs", *(["failed"] if failures else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("prototype", "best", "head", "best", "majority"):
+    predictors = _predictors(rows)
+    for name in (*itertools.chain(*((name, "best") for name in predictors)), "majority"):
         table.add_column(name, justify="right", overflow="fold")
+    keys = [f"{name}_accuracy{end}" for name in predictors for end in ("", "_best")]
     points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         points.setdefault(tuple(row.get(name) for name in names), []).append(row)
@@ -100,26 +119,22 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
             *map(str, counts),
             *(
                 mean_and_error([row[key] for row in finished if row.get(key) is not None])
-                for key in (
-                    "prototype_accuracy",
-                    "prototype_accuracy_best",
-                    "head_accuracy",
-                    "head_accuracy_best",
-                    "majority_accuracy",
-                )
+                for key in (*keys, "majority_accuracy")
             ),
         )
     return table
 
 
 def verification_lines(
-    rounds: Sequence[tuple[int, Sequence[Any]]], arrays: Sequence[Any], changes: Sequence[str]
+    rounds: Sequence[tuple[int, Sequence[Any]]],
+    arrays: Mapping[str, Sequence[Any]],
+    changes: Sequence[str],
 ) -> list[str]:
     """What `verify.Verification` holds, row by row; equal rows in a row are one line.
 
     Args:
       rounds: for each recorded row, its round and what differs.
-      arrays: what differs in the prototypes.
+      arrays: by file, what differs in its arrays.
       changes: what is not as it was when the run was recorded.
     """
     lines = [f"not as recorded: {change}" for change in changes]
@@ -134,12 +149,11 @@ def verification_lines(
             worst = [one for one in differences if not one.within]
             verdict = "DIFFERENT" if worst else "within tolerance"
             lines.append(f"round {round_index}: {verdict}: {_differences(worst or differences)}")
-    if arrays:
-        worst = [one for one in arrays if not one.within]
+    for name, differences in arrays.items():
+        worst = [one for one in differences if not one.within]
         verdict = "DIFFERENT" if worst else "within tolerance"
-        lines.append(f"prototypes.npz: {verdict}: {_differences(worst or arrays)}")
-    else:
-        lines.append("prototypes.npz: bit-identical")
+        text = f"{verdict}: {_differences(worst or differences)}" if differences else ""
+        lines.append(f"{name}: {text or 'bit-identical'}")
     return lines
 
 
@@ -161,3 +175,37 @@ def mean_and_error(values: Sequence[float]) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def methods_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """All methods, what they send and where they come from.
+
+    Args:
+      rows: of each method `name`, `up`, `down`, `settings` (names) and `source`.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for name in ("method", "up a client", "down a client", "settings", "source"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        names = ", ".join(row["settings"])
+        table.add_row(row["name"], row["up"], row["down"], names or "-", row["source"])
+    return table
+
+
+def settings_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """The settings of one method.
+
+    Args:
+      rows: of each setting `name`, `default`, `allowed`, `traced` and `help`.
+    """
+    table = Table(
+        caption="one program: runs of a sweep that differ in it share a compiled program",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    for name in ("setting", "default", "allowed", "one program", "meaning"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        shared = "yes" if row["traced"] else "no"
+        table.add_row(row["name"], str(row["default"]), row["allowed"], shared, row["help"])
+    return table

@@ -108,6 +108,7 @@ def resume(
         if devices.is_first():
             checkpoint.clear(directory)  # A kill may have come before that.
         return record.read_summary(directory)
+    check_methods_file(directory)
     return _run(settings, directory, display, dataset, checkpoint.latest(directory, [[settings]]))
 
 
@@ -126,6 +127,11 @@ def settings_of(directory: Path, num_devices: int | None = None) -> Config:
     """
     settings = config.load(directory / "config.json")
     return settings if num_devices is None else settings.replace(devices=num_devices)
+
+
+def check_methods_file(directory: Path, *, equal: bool = True) -> str | None:
+    """See `record.check_methods_file`, for the run in a directory."""
+    return record.check_methods_file(config.load_values(directory / "config.json"), equal=equal)
 
 
 def _run(

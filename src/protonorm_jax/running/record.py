@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from protonorm_jax import keys, report
+from protonorm_jax import keys, methods, report
+from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import driver
@@ -27,6 +28,8 @@ FILES = (
     "metrics.jsonl",
     "summary.json",
     "prototypes.npz",
+    "shown.npz",
+    "server.npz",
     "curves.png",
     "prototypes.png",
 )
@@ -78,7 +81,7 @@ class Recorder:
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             (self.directory / SWEEP).unlink(missing_ok=True)  # A run takes the place of a sweep.
-            write_json(self.directory / "config.json", self.config.to_dict())
+            write_json(self.directory / "config.json", recorded_config(self.config))
         return new
 
     def start(self, simulation: Simulation, rows: Sequence[dict[str, Any]] = ()) -> None:
@@ -128,18 +131,85 @@ class Recorder:
         summary |= {"status": status} | ({"error": error} if error else {})
         arrays = self._last.arrays if self._last else {}
         with writing(self.directory):
-            if arrays:
-                with replacing(self.directory / "prototypes.npz") as file:
-                    np.savez(file, allow_pickle=False, **arrays)
+            for name, content in arrays_by_file(self._last).items():
+                with replacing(self.directory / name) as file:
+                    np.savez(file, allow_pickle=False, **content)
             if pictures and self.rows:
                 with replacing(self.directory / "curves.png") as file:
                     report.draw_curves(self.rows, summary, file)
-            if pictures and "class_means" in arrays:
+            if pictures and {"class_means", "prototypes"} <= arrays.keys():
                 with replacing(self.directory / "prototypes.png") as file:
                     report.draw_prototypes(arrays, file)
             # Last: a directory with a summary is complete.
             write_json(self.directory / "summary.json", summary)
         return summary
+
+
+def arrays_by_file(evaluation: Evaluation | None) -> dict[str, dict[str, np.ndarray]]:
+    """The arrays that a run leaves behind, by file and name.
+
+    `prototypes.npz` for methods with prototypes, `shown.npz` for whatever else a method shows of
+    its server, and `server.npz` for the server's nets, whose leaves are named like paths.
+    """
+    if evaluation is None:
+        return {}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(evaluation.nets)
+    nets = {"/".join(_key(entry) for entry in path): leaf for path, leaf in leaves}
+    shown = "prototypes.npz" if "prototypes" in evaluation.arrays else "shown.npz"
+    files = {shown: evaluation.arrays, "server.npz": nets}
+    return {name: arrays for name, arrays in files.items() if arrays}
+
+
+def read_arrays(directory: Path) -> dict[str, dict[str, np.ndarray]]:
+    """What `arrays_by_file` has written."""
+    result = {}
+    for name in ("prototypes.npz", "shown.npz", "server.npz"):
+        if (directory / name).exists():
+            with np.load(directory / name) as file:
+                result[name] = dict(file)
+    return result
+
+
+def _key(entry: Any) -> str:
+    """One step of a path into a pytree: a key, a field or a position."""
+    return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
+
+
+def recorded_config(config: Config) -> dict[str, Any]:
+    """A config as it is written: with the user's file that its method came from, if it did."""
+    file = methods.METHODS.files.get(config.method)
+    return config.to_dict() | ({"methods_file": file._asdict()} if file else {})
+
+
+def check_methods_file(config: dict[str, Any], *, equal: bool = True) -> str | None:
+    """Asks for the user's file that the method of a recorded config came from.
+
+    Args:
+      config: as it was written.
+      equal: whether another content of the file is refused.
+
+    Returns:
+      If the content is another one, what to say of it.
+
+    Raises:
+      UsageError: the file was not given, or is not the same.
+    """
+    recorded = config.get("methods_file")
+    if not recorded:
+        return None
+    method = config["method"]
+    given = methods.METHODS.files.get(method)
+    if given is None:
+        raise UsageError(
+            f"--methods must be given for method {method}, which came from {recorded['path']} "
+            f"with SHA-256 {recorded['digest']}"
+        )
+    if given.digest == recorded["digest"]:
+        return None
+    said = f"SHA-256 {recorded['digest']} of {recorded['path']}, got {given.digest} of {given.path}"
+    if equal:
+        raise UsageError(f"--methods must be the file of the run, {said}")
+    return f"file of methods: {said}"
 
 
 def manifest(simulation: Simulation, index: int = 0) -> dict[str, Any]:

@@ -1,21 +1,20 @@
 """Many runs: grids and seeds, those that share a program trained together, one row for each."""
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from protonorm_jax import config as settings
+from protonorm_jax import config, methods
 from protonorm_jax.config import Config
-from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import checkpoint, driver, job, record
+from protonorm_jax.running.grid import Grid, changed
+from protonorm_jax.running.grid import expand as expand
+from protonorm_jax.running.grid import read_grid as read_grid
 from protonorm_jax.types import Dataset
-
-Grid = Mapping[str, Sequence[Any]]
 
 
 class Sweep(NamedTuple):
@@ -44,44 +43,6 @@ class Display(job.Display, Protocol):
         """So many runs are finished, now or by an earlier process."""
 
 
-def expand(base: Config, grid: Grid | Sequence[Grid], seeds: int = 1) -> list[dict[str, Any]]:
-    """All combinations of a grid, each with several seeds.
-
-    Args:
-      base: the settings that runs have unless the grid says otherwise.
-      grid: values by name of a setting; or several such grids, one after the other.
-      seeds: how many, from `base.seed` on; 1 for a grid of seeds.
-
-    Returns:
-      For each run the settings in which it may differ from `base`, `seed` last.
-
-    Raises:
-      UsageError: an unknown setting, a value that it cannot have, or one that is there twice.
-    """
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise UsageError(f"seeds must be an integer >= 1, got {seeds!r}")
-    changes: list[dict[str, Any]] = []
-    for one in [grid] if isinstance(grid, Mapping) else grid:
-        for name, values in one.items():
-            if isinstance(values, str) or not isinstance(values, Sequence) or not len(values):
-                raise UsageError(f"grid: {name} must have a list of values, got {values!r}")
-        if "seed" in one and seeds > 1:
-            raise UsageError(f"seeds must be 1 for a grid of seeds, got {seeds}")
-        for values in itertools.product(*one.values()):
-            point = dict(zip(one, values, strict=True))
-            first = point.pop("seed", base.seed)
-            for seed in range(first, first + seeds) if seeds > 1 else [first]:
-                checked = base.replace(**point, seed=seed)
-                changes.append({name: getattr(checked, name) for name in (*point, "seed")})
-    seen = set()
-    for change in changes:
-        config = base.replace(**change)
-        if config in seen:
-            raise UsageError(f"grid must have each run once, got {change} twice")
-        seen.add(config)
-    return changes
-
-
 def plan(
     base: Config,
     changes: Sequence[dict[str, Any]],
@@ -102,10 +63,10 @@ def plan(
     Raises:
       UsageError: settings that cannot be used, or too little memory.
     """
-    configs = [base.replace(**change) for change in changes]
+    configs = [changed(base, change) for change in changes]
     by_program: dict[Config, list[int]] = {}
-    for number, config in enumerate(configs):
-        by_program.setdefault(planning.common(config), []).append(number)
+    for number, one in enumerate(configs):
+        by_program.setdefault(planning.common(one), []).append(number)
     groups = list(by_program.values())
     if isinstance(runs_per_program, int):
         runs_per_program = [runs_per_program] * len(groups)
@@ -276,7 +237,9 @@ def resume(
       UsageError: there is no sweep.
     """
     described = record.read(directory / record.SWEEP, json.loads)
-    base = settings.from_dict(described["base"])
+    for recorded in [described["base"], *described.get("methods_files", [])]:
+        record.check_methods_file(recorded)
+    base = config.from_recorded(described["base"])
     if num_devices is not None:
         base = base.replace(devices=num_devices)
     return plan(
@@ -286,24 +249,6 @@ def resume(
         runs_per_program=described["runs_per_program"],
         vmap_runs=described["vmap_runs"],
     )
-
-
-def read_grid(path: str | Path) -> list[Grid]:
-    """Reads a JSON file with one grid, values by name of a setting, or a list of grids.
-
-    Raises:
-      UsageError: it is missing, or not such a file.
-    """
-    try:
-        grids = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"grid must be a readable JSON file, got {str(path)!r}: {error}"
-        ) from error
-    grids = grids if isinstance(grids, list) else [grids]
-    if not grids or not all(isinstance(grid, dict) for grid in grids):
-        raise UsageError(f"grid must hold one JSON object or a list of them, got {str(path)!r}")
-    return grids
 
 
 def read_results(directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -324,10 +269,21 @@ def swept(changes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def description(sweep: Sweep) -> list[dict[str, Any]]:
     """For each program what distinguishes it, its runs, and what it is expected to need."""
-    fixed = [name for name in swept(sweep.changes) if name not in planning.VARIED]
+    names = swept(sweep.changes)
+
+    def fixed(planned: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """What the runs of a program have in common that others may not have."""
+        varied = planning.varied(planned.program.config.method)
+        return {name: changes[name] for name in changes if name.rpartition(".")[2] not in varied}
+
+    every = [
+        fixed(planned, sweep.changes[group[0]])
+        for planned, group in zip(sweep.plans, sweep.groups, strict=True)
+    ]
+    shown = [name for name in names if any(name in one for one in every)]
     return [
         {
-            "fixed": {name: getattr(planned.program.config, name) for name in fixed},
+            "fixed": {name: own.get(name) for name in shown},
             "runs": len(planned.runs),
             "runs_per_program": planned.runs_per_program,
             "devices": len(planned.devices),
@@ -336,7 +292,7 @@ def description(sweep: Sweep) -> list[dict[str, Any]]:
             "client_devices": planned.spread.client_devices,
             "bytes_per_device": planned.memory.total(),
         }
-        for planned in sweep.plans
+        for planned, own in zip(sweep.plans, every, strict=True)
     ]
 
 
@@ -353,8 +309,13 @@ def _describe(sweep: Sweep, directory: Path) -> None:
     """Clears the directory of another sweep, and writes what this one is."""
     checkpoint.clear(directory)
     description = {
-        "base": sweep.base.to_dict(),
+        "base": record.recorded_config(sweep.base),
         "runs": sweep.changes,
+        "methods_files": [
+            {"method": name, "methods_file": file._asdict()}
+            for name, file in methods.METHODS.files.items()
+            if any(change.get("method") == name for change in sweep.changes)
+        ],
         "runs_per_program": [planned.runs_per_program for planned in sweep.plans],
         "vmap_runs": max(planned.spread.vmap_runs for planned in sweep.plans),
     }

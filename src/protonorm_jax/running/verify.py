@@ -1,5 +1,6 @@
 """Whether a recorded run can be reproduced: runs it again and compares it row by row."""
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from protonorm_jax.planning import plan as planning
 from protonorm_jax.running import driver, job, record
 from protonorm_jax.types import Dataset
 
+# Older versions counted what is sent to clients that do not train, and had no totals.
+_COUNTED_ANEW = {"floats_down", "floats_up_total", "floats_down_total"}
 # Of what a device computes in another order. Rounding errors grow as training goes on.
 RELATIVE = 1e-3
 ABSOLUTE = 0.02
@@ -42,24 +45,27 @@ class Verification(NamedTuple):
       changes: what is not as it was then, as in `jax 0.9.0 -> 0.10.2`; if there is nothing, equal
         bits are demanded.
       rounds: for each recorded row, its round and what differs.
-      arrays: what differs in `prototypes.npz`.
+      arrays: by file (see `record.arrays_by_file`), what differs in its arrays.
     """
 
     directory: Path
     changes: list[str]
     rounds: list[tuple[int, list[Difference]]]
-    arrays: list[Difference]
+    arrays: dict[str, list[Difference]]
 
     @property
     def identical(self) -> bool:
         """Whether every bit is the same."""
-        return not self.arrays and not any(differences for _, differences in self.rounds)
+        return not any(self._all())
 
     @property
     def reproduced(self) -> bool:
         """Whether everything is as it must be: bit by bit, or within the tolerance."""
-        every = [*self.arrays, *(one for _, several in self.rounds for one in several)]
-        return self.identical or (bool(self.changes) and all(one.within for one in every))
+        return self.identical or (bool(self.changes) and all(one.within for one in self._all()))
+
+    def _all(self) -> list[Difference]:
+        by_round = [differences for _, differences in self.rounds]
+        return list(itertools.chain(*by_round, *self.arrays.values()))
 
 
 def run(
@@ -81,6 +87,7 @@ def run(
       UsageError: there is no finished run, or it cannot be run again.
     """
     settings = job.settings_of(directory, num_devices)
+    other_file = job.check_methods_file(directory, equal=False)
     status = record.read_summary(directory).get("status")
     if status != "finished":
         raise UsageError(f"DIR must hold a finished run, got status {status!r} in {directory}")
@@ -90,24 +97,25 @@ def run(
     simulation = driver.compile_plan(planning.make([settings], dataset))
     display.start(simulation)
     now: list[dict[str, Any]] = []
-    arrays: dict[str, np.ndarray] = {}
+    last: driver.Evaluation | None = None
     for step in driver.train(simulation):
         for event in step.news.values():
             if isinstance(event, UsageError):
                 raise event
             now.append(event.row)
-            arrays = event.arrays
+            last = event
         display.add(step)
 
-    recorded: dict[str, np.ndarray] = {}
-    if (directory / "prototypes.npz").exists():
-        with np.load(directory / "prototypes.npz") as file:
-            recorded = dict(file)
+    recorded, found = record.read_arrays(directory), record.arrays_by_file(last)
+    changes = _changes(manifest, record.manifest(simulation))
     return Verification(
         directory,
-        _changes(manifest, record.manifest(simulation)),
+        changes + ([other_file] if other_file else []),
         _compare_rows(rows, now),
-        _compare_arrays(recorded, arrays),
+        {
+            name: _compare_arrays(recorded.get(name, {}), found.get(name, {}))
+            for name in dict.fromkeys([*recorded, *found])
+        },
     )
 
 
@@ -126,6 +134,9 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         before = then.get("vmapped", {}).get(name)
         if before != count:
             changes.append(f"vmapped {name} {before} -> {count}")
+    before, after = then.get("git_commit"), now["git_commit"]
+    if before and after and before != after:
+        changes.append(f"commit {before} -> {after}")
     # Clients that take turns have the same bits wherever they are.
     before = then.get("device", {}).get("count")
     if max(now["vmapped"].values()) > 1 and before != now["device"]["count"]:
@@ -136,13 +147,22 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 def _compare_rows(
     recorded: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]
 ) -> list[tuple[int, list[Difference]]]:
-    """Row by row; one that is missing on either side differs in its round."""
+    """Row by row; one that is missing on either side differs in its round.
+
+    Of a run that an older version recorded, columns are left out that it counted in another way, or
+    that are empty now where no upload arrived.
+    """
     by_round = {row["round"]: row for row in now}
     known = {row["round"] for row in recorded}
+    old = not any("floats_up_total" in row for row in recorded)
     result = []
     for row in recorded:
         other = by_round.get(row["round"], {})
-        names = dict.fromkeys([*row, *other])
+        names = list(dict.fromkeys([*row, *other]))
+        if old:
+            lost = other.get("uploads_arrived") == 0
+            empty = {name for name in other if lost and other[name] is None}
+            names = [name for name in names if name not in _COUNTED_ANEW | empty]
         pairs = [(name, row.get(name), other.get(name)) for name in names]
         result.append((row["round"], [_difference(*pair) for pair in pairs if pair[1] != pair[2]]))
     for round_index in by_round.keys() - known:

@@ -81,7 +81,7 @@ def clip_each_net(limit: Any) -> optax.GradientTransformation:
         del params
 
         def clip(net: Any) -> Any:
-            factor = jnp.minimum(1.0, limit / (optax.global_norm(net) + 1e-6))
+            factor = jnp.minimum(1.0, limit / (optax.tree.norm(net) + 1e-6))
             return jax.tree.map(lambda leaf: factor * leaf, net)
 
         return {name: clip(net) for name, net in updates.items()}, state

@@ -46,7 +46,7 @@ def collect(choices: tuple[str, ...] = COLLECTIONS, *, reference: str) -> Any:
     """The setting of the model that prototypes are taken from."""
     return settings.setting(
         "after",
-        f"prototypes are taken after, before or during training (the reference code: {reference})",
+        f"when prototypes are taken of the model that trains (the reference code: {reference})",
         choices=choices,
     )
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from protonorm_jax import keys, metrics, report
-from protonorm_jax.config import Config, from_dict
-from protonorm_jax.errors import UsageError
 from protonorm_jax.methods.shared import class_table
 from protonorm_jax.planning import layout
 from protonorm_jax.types import Prototypes
@@ -27,35 +25,6 @@ def test_bits_do_not_depend_on_how_many_are_drawn():
     """What `local` relies on for shuffles that do not depend on padding."""
     key = keys.root(3)
     np.testing.assert_array_equal(jax.random.bits(key, (1000,))[:37], jax.random.bits(key, (37,)))
-
-
-def test_config_round_trip_and_digest():
-    config = Config(alpha=1, scale=20, align="reference", shuffle=False)
-    assert config.alpha == 1.0 and isinstance(config.alpha, float)
-    assert from_dict(config.to_dict()) == config
-    assert from_dict(config.to_dict()).digest() == config.digest() != Config().digest()
-    assert hash(config) == hash(from_dict(config.to_dict()))
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"alpha": 0}, "Config.alpha must be > 0, got 0.0"),
-        ({"alpha": float("inf")}, "Config.alpha must be finite, got inf"),
-        ({"num_clients": 0}, "Config.num_clients must be >= 1, got 0"),
-        ({"num_clients": True}, "Config.num_clients must be an integer, got True"),
-        ({"rounds": 2.0}, "Config.rounds must be an integer, got 2.0"),
-        ({"proximity": -1}, "Config.proximity must be >= 0, got -1.0"),
-        ({"scale": 0}, "Config.scale must be > 0, got 0.0"),
-        ({"seed": 2**32}, "Config.seed must be <= 4294967295, got 4294967296"),
-        ({"data": None}, "Config.data must be text, got None"),
-        ({"collect": "never"}, "Config.collect must be one of after, before, during, got 'never'"),
-    ],
-)
-def test_config_errors_name_field_rule_and_value(settings, message):
-    with pytest.raises(UsageError) as caught:
-        Config(**settings)
-    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("num_devices", [1, 2, 3, 8])

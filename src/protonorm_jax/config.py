@@ -124,8 +124,22 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# Fields of configs that were recorded before settings belonged to methods; None was the default.
+# Fields of configs that were recorded before settings belonged to methods.
 _MOVED = ("proximity", "scale", "align", "weighting", "collect")
+
+
+def without_unset(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was recorded before settings belonged to methods, but for what was not set.
+
+    None was the method's own default, and `collect` had a value for every method, also for those
+    that it meant nothing to.
+    """
+    own = settings.fields(settings.GROUPS.get(method, settings.NoSettings))
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in _MOVED or (value is not None and (name != "collect" or name in own))
+    }
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -139,13 +153,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     values = dict(values)
     if "method_settings" not in values and any(name in values for name in _MOVED):
         moved = {name: values.pop(name) for name in _MOVED if name in values}
-        group = settings.GROUPS.get(values.get("method", Config.method), settings.NoSettings)
-        # `collect` had a value for every method, also for those that it meant nothing to.
-        values["method_settings"] = {
-            name: value
-            for name, value in moved.items()
-            if value is not None and (name != "collect" or name in settings.fields(group))
-        }
+        method = values.get("method", Config.method)
+        values["method_settings"] = without_unset(method, moved)
     known = settings.fields(Config)
     for name in values:
         if name not in known:

@@ -87,6 +87,7 @@ def row(round_index: int, report: dict[str, Any], test_count: np.ndarray) -> dic
     result["uploads_arrived"] = int(arrived.sum())
     for way in ("up", "down"):
         result[f"floats_{way}"] = int(report[f"floats_{way}"].sum(dtype=np.int64))
+    for way in ("up", "down"):
         high, low = map(int, report["floats"][way])
         result[f"floats_{way}_total"] = high * 2**32 + low
     return {name: _finite(value) for name, value in result.items()}

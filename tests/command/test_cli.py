@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from protonorm_jax import config, data, report
-from protonorm_jax.command import cli
+from protonorm_jax import config, data, methods, report, settings
+from protonorm_jax.command import cli, flags
+from protonorm_jax.methods import table
 
 FAST = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
 FILES = {
@@ -127,7 +128,7 @@ def test_curves_of_a_comparison_can_be_told_apart(methods, yardsticks, labels, l
         for method, yardstick in zip(methods, yardsticks, strict=True)
     ]
     report.draw_comparison(runs, ["one", "two"], io.BytesIO())
-    axes = drawn[0].axes[1]
+    (axes,) = drawn[0].axes
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == labels
     assert len(axes.lines) == lines
     heights = [set(line.get_ydata()) for line in axes.lines if line.get_linestyle() == "--"]
@@ -152,14 +153,22 @@ def test_compare_prints_one_table(recorded, tmp_path, capsys):
         (("--learning-rate", "nan"), "Config.learning_rate must be finite, got nan"),
         (("--participation", "1.5"), "Config.participation must be <= 1, got 1.5"),
         (("--method", "fedsgd"), "Config.method must be one of protonorm, fedproto, local"),
-        (("--align", "best"), "Config.align must be one of auto, thomson"),
+        (("--align", "best"), "protonorm.align must be one of auto, thomson"),
+        (("--method", "fedtgp", "--margin", "-1"), "fedtgp.margin must be > 0, got -1.0"),
+        (("--method", "fedavg"), "--family must be one model for method fedavg"),
+        (("--methods", "missing.py"), "--methods must be a readable file"),
+        (("--alpa", "1"), "unrecognized arguments: --alpa (did you mean '--alpha'?)"),
         (("--family", "resnet9"), "resnet"),
         (("--data", "mnist"), "Config.data must be one of digits"),
         (("--data", "missing.npz"), "missing.npz must exist"),
         (("--num-clients", "5000"), "Config.num_clients must be <= 1797"),
         (("--family", "fedavg_cnn"), "16"),
-        (("--method", "fedproto", "--scale", "3"), "Config.scale must be left out"),
-        (("--method", "local", "--align", "none"), "Config.align must be left out"),
+        (
+            ("--method", "fedproto", "--scale", "3"),
+            "--scale is a setting of protonorm, and must be left out for method fedproto",
+        ),
+        (("--method", "local", "--align=none"), "--align is a setting of protonorm, and"),
+        (("--method", "local", "--no-detach"), "--no-detach is a setting of fml"),
         (("--config", "missing.json"), "config must be a readable JSON file, got 'missing.json'"),
         (("--devices", "99"), "Config.devices must be <= "),
         (("--learning-rate", "1e12", "--rounds", "5", *FAST), "loss must be finite"),
@@ -210,8 +219,43 @@ def test_every_setting_has_a_flag_and_help(capsys):
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])
     text = capsys.readouterr().out
-    for name in config.Config().to_dict():
+    names = [name for name in config.Config().to_dict() if name != "method_settings"]
+    for name in (*names, "scale", "proximity"):
         assert "--" + name.replace("_", "-") in text
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--method", "fml", "--help"])
+    text = capsys.readouterr().out
+    assert "--private-weight" in text and "--no-detach" in text and "--scale" not in text
+
+
+def test_another_method_drops_the_settings_of_the_config_file(recorded, tmp_path):
+    flags = ("--config", str(recorded / "config.json"), "--rounds", "1", "--method", "local")
+    assert cli.main(["run", *flags, "--out", str(tmp_path / "local")]) == 0
+    written = json.loads((tmp_path / "local" / "config.json").read_text())
+    assert written["method"] == "local" and written["method_settings"] == {}
+
+
+def test_methods_are_listed_with_their_settings(capsys):
+    assert cli.main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in methods.METHODS)
+    assert cli.main(["methods", "fedtgp"]) == 0
+    printed = capsys.readouterr().out
+    for words in ("arXiv:2401.03230", "margin", "100.0", "> 0", "C_i D", "before"):
+        assert words in printed
+    assert "(did you mean 'fedtgp'?)" in complaint(capsys, "methods", "fedtpg")
+
+
+def test_flags_of_the_command_line_are_taken():
+    """No setting of a method may have such a name."""
+    parser = flags._parser(cli.COMMANDS, "local")
+    (places,) = [action for action in parser._actions if action.choices]
+    for command in ("run", "sweep", "resume", "verify", "methods"):
+        for action in places.choices[command]._actions:
+            named = [flag.removeprefix("--") for flag in action.option_strings if flag[:2] == "--"]
+            for flag in named:
+                name = flag.replace("-", "_").removeprefix("no_")
+                assert name in (*settings.fields(config.Config), *table._TAKEN), name
 
 
 def interrupt(*flags, after):

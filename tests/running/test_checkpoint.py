@@ -173,7 +173,7 @@ def test_damage_is_refused_or_does_not_matter(stopped, tmp_path):
 
 def test_a_foreign_checkpoint_is_refused(copy, small_set, tmp_path):
     (copy / "config.json").write_text(json.dumps(SETTINGS.replace(scale=5.0).to_dict()))
-    with pytest.raises(UsageError, match=r"Config\.scale must be 4\.0 as in the checkpoint .* 5"):
+    with pytest.raises(UsageError, match=r"Config\.method_settings must be .* 4\.0.* as in"):
         job.resume(copy, display=Watcher(), dataset=small_set)
     (copy / "config.json").write_text(json.dumps(SETTINGS.to_dict()))
     other = small_set._replace(num_classes=6)

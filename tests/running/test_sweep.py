@@ -14,7 +14,13 @@ from protonorm_jax.running import sweep
 from recorded import assert_same, rows_of
 
 SMALL = Config(
-    family="mlp", num_clients=4, min_samples=5, rounds=2, feature_dim=8, scale=4.0, devices=1
+    family="mlp",
+    num_clients=4,
+    min_samples=5,
+    rounds=2,
+    feature_dim=8,
+    method_settings={"scale": 4.0},
+    devices=1,
 )
 FAST = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
 
@@ -39,17 +45,54 @@ def test_a_grid_is_a_product_with_seeds():
 def test_several_grids_follow_each_other():
     grids = [
         {"method": ["protonorm"], "scale": [1.0, 2.0]},
-        {"method": ["fedproto"], "scale": [None]},
+        {"method": ["fedproto"], "rounds": [3]},
     ]
-    methods = [change["method"] for change in sweep.expand(SMALL, grids)]
+    base = SMALL.replace(scale=80)
+    methods = [change["method"] for change in sweep.expand(base, grids)]
     assert methods == ["protonorm", "protonorm", "fedproto"]
+
+
+def test_an_axis_of_one_method_multiplies_its_points_alone():
+    grid = {"method": ["protonorm", "fedtgp", "local"], "fedtgp.margin": [0.1, 100]}
+    changes = sweep.expand(Config(), {**grid, "alpha": [0.1, 1]})
+    assert [change.get("fedtgp.margin") for change in changes] == [
+        *(None, None),
+        *(0.1, 0.1, 100.0, 100.0),
+        *(None, None),
+    ]
+    configs = [sweep.changed(Config(), change) for change in changes]
+    assert [config.method for config in configs] == ["protonorm"] * 2 + ["fedtgp"] * 4 + [
+        "local"
+    ] * 2
+    assert configs[4].method_settings["margin"] == 100.0
+    assert sweep.swept(changes) == ["method", "alpha", "fedtgp.margin"]
+    both = {"method": ["protonorm", "fedtgp"], "proximity": [1, 10], "protonorm.scale": [5]}
+    assert len(sweep.expand(Config(), both)) == 4
 
 
 @pytest.mark.parametrize(
     ("grid", "seeds", "words"),
     [
-        ({"speed": [1]}, 1, "Config has no field 'speed'"),
-        ({"scale": [1, -1]}, 1, "Config.scale must be > 0, got -1.0"),
+        ({"speed": [1]}, 1, "grid: 'speed' must be a setting (did you mean"),
+        ({"scal": [1]}, 1, "grid: 'scal' must be a setting (did you mean 'scale'?), got none"),
+        ({"scale": [1, -1]}, 1, "protonorm.scale must be > 0, got -1.0"),
+        ({"method": ["fedsgd"]}, 1, "Config.method must be one of protonorm"),
+        ({"method": ["fedproto"]}, 1, "scale must be given as an axis of its method"),
+        (
+            {"fedtgp.margin": [1]},
+            1,
+            "grid: fedtgp.margin must be of a method in the grid",
+        ),
+        (
+            {"protonorm.scal": [1]},
+            1,
+            "grid: protonorm has no setting 'scal' (did you mean",
+        ),
+        (
+            {"margin": [1]},
+            1,
+            "grid: margin must be a setting of every method in",
+        ),
         ({"scale": []}, 1, "grid: scale must have a list of values, got []"),
         ({"family": "mlp"}, 1, "grid: family must have a list of values, got 'mlp'"),
         (
@@ -113,8 +156,8 @@ def test_a_sweep_from_the_command_line(small_file, tmp_path, capsys):
         folder = out / "runs" / row["run"]
         config = load(folder / "config.json")
         assert row["config_digest"] == config.digest()
-        names = ("learning_rate", "collect", "seed")
-        assert all(row[name] == getattr(config, name) for name in names)
+        values = config.to_dict() | config.to_dict()["method_settings"]
+        assert all(row[name] == values[name] for name in ("learning_rate", "collect", "seed"))
         summary = json.loads((folder / "summary.json").read_text())
         assert all(row[name] == value for name, value in summary.items())
         if config.learning_rate > 1:
@@ -153,14 +196,27 @@ def test_a_dry_run_writes_nothing(small_file, tmp_path, capsys, monkeypatch):
     ("flags", "words"),
     [
         (("--grid", "speed=1"), "--grid must be a setting = values, got 'speed=1'"),
-        (("--grid", "scale"), "Config.scale must be a number, got ''"),
-        (("--grid", "scale=1,x"), "Config.scale must be a number, got 'x'"),
+        (("--grid", "proximty=1"), "got 'proximty=1' (did you mean 'proximity'?)"),
+        (("--grid", "scale"), "--grid must be a setting = values, got 'scale'"),
+        (("--grid", "scale=1,x"), "protonorm.scale must be a number, got 'x'"),
+        (("--grid", "fedtg.margin=1"), "--grid must name a method before the dot"),
+        (
+            ("--grid", "method=protonorm,local", "--grid", "scale=1,2"),
+            "grid: scale must be a setting of every method in the grid, local has none",
+        ),
         (("--grid", "shuffle=maybe"), "Config.shuffle must be true or false, got 'maybe'"),
         (("--grid", "scale=1", "--grid", "scale=2"), "--grid must name each setting once"),
         (("--grid-file", "missing.json"), "grid must be a readable JSON file"),
         (("--seeds", "-1"), "must be >= 0"),
         (("--seeds", "0"), "seeds must be an integer >= 1, got 0"),
-        (("--grid", "method=protonorm,local", "--scale", "3"), "Config.scale must be left out"),
+        (
+            ("--grid", "method=protonorm,local", "--scale", "3"),
+            "--scale must be given as --grid protonorm.scale=3.0 in a sweep over methods",
+        ),
+        (
+            ("--grid", "method=fedtgp,local", "--margin", "3"),
+            "--margin must be given as --grid fedtgp.margin=VALUE in a sweep over methods",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(flags, words, capsys, tmp_path, monkeypatch):

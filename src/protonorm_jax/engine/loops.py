@@ -59,7 +59,19 @@ def isolated(function: Callable[..., Any], *given: Any, witness: jax.Array) -> A
     """
     function = jax.jit(function)
     zero = zeros_of(function, *given)
-    return jax.lax.fori_loop(0, hidden(1, witness), lambda _, __: function(*given), zero)
+
+    def body(_: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        # Were the arguments the same in every turn, XLA would move all work out of the loop.
+        return jax.tree.map(_another, carry[0]), function(*carry[0])
+
+    return jax.lax.fori_loop(0, hidden(1, witness), body, (given, zero))[1]
+
+
+def _another(leaf: Any) -> Any:
+    """Something else of the same shape and dtype; keys stay, as integers are not rounded."""
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
+        return leaf
+    return jnp.zeros_like(leaf)
 
 
 def update(

@@ -242,9 +242,12 @@ def resume(
     base = config.from_recorded(described["base"])
     if num_devices is not None:
         base = base.replace(devices=num_devices)
+    changes = described["runs"]
+    if "method_settings" not in described["base"]:
+        changes = [config.without_unset(one.get("method", base.method), one) for one in changes]
     return plan(
         base,
-        described["runs"],
+        changes,
         dataset,
         runs_per_program=described["runs_per_program"],
         vmap_runs=described["vmap_runs"],

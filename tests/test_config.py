@@ -1,0 +1,105 @@
+"""Settings: checked once, complete, and of the method they belong to."""
+
+import json
+
+import pytest
+
+from protonorm_jax import settings
+from protonorm_jax.config import Config, from_dict, load
+from protonorm_jax.errors import UsageError
+
+
+def test_a_config_goes_to_a_dict_and_back():
+    config = Config(alpha=1, method_settings={"scale": 20, "align": "reference"}, shuffle=False)
+    assert config.alpha == 1.0 and isinstance(config.alpha, float)
+    values = json.loads(json.dumps(config.to_dict()))
+    assert from_dict(values) == config
+    assert from_dict(values).digest() == config.digest() != Config().digest()
+    assert hash(config) == hash(from_dict(values))
+
+
+def test_settings_of_the_method_are_complete_and_count_in_the_digest():
+    config = Config(method="fedtgp", method_settings={"margin": 1})
+    wanted = {"proximity": 10.0, "margin": 1.0, "server_epochs": 100, "collect": "after"}
+    assert config.method_settings == wanted == config.to_dict()["method_settings"]
+    assert config.digest() != Config(method="fedtgp").digest()
+    assert config == Config(method="fedtgp", method_settings=wanted)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"alpha": 0}, "Config.alpha must be > 0, got 0.0"),
+        ({"alpha": float("inf")}, "Config.alpha must be finite, got inf"),
+        ({"num_clients": 0}, "Config.num_clients must be >= 1, got 0"),
+        ({"num_clients": True}, "Config.num_clients must be an integer, got True"),
+        ({"rounds": 2.0}, "Config.rounds must be an integer, got 2.0"),
+        ({"seed": 2**32}, "Config.seed must be <= 4294967295, got 4294967296"),
+        ({"data": None}, "Config.data must be text, got None"),
+        ({"method_settings": 3}, "Config.method_settings must be a mapping, got 3"),
+        ({"method_settings": {"proximity": -1}}, "protonorm.proximity must be >= 0, got -1.0"),
+        ({"method_settings": {"scale": 0}}, "protonorm.scale must be > 0, got 0.0"),
+        (
+            {"method_settings": {"collect": "never"}},
+            "protonorm.collect must be one of after, before, during, got 'never'",
+        ),
+        (
+            {"method": "fedtgp", "method_settings": {"margin": -1}},
+            "fedtgp.margin must be > 0, got -1.0",
+        ),
+        (
+            {"method": "fedtgp", "method_settings": {"margn": 1}},
+            "fedtgp has no setting 'margn' (did you mean 'margin'?)",
+        ),
+        ({"method": "local", "method_settings": {"scale": 1}}, "local has no setting 'scale'"),
+    ],
+)
+def test_errors_name_field_rule_and_value(values, message):
+    with pytest.raises(UsageError) as caught:
+        Config(**values)
+    assert str(caught.value) == message
+
+
+def test_an_unknown_method_is_answered_with_those_there_are():
+    with pytest.raises(
+        UsageError, match=r"Config\.method must be one of protonorm, .*'fedproto'\?"
+    ):
+        Config(method="fedprot")
+
+
+def test_replacing_the_method_drops_the_settings_of_the_one_before():
+    config = Config(method_settings={"scale": 3.0})
+    assert config.replace(rounds=7).method_settings["scale"] == 3.0
+    assert config.replace(scale=4, align="none").method_settings["align"] == "none"
+    assert config.replace(method="protonorm").method_settings["scale"] == 3.0
+    assert config.replace(method="fedtgp", margin=0.5).method_settings["margin"] == 0.5
+    assert config.replace(method="local").method_settings == {}
+    with pytest.raises(UsageError, match="local has no setting 'scale'"):
+        config.replace(method="local", scale=4)
+
+
+def test_a_config_from_before_settings_belonged_to_methods_is_read():
+    """None was the method's default; `collect` had a value that Local had no use for."""
+    flat = {"proximity": None, "scale": 5.0, "align": None, "weighting": None, "collect": "before"}
+    config = from_dict({"method": "protonorm", "rounds": 3, **flat})
+    assert (
+        config.method_settings
+        == Config(method_settings={"scale": 5.0, "collect": "before"}).method_settings
+    )
+    assert from_dict({"method": "local", **flat, "scale": None}).method_settings == {}
+    with pytest.raises(UsageError, match="fedproto has no setting 'scale'"):
+        from_dict({"method": "fedproto", **flat})
+
+
+def test_a_method_from_a_file_is_asked_for(tmp_path):
+    file = {"path": "mine.py", "digest": "0" * 64}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"method": "mine", "method_settings": {}, "methods_file": file}))
+    with pytest.raises(UsageError, match=r"--methods must be given for method mine, .* mine\.py"):
+        load(path)
+
+
+def test_a_group_knows_what_is_traced():
+    group = settings.GROUPS["fedtgp"]
+    assert settings.traced(group) == ("proximity", "margin")
+    assert settings.fixed(group) == ("server_epochs", "collect")

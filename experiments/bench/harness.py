@@ -20,7 +20,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.engine.client import local_update
 from protonorm_jax.planning import devices
 from protonorm_jax.running import driver
-from protonorm_jax.types import ClientData, Dataset, Model, Prototypes
+from protonorm_jax.types import ClientData, Dataset, Model, Models, Prototypes
 
 from . import processes, timing
 
@@ -217,20 +217,22 @@ def prepare_steps(architecture: str, num_steps: int, num_devices: int) -> dict[s
     Returns MiB of temporaries on a device, and seconds of compilation.
     """
     settings = {"batch_size": BATCH_SIZE, "last_batch": "drop", "shuffle": False}
-    config = Config(**settings, collect="during", feature_dim=FEATURE_DIM)
-    method = methods.build("protonorm", num_classes=NUM_CLASSES, feature_dim=FEATURE_DIM)
-    ours = model(architecture, "canonical" if jax.default_backend() == "cpu" else "im2col")
+    config = Config(num_clients=1, **settings, method_settings={"collect": "during"})
+    setup = methods.Setup(NUM_CLASSES, FEATURE_DIM, 1, config.rounds, BATCH_SIZE)
+    method = methods.build(config.method, setup, config.method_settings)
+    nets = Models(model(architecture, "canonical" if jax.default_backend() == "cpu" else "im2col"))
     chosen = devices.choose(num_devices)
     images, labels = random_samples(num_steps * BATCH_SIZE, "cifar")
-    indices = np.arange(len(labels), dtype=np.int32)
-    data = ClientData(images, labels, indices, np.int32(len(labels)))
-    targets = method.hyperparameters["scale"] * jnp.eye(NUM_CLASSES, FEATURE_DIM)
-    broadcast = Prototypes(targets, jnp.ones(NUM_CLASSES, bool))
-    traced = jax.tree.map(np.float32, {**method.hyperparameters, "learning_rate": 0.01})
-    variables = jax.jit(ours.init)(jax.random.key(1))
-    client = method.init_client(jax.random.key(2), variables, ())
+    data = ClientData(images, labels, jnp.arange(len(labels)), np.int32(len(labels)))
+    own = methods.settings_of(config.method, config.method_settings)
+    counts = jnp.bincount(labels, length=NUM_CLASSES)[None]
+    round = methods.Round(jnp.int32(1), jnp.float32(0.01), jax.tree.map(jnp.float32, own), counts)
+    server = Prototypes(jnp.eye(NUM_CLASSES, FEATURE_DIM), jnp.ones(NUM_CLASSES, bool))
+    down, _ = method.broadcast(server, round)
+    variables = jax.jit(nets.private.init)(jax.random.key(1))
+    client = method.init_client(jax.random.key(2), variables, server, nets, counts[0])
 
-    update = functools.partial(local_update, model=ours, method=method, config=config)
+    update = functools.partial(local_update, models=nets, method=method, config=config)
     mapped = jax.pmap(update, in_axes=(None, 0, None, None, None), devices=chosen, donate_argnums=1)
     mesh = jax.sharding.Mesh(np.array(chosen), ("devices",))
     everywhere, spread = (
@@ -239,7 +241,7 @@ def prepare_steps(architecture: str, num_steps: int, num_devices: int) -> dict[s
     )
     clients = jax.tree.map(lambda leaf: np.stack([leaf] * num_devices), client)
     state = [jax.device_put(clients, spread)]
-    key, *rest = jax.device_put((jax.random.key(3), broadcast, data, traced), everywhere)
+    key, *rest = jax.device_put((jax.random.key(3), down, data, round), everywhere)
     program, seconds = timing.compile_program(mapped, key, state[0], *rest)
 
     def train() -> dict[str, Any]:

@@ -30,10 +30,7 @@ def table(title: str, columns: str, rows: Iterable[Sequence[Any]], caption: str 
         whole = words and not any(" " in line[index] for line in lines if line)
         result.add_column(name, justify="left" if words else "right", no_wrap=whole)
     for line in lines:
-        if line:
-            result.add_row(*line)
-        else:
-            result.add_section()
+        result.add_row(*line) if line else result.add_section()
     return result
 
 

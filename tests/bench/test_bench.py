@@ -3,6 +3,7 @@ import operator
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -21,6 +22,16 @@ from experiments.bench import (
 )
 
 FEDERATION = harness.Federation("mlp", 2, num_runs=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_sooner():
+    """Programs of which nobody wants to know how fast they are; child processes have them, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +55,7 @@ def test_the_command_prints_tables_and_adds_lines_to_its_history(tmp_path, capsy
 
     quickest = {name: {"method": "simplex"} for name in ("simplex", "thomson")}
     monkeypatch.setattr(alignment, "METHODS", quickest)
+    monkeypatch.setitem(command.QUICK["alignment"], "most_points", 10)  # The same program.
     history = tmp_path / "new" / "history.jsonl"
     for sections in ("schedule", "schedule,alignment"):
         command.main(["--quick", "--only", sections, "--no-torch", "--history", str(history)])

@@ -21,9 +21,8 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from experiments.bench import federated_round
+from experiments.bench import harness
 from protonorm_jax.planning import devices
-from protonorm_jax.running import driver
 
 OUT = Path("bench/profile")
 
@@ -78,15 +77,13 @@ def record(
     Returns:
       The folder of the trace, and the seconds that the recorded rounds took.
     """
-    config = federated_round.configuration(family, num_clients, num_devices)
-    simulation = driver.prepare([config], federated_round.random_dataset(num_clients))
-    inputs = simulation.put(simulation.inputs(0))
-    state, _ = simulation.advance(simulation.init(inputs), inputs, 1)
+    running = harness.Running(harness.compiled(harness.paper(family, num_clients, num_devices)))
+    running.advance()
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # Python has nothing to do in a round.
     with jax.profiler.trace(out, create_perfetto_trace=True, profiler_options=options):
         start = time.perf_counter()
-        simulation.advance(state, inputs, num_rounds)
+        running.advance(num_rounds)
         seconds = time.perf_counter() - start
     folders = (out / "plugins" / "profile").iterdir()
     return max(folders, key=lambda folder: folder.stat().st_mtime), seconds

@@ -9,13 +9,10 @@ alignment, the client step and the round are also measured beside plain torch, b
 two on one core each, the round with as many threads as we have devices. Compilation is never part
 of another figure but that of the start, and only the start uses a compilation cache, its own.
 
-    client_step  ms on one core, and on two devices that train at the same time; how near to the
-                 least time that the architecture's operations and bytes take (`roofline`)
-    round        20 clients of the paper's four architectures, 128 samples to train on and 64 to
-                 test on each: seconds, compilation, memory against its floor
+    client_step  on one core and on two devices; how near to the least time of its operations
+    round        20 clients of the paper's four architectures: time, and memory against its floor
     start        seconds from `protonorm run` to the first accuracy, with and without a cache
-    scale        what more runs in a program, more clients and more devices cost; the memory that a
-                 plan expects against what its program needs, and by how much the process grew
+    scale        what more runs in a program, more clients and more devices cost; memory expected
 
 Takes about a quarter of an hour, most of which compiles; `--quick` takes a minute. `make profile`
 (`experiments/profile.py`) says where in a round the time goes.

@@ -2,9 +2,10 @@
 
 import argparse
 import importlib.util
+import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,67 +14,28 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
 import jax
 from rich.console import Console
-from rich.table import Table
 
-from . import (
-    alignment,
-    client_step,
-    environment,
-    federated_round,
-    scale,
-    schedule,
-    sphere,
-    start,
-)
+from . import alignment, client_step, environment, federated_round, scale, schedule, sphere, start
 
 HISTORY = Path("bench/history.jsonl")
-FULL: dict[str, dict[str, Any]] = {
-    "alignment": {
-        "counts": (10, 100, 200),
-        "num_sets": 64,
-        "most_points": 1000,
-        "repetitions": 5,
-    },
-    "alignment_beside_torch": {"counts": (100, 200), "repetitions": 3},
-    "sphere": {"largest": 100, "restarts": 64, "seeds": (0,)},
-    "client_step": {
-        "architectures": client_step.NAMES,
-        "num_steps": 16,
-        "repetitions": 5,
-        "matrix_size": 2048,
-        "stream_mib": 256,
-    },
-    "round": {"family": "ht0", "num_clients": 20, "repetitions": 5},
-    "schedule": {"num_splits": 25, "num_devices": (1, 2, 4, 8)},
-    "start": {"settings": ()},
-    "scale": {
-        "family": "tiny",
-        "num_clients": 20,
-        "run_counts": (1, 2, 4, 8),
-        "model": "cnn",
-        "client_counts": (20, 100, 500),
-        "device_counts": (1, 2),
-        "memory_of": (
-            scale.Federation("tiny", 20),
-            scale.Federation("tiny", 20, num_runs=4),
-            scale.Federation("cnn", 500, train_samples=32, test_samples=10),
-            scale.Federation(
-                "resnet8,mobilenet_v2", 4, train_samples=32, test_samples=10, images="cifar"
-            ),
-        ),
-        "repetitions": 7,
-    },
+SECTIONS: dict[str, Any] = {
+    "alignment": alignment,
+    "sphere": sphere,
+    "client_step": client_step,
+    "round": federated_round,
+    "schedule": schedule,
+    "start": start,
+    "scale": scale,
 }
+# What `--quick` measures of each instead of the usual sizes, which are the defaults of `measure`.
 QUICK: dict[str, dict[str, Any]] = {
     "alignment": {"counts": (10,), "num_sets": 4, "most_points": 20, "repetitions": 2},
-    "alignment_beside_torch": {"counts": (10,), "repetitions": 2},
-    "sphere": {"largest": 4, "restarts": 8, "seeds": (0,)},
+    "sphere": {"largest": 4, "restarts": 8},
     "client_step": {
         "architectures": ("fedavg_cnn",),
         "num_steps": 2,
         "repetitions": 2,
-        "matrix_size": 512,
-        "stream_mib": 64,
+        "rate_sizes": (512, 64),
     },
     "round": {"family": "fedavg_cnn", "num_clients": 2, "repetitions": 1},
     "schedule": {"num_splits": 1, "num_devices": (1, 2)},
@@ -89,13 +51,11 @@ QUICK: dict[str, dict[str, Any]] = {
         "repetitions": 1,
     },
 }
-SECTIONS = ("alignment", "sphere", "client_step", "round", "schedule", "start", "scale")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parsed = _parser().parse_args(arguments)
-    sizes = QUICK if parsed.quick else FULL
     console = Console(width=None if Console().is_terminal else 100, highlight=False)
     began = time.perf_counter()
     entry = environment.describe() | {"quick": parsed.quick, "sections": {}}
@@ -105,44 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     obstacle = _obstacle_to_torch(parsed.no_torch)
     if obstacle:
         console.print(f"{obstacle}: no side-by-side")
-
-    def report(
-        name: str, figures: dict[str, Any], tables: Callable[[dict[str, Any]], list[Table]]
-    ) -> None:
-        entry["sections"][name] = figures
-        for table in tables(figures):
-            console.print(table)
-
-    if "alignment" in parsed.only:
-        figures = alignment.measure(**sizes["alignment"])
-        report("alignment", figures, alignment.tables)
-        if not obstacle:
-            figures = alignment.beside_torch(**sizes["alignment_beside_torch"])
-            report("alignment_beside_torch", figures, alignment.torch_tables)
-    if "sphere" in parsed.only:
-        report("sphere", sphere.measure(**sizes["sphere"]), sphere.tables)
-    if "client_step" in parsed.only:
-        figures = client_step.measure(**sizes["client_step"], beside_torch=not obstacle)
-        report("client_step", figures, client_step.tables)
-    if "round" in parsed.only:
-        steps = entry["sections"].get("client_step", {})
-        figures = federated_round.measure(
-            **sizes["round"],
-            num_devices=parsed.devices or _default_devices(),
-            temporaries_mib={name: row["temp_mib"] for name, row in steps.items()},
-            beside_torch=not obstacle,
-        )
-        report("round", figures, federated_round.tables)
-    if "schedule" in parsed.only:
-        report("schedule", schedule.measure(**sizes["schedule"]), schedule.tables)
-    if "start" in parsed.only:
-        report("start", start.measure(**sizes["start"]), start.tables)
-    if "scale" in parsed.only:
-        report("scale", scale.measure(**sizes["scale"]), scale.tables)
-
+    sizes = {name: dict(QUICK[name] if parsed.quick else {}) for name in SECTIONS}
+    sizes["round"]["num_devices"] = parsed.devices or _default_devices()
+    for name in ("alignment", "client_step", "round"):
+        sizes[name]["beside_torch"] = not obstacle
+    for name, section in SECTIONS.items():
+        if name in parsed.only:
+            figures = entry["sections"][name] = section.measure(**sizes[name])
+            for table in section.tables(figures):
+                console.print(table)
     entry["load_average_after"] = environment.load_average()
     entry["seconds"] = time.perf_counter() - began
-    environment.append(parsed.history, entry)
+    parsed.history.parent.mkdir(parents=True, exist_ok=True)
+    with open(parsed.history, "a", encoding="utf-8") as lines:
+        lines.write(json.dumps(entry, allow_nan=False) + "\n")
     console.print(f"{entry['seconds']:.0f} s; load average {entry['load_average_after']}")
     console.print(f"figures added to {parsed.history}", soft_wrap=True)
 
@@ -163,12 +99,10 @@ def _default_devices() -> list[int]:
     return sorted({1, jax.local_device_count()})
 
 
-def _sections(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in SECTIONS:
-            raise argparse.ArgumentTypeError(f"must be among {','.join(SECTIONS)}, got {name!r}")
-    return names
+def _sections(text: str) -> set[str]:
+    for name in {*text.split(",")} - {*SECTIONS}:
+        raise argparse.ArgumentTypeError(f"must be among {','.join(SECTIONS)}, got {name!r}")
+    return {*text.split(",")}
 
 
 def _numbers(text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where a measurement runs: in a process of its own, on one core or on all, or in this one."""
+"""Where a measurement runs: in a process of its own, on one core or on all."""
 
 import concurrent.futures
 import contextlib
@@ -31,13 +31,6 @@ def child(*, one_core: bool) -> Iterator[Call]:
     )
     with pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result()
-
-
-def child_on_cpu(platform: str, *, one_core: bool) -> contextlib.AbstractContextManager[Call]:
-    """A `child`, or this process on an accelerator, which serves one process at a time."""
-    if platform == "cpu":
-        return child(one_core=one_core)
-    return contextlib.nullcontext(lambda function, *arguments: function(*arguments))
 
 
 def num_cores() -> int:

@@ -23,8 +23,9 @@ traffic to memory for batches that do not fit into the cache, not a bound where 
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -32,7 +33,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from protonorm_jax import models
 from protonorm_jax.types import Model
 
 from . import timing
@@ -57,13 +57,6 @@ class Work(NamedTuple):
     bytes: int
     activation_bytes: int
     parameter_bytes: int
-
-
-class Rates(NamedTuple):
-    """What one core (or accelerator) does at its best: operations and bytes a second."""
-
-    operations: float
-    bytes: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,47 +85,33 @@ class _Product(NamedTuple):
         return self.left.trained + self.right.trained
 
 
-def count(
-    architecture: str,
-    *,
-    batch_size: int,
-    image_shape: tuple[int, int, int],
-    num_classes: int,
-    feature_dim: int,
-) -> Work:
-    """Counts the work of one training step.
-
-    Args:
-      architecture: one of `models.NAMES`.
-      batch_size: B.
-      image_shape: `(height, width, channels)`.
-      num_classes: of the head.
-      feature_dim: of the features.
-    """
-    model = models.build(
-        architecture,
-        num_classes=num_classes,
-        feature_dim=feature_dim,
-        image_shape=image_shape,
-        convolution="lax",
-    )
-    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+def count(model: Model, image_shape: tuple[int, int, int], batch_size: int) -> Work:
+    """Counts the work of one training step of a model built with `convolution="lax"`."""
     variables = jax.eval_shape(model.init, jax.random.key(0))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    return _work(_products(model, variables, images), 4 * parameters)
+    images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
+    products: list[_Product] = []
 
+    def forward(params: Any, statistics: Any, images: jax.Array) -> Any:
+        return model.apply({"params": params, "batch_stats": statistics}, images, True)[0]
 
-def _work(products: Sequence[_Product], parameter_bytes: int) -> Work:
-    inputs = {product.left for product in products}
+    closed = jax.make_jaxpr(forward)(variables["params"], variables["batch_stats"], images)
+    leaves = jax.tree.leaves(variables["params"])
+    inputs = [
+        _Tensor(variable.aval.shape, place < len(leaves))
+        for place, variable in enumerate(closed.jaxpr.invars)
+    ]
+    _walk(closed.jaxpr, inputs, products)
+    parameter_bytes = 4 * sum(leaf.size for leaf in leaves)
+    sources = {product.left for product in products}
     # Each input is written once, however many products read it.
-    traffic = 6 * parameter_bytes + sum(x.bytes for x in inputs if x.trained)
+    traffic = 6 * parameter_bytes + sum(x.bytes for x in sources if x.trained)
     for product in products:
         x, y = product.left, product.output
         # x read twice; dx written and read.
         traffic += (2 + 2 * x.trained) * x.bytes
         # y written and read twice; dy written, and read for each gradient.
         traffic += (4 + product.gradients) * y.bytes
-    tensors = inputs | {product.output for product in products}
+    tensors = sources | {product.output for product in products}
     return Work(
         operations=sum(2 * p.multiply_adds * (1 + p.gradients) for p in products),
         least_operations=sum(2 * p.least_multiply_adds * (1 + p.gradients) for p in products),
@@ -140,25 +119,6 @@ def _work(products: Sequence[_Product], parameter_bytes: int) -> Work:
         activation_bytes=sum(tensor.bytes for tensor in tensors),
         parameter_bytes=parameter_bytes,
     )
-
-
-def _products(model: Model, variables: Any, images: jax.ShapeDtypeStruct) -> list[_Product]:
-    """All products of a forward pass in training, in order."""
-
-    def forward(params: Any, statistics: Any, images: jax.Array) -> Any:
-        return model.apply({"params": params, "batch_stats": statistics}, images, True)[0]
-
-    arguments = (variables["params"], variables["batch_stats"], images)
-    closed = jax.make_jaxpr(forward)(*arguments)
-    trained = [True] * len(jax.tree.leaves(arguments[0]))
-    trained += [False] * (len(closed.jaxpr.invars) - len(trained))
-    inputs = [
-        _Tensor(variable.aval.shape, is_trained)
-        for variable, is_trained in zip(closed.jaxpr.invars, trained, strict=True)
-    ]
-    products: list[_Product] = []
-    _walk(closed.jaxpr, inputs, products)
-    return products
 
 
 def _walk(jaxpr: Any, inputs: Iterable[_Tensor], products: list[_Product]) -> list[_Tensor]:
@@ -202,17 +162,11 @@ def _multiply_adds(equation: Any, operands: Sequence[_Tensor], output: _Tensor) 
     inputs = right[layout.rhs_spec[1]]
     positions = output.shape[layout.out_spec[0]] * output.shape[layout.out_spec[1]] * inputs
     every, live = 1, 1
-    for axis in range(len(left) - 2):
-        taps = right[layout.rhs_spec[2 + axis]]
+    for axis, stride in enumerate(settings["window_strides"]):
+        size, taps = left[layout.lhs_spec[2 + axis]], right[layout.rhs_spec[2 + axis]]
         outputs = output.shape[layout.out_spec[2 + axis]]
         every *= taps * outputs
-        live *= _live_taps(
-            left[layout.lhs_spec[2 + axis]],
-            taps,
-            outputs,
-            settings["window_strides"][axis],
-            settings["padding"][axis][0],
-        )
+        live *= _live_taps(size, taps, outputs, stride, settings["padding"][axis][0])
     return positions * every, positions * live
 
 
@@ -222,11 +176,11 @@ def _live_taps(size: int, taps: int, outputs: int, stride: int, padding: int) ->
     return int(((seen >= 0) & (seen < size)).sum())
 
 
-_clocks: dict[str, Any] = {}
+_clocks: dict[str, Callable[[], timing.Times]] = {}
 
 
 def prepare_rates(size: int, mebibytes: int) -> None:
-    """Compiles and warms up what `time_product` and `time_stream` time.
+    """Compiles and warms up what `time_rate` times: a `product`, and to `stream` an array.
 
     Args:
       size: of the square float32 matrices to multiply.
@@ -238,35 +192,39 @@ def prepare_rates(size: int, mebibytes: int) -> None:
     state = [jnp.zeros(mebibytes * 2**18, jnp.float32)]
     increase = jax.jit(lambda x: x + 1, donate_argnums=0).lower(state[0]).compile()
 
+    def product() -> None:
+        multiply(matrix, matrix).block_until_ready()
+
     def stream() -> None:
         state[0] = jax.block_until_ready(increase(state[0]))
 
-    _clocks["product"] = lambda: multiply(matrix, matrix).block_until_ready()
-    _clocks["stream"] = stream
-    for clock in _clocks.values():
-        clock()
+    for function in (product, stream):
+        function()
+        _clocks[function.__name__] = functools.partial(timing.clock, function)
 
 
-def time_product() -> timing.Times:
-    """The times of one product of two matrices."""
-    return timing.clock(_clocks["product"])
+def time_rate(name: str) -> timing.Times:
+    """The times of one product of two matrices, or of reading and writing the array once."""
+    return _clocks[name]()
 
 
-def time_stream() -> timing.Times:
-    """The times of reading and writing the array once."""
-    return timing.clock(_clocks["stream"])
+def share(
+    work: Work, step: float, product: float, stream: float, size: int, mebibytes: int
+) -> dict[str, Any]:
+    """How near a step comes to the least time that its work takes at the rates of a core.
 
-
-def rates(product: float, stream: float, size: int, mebibytes: int) -> Rates:
-    """The rates, of milliseconds of `time_product` and `time_stream` and the sizes prepared."""
-    return Rates(2e3 * size**3 / product, 2e3 * mebibytes * 2**20 / stream)
-
-
-def least_milliseconds(work: Work, rates: Rates) -> tuple[float, str]:
-    """The least time of a step, and which of the two sets it: `flop` or `bytes`."""
-    times = {
-        "flop": work.least_operations / rates.operations,
-        "bytes": work.bytes / rates.bytes,
+    Times are in milliseconds; `size` and `mebibytes` are those of `prepare_rates`. The longer of
+    two least times counts, `flop` or `bytes`.
+    """
+    rates = {"operations": 2e3 * size**3 / product, "bytes": 2e3 * mebibytes * 2**20 / stream}
+    least, bound = max(
+        (1e3 * work.least_operations / rates["operations"], "flop"),
+        (1e3 * work.bytes / rates["bytes"], "bytes"),
+    )
+    return {
+        "gigaflop_per_second": work.operations / step / 1e6,
+        "roofline_fraction": least / step,
+        "roofline_bound": bound,
+        "work": work._asdict(),
+        "rates": rates,
     }
-    bound = max(times, key=lambda name: times[name])
-    return 1e3 * times[bound], bound

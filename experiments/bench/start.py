@@ -11,14 +11,14 @@ from typing import Any
 
 from rich.table import Table
 
+from .tables import table
 
-def measure(settings: Sequence[str]) -> dict[str, float]:
+
+def measure(settings: Sequence[str] = ()) -> dict[str, float]:
     """Seconds to the first accuracy: with no compiled programs in the cache, then with all.
 
-    The cache is the command's own, in a folder of its own.
-
-    Args:
-      settings: flags of `protonorm run`; none for the default run, on digits.
+    The cache is the command's own, in a folder of its own. Without flags of `protonorm run` in
+    `settings` it is the default run, on digits.
     """
     with tempfile.TemporaryDirectory() as folder:
         return {name: _seconds(settings, Path(folder), name) for name in ("cold", "warm")}
@@ -26,12 +26,10 @@ def measure(settings: Sequence[str]) -> dict[str, float]:
 
 def _seconds(settings: Sequence[str], folder: Path, name: str) -> float:
     # What this process was told about the cache must not reach the command.
-    environment = {
-        key: value for key, value in os.environ.items() if "COMPILATION_CACHE" not in key
-    }
+    environment = {name: os.environ[name] for name in os.environ if "COMPILATION_CACHE" not in name}
     command = (sys.executable, "-m", "protonorm_jax", "run", "--rounds", "3", *settings)
+    first, lines = None, []
     start = time.perf_counter()
-    first = None
     with subprocess.Popen(
         (*command, "--out", str(folder / name)),
         env=environment | {"XDG_CACHE_HOME": str(folder / "cache")},
@@ -39,7 +37,6 @@ def _seconds(settings: Sequence[str], folder: Path, name: str) -> float:
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        lines = []
         for line in process.stdout:
             lines.append(line)
             if first is None and "accuracy: " in line:
@@ -51,12 +48,5 @@ def _seconds(settings: Sequence[str], folder: Path, name: str) -> float:
 
 def tables(figures: dict[str, Any]) -> list[Table]:
     """What to print of `measure`."""
-    table = Table(title="Start to first accuracy")
-    table.add_column("compiled programs")
-    for column in ("seconds", "wanted"):
-        table.add_column(column, justify="right")
-    for name, wanted in (("cold", "<= 30"), ("warm", "<= 8")):
-        table.add_row(
-            {"cold": "none yet", "warm": "in the cache"}[name], f"{figures[name]:.1f}", wanted
-        )
-    return [table]
+    rows = ("none yet", figures["cold"], "<= 30"), ("in the cache", figures["warm"], "<= 8")
+    return [table("Start to first accuracy", "compiled programs | seconds:.1f | wanted", rows)]

@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 
@@ -13,6 +13,10 @@ class Times(NamedTuple):
     wall: float
     cpu: float
 
+    def over(self, count: int) -> "Times":
+        """The times of one of so many equal parts."""
+        return Times(self.wall / count, self.cpu / count)
+
 
 def clock(function: Callable[[], object], calls: int = 1) -> Times:
     """The mean times of `calls` calls; `function` must wait for its own results."""
@@ -20,7 +24,7 @@ def clock(function: Callable[[], object], calls: int = 1) -> Times:
     for _ in range(calls):
         function()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return Times(1e3 * wall / calls, 1e3 * cpu / calls)
+    return Times(1e3 * wall, 1e3 * cpu).over(calls)
 
 
 def calls_for(function: Callable[[], object], milliseconds: float = 30) -> int:
@@ -29,20 +33,16 @@ def calls_for(function: Callable[[], object], milliseconds: float = 30) -> int:
     return max(1, math.ceil(milliseconds / max(clock(function).wall, 1e-3)))
 
 
-def alternate(
-    functions: Mapping[str, Callable[[], Times]], repetitions: int
-) -> dict[str, list[Times]]:
-    """Calls all functions by turns, so that a change of load falls on all of them alike."""
-    results: dict[str, list[Times]] = {name: [] for name in functions}
-    for _ in range(repetitions):
-        for name, function in functions.items():
-            results[name].append(function())
-    return results
+def medians(functions: Mapping[str, Callable[[], Times]], repetitions: int) -> dict[str, Times]:
+    """The medians of each clock by itself, by name.
 
-
-def median(times: Sequence[Times]) -> Times:
-    """The medians, of each clock by itself."""
-    return Times(*(statistics.median(clock) for clock in zip(*times, strict=True)))
+    All functions are called by turns, so that a change of load falls on all of them alike.
+    """
+    turns = [{name: run() for name, run in functions.items()} for _ in range(repetitions)]
+    return {
+        name: Times(*map(statistics.median, zip(*(turn[name] for turn in turns), strict=True)))
+        for name in functions
+    }
 
 
 def compile_program(jitted: Any, *arguments: Any) -> tuple[Any, dict[str, float]]:

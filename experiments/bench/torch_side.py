@@ -1,112 +1,110 @@
-"""What torch does beside us: the same client step, and the reference's alignment loop.
+"""What plain PyTorch does beside us: a client's steps, the alignment loop, a whole round.
 
-Runs in a process of its own. What is prepared stays in this module until the next of its name.
+Runs in processes of its own, which keep what is prepared until the next of its name.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from . import processes, timing, torch_models
+from tests.torch_reference import loops, nets
 
-MEMORY_FORMATS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+from . import processes, timing
 
+# `NCHW` keeps models on disk between the parts of a round, as the public code does;
+# `channels_last` in memory, in the layout in which convolutions are faster on a CPU.
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
+FEATURE_DIM = 512
 
-class Trainer(NamedTuple):
-    """A net in training, and its batches: images, labels and targets of the features."""
-
-    net: torch_models.Net
-    optimizer: torch.optim.Optimizer
-    batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
-
-
-_trainers: dict[str, Trainer] = {}
+_trainers: dict[str, tuple[nets.Net, list[loops.Batch], torch.Tensor]] = {}
+_federations: dict[str, loops.Federation] = {}
+_prototypes: dict[str, torch.Tensor | None] = {}
 
 
-def prepare_steps(
-    architecture: str, memory_format: str, images: np.ndarray, labels: np.ndarray, batch_size: int
-) -> int:
-    """Makes a net and its batches, takes a step of each to warm up; returns its parameters.
+def prepare_steps(architecture: str, images: np.ndarray, labels: np.ndarray) -> int:
+    """Makes a net in each layout and its batches, takes a step of each; returns its parameters.
 
     Batches are made of float32 images beforehand; our own step cuts and scales its batch itself.
-
-    Args:
-      architecture: a key of `torch_models.BASES`.
-      memory_format: a key of `MEMORY_FORMATS`.
-      images: `[N, H, W, 3]` uint8.
-      labels: `[N]` int32 in [0, 10).
-      batch_size: divides N.
+    Images and labels are as in `prepare_round`.
     """
     torch.set_num_threads(processes.num_cores())
-    torch.manual_seed(0)
-    layout = MEMORY_FORMATS[memory_format]
-    net = torch_models.build(architecture, num_classes=10, feature_dim=512)
-    net = net.to(memory_format=layout).train()
-    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1
-    inputs = inputs.contiguous(memory_format=layout)
-    classes = torch.from_numpy(labels).to(torch.int64)
-    prototypes = 80 * functional.normalize(torch.randn(10, 512))
-    batches = [
-        (inputs[rows], classes[rows], prototypes[classes[rows]])
-        for rows in torch.arange(len(labels)).split(batch_size)
-    ]
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
-    _trainers[memory_format] = Trainer(net, optimizer, batches)
-    _train(memory_format)
+    for variant, layout in LAYOUTS.items():
+        net = _net(architecture, variant)
+        prototypes = functional.normalize(torch.randn(loops.NUM_CLASSES, FEATURE_DIM))
+        _trainers[variant] = net, loops.batches(images, labels, 32, layout), prototypes
+        loops.train(*_trainers[variant])
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def time_steps(memory_format: str) -> timing.Times:
+def time_steps(variant: str) -> timing.Times:
     """Trains on all batches once; the times of one step."""
-    steps = len(_trainers[memory_format].batches)
-    return timing.Times(*(time / steps for time in timing.clock(lambda: _train(memory_format))))
-
-
-def _train(memory_format: str) -> None:
-    net, optimizer, batches = _trainers[memory_format]
-    for images, labels, targets in batches:
-        features, logits = net(images)
-        loss = functional.cross_entropy(logits, labels) + 10 * functional.mse_loss(
-            features, targets
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
-def reference_align(vectors: np.ndarray) -> tuple[np.ndarray, int]:
-    """The reference's update rule with its early stop; see `thomson.reference_align`.
-
-    The differences of all pairs are one `[C, C, D]` tensor, as in the reference.
-
-    Args:
-      vectors: `[C, D]` float32.
-
-    Returns:
-      The points, `[C, D]`, and the number of steps.
-    """
-    points = functional.normalize(torch.from_numpy(vectors))
-    velocity = torch.zeros_like(points)
-    rate, last, equal = 0.1, None, 0
-    for step in range(500):
-        differences = points[:, None] - points[None]
-        squares = differences.square().sum(-1, keepdim=True)
-        force = (differences / (squares + 1e-10)).sum(1)
-        velocity = 0.9 * velocity + rate * force
-        points = functional.normalize(points + velocity)
-        if step % 10 == 0:
-            rate *= 0.95
-        size = round(force.norm(dim=1).mean().item(), 4)
-        equal = equal + 1 if step > 10 and size == last else 0
-        last = size
-        if equal == 10:
-            break
-    return points.numpy(), step + 1
+    trainer = _trainers[variant]
+    return timing.clock(lambda: loops.train(*trainer)).over(len(trainer[1]))
 
 
 def time_alignment(vectors: np.ndarray) -> timing.Times:
-    """The times of `reference_align`."""
+    """The times of `loops.align`."""
     torch.set_num_threads(processes.num_cores())
-    return timing.clock(lambda: reference_align(vectors))
+    return timing.clock(lambda: loops.align(vectors))
+
+
+def prepare_round(
+    architectures: Sequence[str],
+    images: np.ndarray,
+    labels: np.ndarray,
+    train_samples: int,
+    num_threads: int,
+    folder: str,
+) -> None:
+    """Makes all clients and their batches in each layout, and runs a round to warm up.
+
+    Args:
+      architectures: `[M]` keys of `nets.BASES`.
+      images: `[N, H, W, 3]` uint8, equally many for each client.
+      labels: `[N]` int32 in [0, 10).
+      train_samples: how many of a client's to train on; the others are for testing.
+      num_threads: for each operation.
+      folder: for the models of the layout that keeps them on disk; exists.
+    """
+    torch.set_num_threads(num_threads)
+    for variant, layout in LAYOUTS.items():
+        clients = [_net(architecture, variant) for architecture in architectures]
+        if variant == "NCHW":
+            for client, net in enumerate(clients):
+                torch.save(net, loops.model_file(Path(folder), client))
+            clients = []
+        federation = loops.Federation(clients, Path(folder), [], [], [])
+        for rows in np.split(np.arange(len(labels)), len(architectures)):
+            train, test = rows[:train_samples], rows[train_samples:]
+            for part, size, batches in zip(
+                (train, train, test), (32, 64, 64), federation[2:], strict=True
+            ):
+                batches.append(loops.batches(images[part], labels[part], size, layout))
+        _federations[variant], _prototypes[variant] = federation, None
+        _round(variant)
+
+
+def time_round(variant: str) -> timing.Times:
+    """The times of one round of what was prepared.
+
+    Raises:
+      FloatingPointError: the training has diverged.
+    """
+    times = timing.clock(lambda: _round(variant))
+    if not _prototypes[variant].isfinite().all():
+        raise FloatingPointError(f"torch {variant} diverged")
+    return times
+
+
+def _round(variant: str) -> None:
+    _prototypes[variant], *_ = loops.run_round(_federations[variant], _prototypes[variant])
+
+
+def _net(architecture: str, variant: str) -> nets.Net:
+    """Always with the same weights."""
+    torch.manual_seed(0)
+    net = nets.build(architecture, num_classes=loops.NUM_CLASSES, feature_dim=FEATURE_DIM)
+    return net.to(memory_format=LAYOUTS[variant])

@@ -1,258 +1,150 @@
 import json
-import math
-import subprocess
+import operator
 import sys
 from pathlib import Path
 
-import numpy as np
+import jax
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from experiments import profile
-from experiments.bench import federated_round, processes, roofline, timing
+from experiments.bench import (
+    alignment,
+    client_step,
+    federated_round,
+    harness,
+    processes,
+    scale,
+    start,
+    tables,
+    timing,
+)
 
-ROOT = Path(__file__).parent.parent
+FEDERATION = harness.Federation("mlp", 2, num_runs=2)
 
 
-def bench(*arguments):
-    return subprocess.run(
-        (sys.executable, "-m", "experiments.bench", *arguments),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+@pytest.fixture(scope="module", autouse=True)
+def compile_sooner():
+    """Programs of which nobody wants to know how fast they are; child processes have them, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
-def test_the_quick_bench_measures_alignment_and_adds_a_line_to_its_history(tmp_path):
+@pytest.fixture(scope="module")
+def here():
+    """Everything runs in this process, and every federation is the same compiled one."""
+    simulation = harness.compiled(FEDERATION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(harness, "child", lambda stack, **_: lambda f, *given: f(*given))
+        patch.setattr(harness, "compiled", lambda federation: simulation)
+        yield
+
+
+def printed(section, figures):
+    """The headers of its tables, every one of which can be printed."""
+    return {str(column.header) for table in section.tables(figures) for column in table.columns}
+
+
+def test_the_command_prints_tables_and_adds_lines_to_its_history(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAX_ENABLE_COMPILATION_CACHE", "false")  # As the command sets it.
+    from experiments.bench import __main__ as command
+
+    quickest = {name: {"method": "simplex"} for name in ("simplex", "thomson")}
+    monkeypatch.setattr(alignment, "METHODS", quickest)
+    monkeypatch.setitem(command.QUICK["alignment"], "most_points", 10)  # The same program.
     history = tmp_path / "new" / "history.jsonl"
+    for sections in ("schedule", "schedule,alignment"):
+        command.main(["--quick", "--only", sections, "--no-torch", "--history", str(history)])
 
-    result = bench("--quick", "--only", "alignment", "--no-torch", "--history", str(history))
-
-    assert result.returncode == 0, result.stderr
-    assert "simplex" in result.stdout
-    assert "no side-by-side" in result.stdout
-    (line,) = history.read_text(encoding="utf-8").splitlines()
+    text = capsys.readouterr().out
+    assert all(part in text for part in ("no side-by-side", "imbalance by turns", "min angle"))
+    _, line = history.read_text(encoding="utf-8").splitlines()
     entry = json.loads(line)
-    assert entry["quick"]
-    assert entry["device"]["platform"]
+    assert entry["quick"] and entry["device"]["platform"]
     assert {"jax", "jaxlib", "flax", "numpy", "python"} <= entry["versions"].keys()
-    assert "git_commit" in entry
-    assert "load_average" in entry
-    (methods,) = entry["sections"]["alignment"]["methods"].values()
-    assert methods["simplex"]["relative_gap"] < 1e-5
-    assert methods["reference, 500 steps"]["iterations"] == 500
-    for figures in methods.values():
-        assert figures["milliseconds"] > 0
-        assert figures["compile_seconds"] > 0
+    assert {"git_commit", "load_average"} <= entry.keys()
+    row = entry["sections"]["alignment"]["methods"]["10"]["simplex"]
+    assert row["relative_gap"] < 1e-5 and row["milliseconds"] > 0 and row["compile_seconds"] > 0
+    for row in entry["sections"]["schedule"].values():
+        assert 1 <= row["waste"] <= min(row["worst_waste"], row["padded_waste"])
+        assert row["worst_waste"] <= 1.15 and row["imbalance"] >= 1
+    with pytest.raises(SystemExit):
+        command.main(["--only", "alignments"])
+    assert ",".join(command.SECTIONS) in capsys.readouterr().err
 
 
-def test_the_quick_bench_measures_steps_a_round_and_the_start(tmp_path):
-    history = tmp_path / "history.jsonl"
-    flags = ("--only", "client_step,round,schedule,start", "--no-torch", "--history", str(history))
+def test_the_scale_of_runs_clients_and_devices(here):
+    sizes = {"client_counts": (2,), "device_counts": (1,), "memory_of": (FEDERATION,)}
+    figures = scale.measure(family="mlp", run_counts=(1, 2), model="mlp", repetitions=1, **sizes)
 
-    result = bench("--quick", *flags)
-
-    assert result.returncode == 0, result.stderr
-    sections = json.loads(history.read_text(encoding="utf-8"))["sections"]
-
-    (step,) = sections["client_step"].values()
-    assert step["milliseconds"]["jax"] > 0
-    assert step["two_devices"]["milliseconds"] > 0
-    assert step["roofline_bound"] in ("flop", "bytes")
-    assert 0 < step["roofline_fraction"] < 2  # Both rates and steps are noisy.
-    assert step["work"]["operations"] > 0
-
-    (row,) = sections["round"].values()
-    assert row["seconds"]["jax"] > 0
-    assert row["train_steps"] == 2 * 128 // 32
-    assert row["compile_seconds"] > 0
-    assert row["peak_growth_bytes"] > 0
-    memory = row["memory"]
-    parts = ("model_bytes", "data_bytes", "activation_bytes")
-    assert memory["floor_bytes"] == sum(memory[part] for part in parts)
-    assert memory["data_bytes"] == 2 * 192 * (32 * 32 * 3 + 4)
-    assert memory["model_bytes"] == step["work"]["parameter_bytes"]  # One client a device.
-    assert memory["least_activation_bytes"] == step["work"]["activation_bytes"]
-    assert memory["ratio"] == memory["needed_bytes"] / memory["floor_bytes"] >= 1
-
-    for row in sections["schedule"].values():
-        assert 1 <= row["waste"] <= row["worst_waste"] <= 1.15
-        assert row["waste"] <= row["padded_waste"]
-    assert sections["schedule"]["1"]["imbalance"] == 1 <= sections["schedule"]["2"]["imbalance"]
-
-    start = sections["start"]
-    assert start["cold"] > 0
-    assert start["warm"] > 0
-
-
-def test_the_quick_bench_measures_more_runs_and_clients_and_the_estimate_of_memory(tmp_path):
-    history = tmp_path / "history.jsonl"
-
-    result = bench("--quick", "--only", "scale", "--no-torch", "--history", str(history))
-
-    assert result.returncode == 0, result.stderr
-    figures = json.loads(history.read_text(encoding="utf-8"))["sections"]["scale"]
-
-    alone, two = figures["runs"]
-    assert (alone["num_runs"], two["num_runs"]) == (1, 2)
-    assert alone["cost_of_a_run"] == 1
-    assert two["cost_of_a_run"] == pytest.approx(two["seconds"] / alone["seconds"] / 2)
-
+    assert {"a run", "ms a step", "efficiency", "estimate"} <= printed(scale, figures)
+    first, second = figures["runs"]
+    assert second["cost_of_a_run"] == pytest.approx(second["seconds"] / first["seconds"] / 2)
     (row,) = figures["clients"]
-    assert row["num_clients"] == 2
-    assert row["compile_seconds"] > 0
     assert row["milliseconds_a_step"] == pytest.approx(1e3 * row["seconds"] / (2 * 128 // 32))
-    parameters = 4 * (64 * 64 + 64 + 64 * 64 + 64 + 64 * 512 + 512 + 512 * 10 + 10)
-    assert row["bytes_a_client"] > parameters
-    assert row["data_bytes"] == 2 * 160 * (8 * 8 + 4)
-
-    (row,) = figures["weak"]
-    assert row["devices"] == "1, on one core"
-    assert row["efficiency"] == 1 and row["seconds"] > 0
-
+    parameters = 2 * (64 * 64 + 64) + 512 * 10 + 10
+    assert row["model_bytes"] == 2 * 2 * 4 * parameters < 2 * row["bytes_a_client"]  # Of two runs.
+    assert row["data_bytes"] == 2 * 85 * (8 * 8 + 4)
+    first, second = figures["weak"]
+    assert (first["devices"], first["efficiency"], second["devices"]) == ("1, on one core", 1, "1")
     (row,) = figures["memory"]
-    assert row["program"] == "mlp, 2 clients, 1 run"
+    assert row["program"] == "mlp, 2 clients, 2 runs"
     assert row["estimate_bytes"] == sum(row["estimate_parts"].values())
     assert row["estimate_over_needed"] == row["estimate_bytes"] / row["needed_bytes"]
-    if Path("/proc/self/clear_refs").exists():
-        assert row["measured_bytes"] > 2 * parameters
 
 
-def test_the_bench_refuses_a_section_that_it_does_not_have():
-    result = bench("--only", "alignments")
+def test_a_step_and_a_round_with_the_floor_of_its_memory(here):
+    steps = client_step.measure(("mlp",), 2, 1, (64, 1), beside_torch=False)
+    rounds = federated_round.measure("mlp", 2, 1, num_devices=(1,), beside_torch=False)
 
-    assert result.returncode == 2
-    assert "alignment,sphere,client_step,round,schedule,start,scale" in result.stderr
-
-
-# MFLOP of one image, forward and backward, from a count that did not use this code.
-MEGAFLOP = {
-    "resnet8": 82.0,
-    "mobilenet_v2": 36.3,
-    "shufflenet_v2": 17.3,
-    "efficientnet_b0": 50.4,
-    "fedavg_cnn": 43.2,
-}
-
-
-@pytest.mark.parametrize("architecture", MEGAFLOP)
-def test_operations_are_those_known(architecture):
-    work = roofline.count(
-        architecture, batch_size=4, image_shape=(32, 32, 3), num_classes=10, feature_dim=512
-    )
-
-    assert work.operations / 4e6 == pytest.approx(MEGAFLOP[architecture], abs=0.05)
-    padded = architecture != "fedavg_cnn"
-    assert (work.least_operations < work.operations) == padded
+    assert {"roofline", "2 devices"} <= printed(client_step, steps)
+    assert {"train steps", "needed / floor"} <= printed(federated_round, rounds)
+    step, row = steps["mlp"], rounds["1"]
+    assert step["milliseconds"]["jax"] > 0 and step["two_devices"]["milliseconds"] > 0
+    assert row["seconds"]["jax"] > 0 and row["train_steps"] == 2 * 128 // 32
+    memory = row["memory"]
+    parts = (memory[f"{part}_bytes"] for part in ("model", "data", "activation"))
+    assert memory["ratio"] == memory["needed_bytes"] / sum(parts)
+    assert memory["activation_bytes"] == round(step["temp_mib"] * 2**20)
+    assert memory["least_activation_bytes"] == step["work"]["activation_bytes"]
 
 
-def test_operations_and_bytes_of_a_perceptron_are_those_of_its_three_layers():
-    work = roofline.count("mlp", batch_size=2, image_shape=(4, 4, 1), num_classes=3, feature_dim=64)
-
-    multiply_adds = 2 * 16 * 64, 2 * 64 * 64, 2 * 64 * 3
-    parameters = 4 * (16 * 64 + 64 + 64 * 64 + 64 + 64 * 3 + 3)
-    image, hidden, logits = (4 * 2 * size for size in (16, 64, 3))
-    assert work.operations == 4 * multiply_adds[0] + 6 * multiply_adds[1] + 6 * multiply_adds[2]
-    assert work.least_operations == work.operations
-    assert work.parameter_bytes == parameters
-    # Before and after the activation of both hidden layers.
-    assert work.activation_bytes == image + 4 * hidden + logits
-    traffic = [2 * image, 5 * hidden, 5 * hidden, 6 * hidden, 5 * hidden, 6 * logits]
-    assert work.bytes == 6 * parameters + sum(traffic)
+def test_the_first_accuracy_of_a_run_is_seen(tmp_path):
+    settings = ("--method", "local", "--family", "mlp", "--num-clients", "1", "--devices", "1")
+    assert start._seconds(settings, tmp_path, "cold") > 0
 
 
-def test_taps_on_padding_are_not_among_the_least():
-    # 3 taps at 4 positions; the first and the last position see one tap less.
-    assert roofline._live_taps(size=4, taps=3, outputs=4, stride=1, padding=1) == 10
-    assert roofline._live_taps(size=4, taps=3, outputs=2, stride=2, padding=1) == 5
-    assert roofline._live_taps(size=1, taps=5, outputs=1, stride=1, padding=2) == 1
+def test_a_process_of_its_own_knows_the_most_that_it_held():
+    with processes.child(one_core=True) as call:
+        size = 2 * call(processes.peak_bytes)
+        call(operator.mul, b"x", size)
+        assert call(processes.peak_bytes) >= size
+        assert call(processes.num_cores) == 1 or not hasattr(processes.os, "sched_setaffinity")
 
 
-def test_the_roofline_is_the_longer_of_the_two_times():
-    work = roofline.Work(
-        operations=3000,
-        least_operations=2000,
-        bytes=1000,
-        activation_bytes=1,
-        parameter_bytes=1,
-    )
-
-    assert roofline.least_milliseconds(work, roofline.Rates(1e6, 1e6)) == (2.0, "flop")
-    assert roofline.least_milliseconds(work, roofline.Rates(1e6, 1e5)) == (10.0, "bytes")
-
-
-def test_rates_are_of_two_operations_and_of_reading_and_writing():
-    rates = roofline.rates(product=2.0, stream=4.0, size=100, mebibytes=8)
-
-    assert rates.operations == pytest.approx(2e6 / 2e-3)
-    assert rates.bytes == pytest.approx(16 * 2**20 / 4e-3)
-
-
-def hold_twice_the_peak():
-    held = bytearray(b"x" * 2 * processes.peak_bytes())
-    return processes.peak_bytes() / len(held)
-
-
-def test_the_peak_of_memory_grows_with_what_is_held():
-    """In a process that holds little, unlike that of the tests."""
-    with processes.child(one_core=False) as call:
-        assert call(hold_twice_the_peak) >= 1
-
-
-def test_alternation_keeps_the_order_of_turns():
+def test_medians_are_of_times_taken_by_turns_and_a_table_prints_values():
     order = []
     clocks = {name: lambda name=name: order.append(name) or timing.Times(1.0, 2.0) for name in "ab"}
-
-    times = timing.alternate(clocks, repetitions=2)
-
+    assert timing.medians(clocks, repetitions=2)["a"].over(2) == (0.5, 1.0)
     assert order == ["a", "b", "a", "b"]
-    assert timing.median(times["a"]) == timing.Times(1.0, 2.0)
+
+    row = tables.values({"a": {"b": 3 * 2**20}, "c": None, "name": "net"}, "name a.b c.d")
+    columns = tables.table("", "x | MiB:.1fM | none:.1f", [row]).columns
+    cells = [(*column.cells, column.justify) for column in columns]
+    assert cells == [("net", "left"), ("3.0", "right"), ("-", "right")]
 
 
-def test_a_profile_is_written_and_summed_up(tmp_path, capsys):
+def test_a_profile_is_written_and_operations_within_others_count_once(here, tmp_path, capsys):
     profile.main(["--family", "mlp", "--num-clients", "2", "--out", str(tmp_path)])
-
     (folder,) = (tmp_path / "plugins" / "profile").iterdir()
-    assert (folder / "perfetto_trace.json.gz").stat().st_size > 0
     totals = profile.read(folder)
     assert totals == sorted(totals, key=lambda total: -total.milliseconds)
-    assert all(total.calls > 0 and math.isfinite(total.milliseconds) for total in totals)
-    printed = capsys.readouterr().out
-    assert totals[0].kind in printed
-    assert "ui.perfetto.dev" in printed
+    assert all(total.calls > 0 for total in totals) and totals[0].kind in capsys.readouterr().out
 
-
-def test_operations_within_others_are_counted_once():
     events = [(0, 100, "loop"), (10, 30, "body"), (15, 5, "leaf"), (50, 40, "body"), (100, 7, "x")]
-
-    own = profile.own_times(events)
-
-    assert own == [("loop", 30), ("body", 25), ("leaf", 5), ("body", 40), ("x", 7)]
-
-
-def test_both_variants_of_torch_train_alike(tmp_path):
-    torch = pytest.importorskip("torch")
-    from experiments.bench import torch_round
-
-    dataset = federated_round.random_dataset(2)
-    train, test = np.arange(128).reshape(2, 64), np.arange(128, 192).reshape(2, 32)
-    for variant in torch_round.ON_DISK:
-        torch_round.prepare(
-            variant,
-            ("fedavg_cnn", "resnet8"),
-            dataset.images,
-            dataset.labels,
-            train,
-            test,
-            num_threads=1,
-            folder=str(tmp_path),
-        )
-
-    # There are no prototypes in the first round, so that their lag does not show yet.
-    for client, net in enumerate(torch_round._federations["channels_last"].nets):
-        saved = torch.load(tmp_path / f"model_{client}.pt", weights_only=False)
-        for ours, theirs in zip(net.parameters(), saved.parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-    assert torch_round.time_round("NCHW").wall > 0
+    own = [("loop", 30), ("body", 25), ("leaf", 5), ("body", 40), ("x", 7)]
+    assert profile.own_times(events) == own

@@ -1,4 +1,4 @@
-"""The five client nets in plain PyTorch, for `torch_side` to train.
+"""The five client nets in plain PyTorch.
 
 Written from the architectures as the papers and `protonorm_jax.models` have them; parameters and
 results are those of our own models. NCHW, PyTorch's usual way; the memory format is the caller's.

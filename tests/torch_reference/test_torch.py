@@ -1,0 +1,72 @@
+"""Ours against plain PyTorch, where that is installed; see the README."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+torch = pytest.importorskip("torch")
+
+from experiments.bench import alignment, harness, torch_side  # noqa: E402
+from protonorm_jax import models, thomson  # noqa: E402
+from tests.torch_reference import loops, nets  # noqa: E402
+
+GOLDEN = ROOT / "tests" / "golden"
+NAMES = {name: name for name in nets.BASES} | {"shufflenet_v2": "shufflenet_v2_x1_0"}
+
+
+@pytest.mark.parametrize("name", nets.BASES)
+def test_our_model_and_the_net_agree_on_any_weights(name):
+    torch.manual_seed(0)
+    net = nets.build(name, num_classes=10, feature_dim=512)
+    for buffer in net.buffers():
+        if buffer.ndim:
+            buffer.uniform_(0.5, 1.5)
+    for module in net.modules():  # Nothing at random.
+        module.skip, module.p = 0.0, 0.0
+    # The golden numbers list the same tensors, in the same order, by the names that we read.
+    tensors = net.state_dict().values()
+    names = np.load(GOLDEN / f"forward_{NAMES[name]}.npz")["names"]
+    weights = {str(key): tensor.numpy() for key, tensor in zip(names, tensors, strict=True)}
+    variables = jax.tree.map(np.array, models.from_torch(NAMES[name], weights))
+    images = np.load(GOLDEN / "forward_inputs.npz")["x"]
+    model = models.build(name, num_classes=10, feature_dim=512, image_shape=(32, 32, 3))
+    apply = jax.jit(model.apply, static_argnums=2)
+
+    for training in (False, True):
+        net.train(training)
+        with torch.no_grad():
+            theirs = net(torch.from_numpy(images))
+        ours, _ = apply(variables, images.transpose(0, 2, 3, 1), training)
+        for mine, other in zip((ours.features, ours.logits), theirs, strict=True):
+            atol = 1e-3 * float(other.abs().max())
+            np.testing.assert_allclose(mine, other, rtol=0, atol=atol)
+
+
+def test_our_alignment_and_the_loop_take_as_many_steps_to_the_same_points():
+    vectors = alignment.collapsed(10)
+
+    points, steps = loops.align(vectors)
+
+    result = thomson.align(vectors, method="reference")
+    assert result.iterations == steps
+    np.testing.assert_allclose(result.points, points, atol=1e-3)
+
+
+def test_both_variants_of_a_round_train_alike(tmp_path):
+    architectures = ("fedavg_cnn", "resnet8")
+    samples = harness.random_samples(2 * (64 + 32), "cifar")
+
+    torch_side.prepare_round(architectures, *samples, 64, 1, str(tmp_path))
+
+    # There are no prototypes in the first round, so that their lag does not show yet.
+    on_disk, in_memory = (torch_side._federations[name] for name in ("NCHW", "channels_last"))
+    for client in range(2):
+        pair = (federation.load(client).parameters() for federation in (on_disk, in_memory))
+        for saved, kept in zip(*pair, strict=True):
+            torch.testing.assert_close(saved, kept, rtol=1e-3, atol=1e-4)
+    assert torch_side.time_round("NCHW").wall > 0

@@ -58,10 +58,10 @@ from protonorm_jax.planning import devices
 from protonorm_jax.running import record
 
 ARMS: dict[str, dict[str, Any]] = {
-    "none": {"method": "protonorm", "align": "none"},
-    "reference": {"method": "protonorm", "align": "reference"},
-    "thomson": {"method": "protonorm", "align": "thomson"},
-    "simplex": {"method": "protonorm", "align": "simplex"},
+    "none": {"method_settings": {"align": "none"}},
+    "reference": {"method_settings": {"align": "reference"}},
+    "thomson": {"method_settings": {"align": "thomson"}},
+    "simplex": {"method_settings": {"align": "simplex"}},
     "fedproto": {"method": "fedproto"},
 }
 BASELINE = "none"

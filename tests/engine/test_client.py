@@ -10,11 +10,12 @@ import pytest
 
 from protonorm_jax import methods, models
 from protonorm_jax.config import Config
-from protonorm_jax.engine.client import local_update
-from protonorm_jax.types import Client, ClientData, Prototypes
+from protonorm_jax.engine.client import local_update, num_steps
+from protonorm_jax.methods.method import Round
+from protonorm_jax.methods.shared.class_table import class_means
+from protonorm_jax.types import Client, ClientData, Models, Prototypes
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "local_fedavg_cnn.npz"
-REFERENCE = {"shuffle": False, "last_batch": "drop", "collect": "before"}
 
 
 def reference_weights():
@@ -41,33 +42,39 @@ def make_client(variables):
     return Client({"model": variables["params"]}, {"model": variables["batch_stats"]})
 
 
-def make_update(name, image_shape, num_classes, feature_dim, **settings):
-    """A jitted `local_update` of ProtoNorm."""
-    model = models.build(
-        name, num_classes=num_classes, feature_dim=feature_dim, image_shape=image_shape
-    )
-    method = methods.protonorm(num_classes=num_classes, feature_dim=feature_dim)
-    config = Config(feature_dim=feature_dim, **settings)
-    hyperparameters = {
-        "learning_rate": jnp.float32(config.learning_rate),
-        "proximity": jnp.float32(10.0),
-        "scale": jnp.float32(80.0),
-    }
+def make_update(name, image_shape, num_classes, feature_dim, *, reserve=0, **settings):
+    """A model, and its jitted `local_update` by ProtoNorm."""
+    sizes = {"num_classes": num_classes, "feature_dim": feature_dim}
+    model = models.build(name, image_shape=image_shape, **sizes)
+    config = Config().replace(feature_dim=feature_dim, **settings)
+    setup = methods.Setup(num_clients=1, rounds=1, batch_size=config.batch_size, **sizes)
+    method = methods.build("protonorm", setup, config.method_settings)._replace(reserve=reserve)
+    values = methods.settings_of("protonorm", config.method_settings)
 
     @jax.jit
-    def update(key, client, prototypes, data):
+    def update(key, client, prototypes, data, budget):
+        round = Round(
+            jnp.int32(0),
+            jnp.float32(config.learning_rate),
+            jax.tree.map(jnp.float32, values),
+            jnp.zeros((1, num_classes), jnp.int32),
+        )
         return local_update(
             key,
             client,
             prototypes,
             data,
-            hyperparameters,
-            model=model,
+            round,
+            models=Models(model),
             method=method,
             config=config,
+            budget=budget,
         )
 
-    return model, update
+    def unlimited(key, client, prototypes, data, budget=2**31 - 1):
+        return update(key, client, prototypes, data, np.int32(budget))
+
+    return model, unlimited
 
 
 @pytest.fixture(scope="module")
@@ -75,41 +82,52 @@ def golden():
     return np.load(GOLDEN)
 
 
-@pytest.mark.parametrize("case", ["proto", "round0", "missing_3_5", "two_epochs"])
-def test_reference_numbers(golden, case):
+@pytest.fixture(scope="module")
+def reference(golden):
+    """Trains the reference's client: `(case, budget) -> client, upload, info`.
+
+    All cases share a program of two epochs of six steps; the seven samples left over are dropped.
+    """
     generator = np.random.default_rng(2024)
     pixels = generator.uniform(-1, 1, (199, 3, 32, 32)).astype(np.float32)
     labels = generator.integers(0, 8, 199).astype(np.int32)
-    data = ClientData(
-        (pixels.transpose(0, 2, 3, 1) + 1) * 127.5,
-        labels,
-        np.arange(199, dtype=np.int32),
-        np.int32(199),
-    )
-    known = np.full(10, case != "round0")
-    if case == "missing_3_5":
-        known[[3, 5]] = False
-    sent = Prototypes(80.0 * golden["prototypes"] * known[:, None], known)
-    _, update = make_update(
-        "fedavg_cnn", (32, 32, 3), 10, 512, local_epochs=1 + (case == "two_epochs"), **REFERENCE
-    )
+    rows = np.arange(199, dtype=np.int32)
+    data = ClientData(pixels.transpose(0, 2, 3, 1), labels, rows, np.int32(199))
+    epochs = {"shuffle": False, "last_batch": "drop", "local_epochs": 2}
+    _, update = make_update("fedavg_cnn", (32, 32, 3), 10, 512, **epochs)
     client = make_client(models.from_torch("fedavg_cnn", reference_weights()))
-    trained, upload, info = update(jax.random.key(0), client, sent, data)
 
-    num_steps = int(info["num_steps"])
-    steps = jax.tree.map(lambda term: term[:num_steps], info["steps"])
-    np.testing.assert_allclose(steps["cross_entropy"], golden[f"{case}/ce"], rtol=1e-4)
-    if case == "round0":
-        np.testing.assert_array_equal(steps["prototype_mse"], 0.0)
-    else:
-        np.testing.assert_allclose(steps["prototype_mse"], golden[f"{case}/mse"], rtol=1e-4)
+    def run(case, budget):
+        known = np.full(10, case != "round0")
+        if case == "missing_3_5":
+            known[[3, 5]] = False
+        sent = Prototypes(80.0 * golden["prototypes"] * known[:, None], known)
+        return update(jax.random.key(0), client, sent, data, budget)
 
-    means = upload.sums / np.maximum(upload.counts, 1)[:, None]
-    wanted = golden[f"{case}/prototypes_before_training"]
+    return run
+
+
+def check_means(upload, wanted, tolerance):
+    """Asserts that class means agree; NaN in `wanted` says that a class is not held."""
+    means = class_means(upload.each)
     present = ~np.isnan(wanted).any(1)
-    np.testing.assert_array_equal(upload.counts > 0, present)
+    np.testing.assert_array_equal(means.known, present)
     scale = np.abs(wanted[present]).max()
-    np.testing.assert_allclose(means[present], wanted[present], rtol=1e-3, atol=1e-5 * scale)
+    np.testing.assert_allclose(means.vectors[present], wanted[present], 1e-3, tolerance * scale)
+
+
+@pytest.mark.parametrize("case", ["proto", "round0", "missing_3_5", "two_epochs"])
+def test_reference_numbers(golden, reference, case):
+    steps = len(golden[f"{case}/ce"])
+    trained, upload, info = reference(case, steps)
+    assert int(info["num_steps"]) == steps
+    terms = info["terms"]
+    np.testing.assert_allclose(terms["cross_entropy"], golden[f"{case}/ce"].mean(), rtol=1e-5)
+    if case == "round0":
+        assert terms["prototype_mse"] == 0.0
+    else:
+        np.testing.assert_allclose(terms["prototype_mse"], golden[f"{case}/mse"].mean(), rtol=1e-5)
+    check_means(upload, golden[f"{case}/prototypes_after_training"], 1e-4)
 
     params = trained.params["model"]
     for name in reference_weights():
@@ -124,22 +142,20 @@ def test_reference_numbers(golden, case):
     )
 
 
-def test_prototypes_after_training_match_the_reference(golden):
-    generator = np.random.default_rng(2024)
-    pixels = generator.uniform(-1, 1, (199, 3, 32, 32)).astype(np.float32)
-    labels = generator.integers(0, 8, 199).astype(np.int32)
-    rows = np.arange(199, dtype=np.int32)
-    data = ClientData((pixels.transpose(0, 2, 3, 1) + 1) * 127.5, labels, rows, np.int32(199))
-    settings = REFERENCE | {"collect": "after"}
-    _, update = make_update("fedavg_cnn", (32, 32, 3), 10, 512, **settings)
-    client = make_client(models.from_torch("fedavg_cnn", reference_weights()))
-    sent = Prototypes(80.0 * golden["prototypes"], np.ones(10, bool))
-    _, upload, _ = update(jax.random.key(0), client, sent, data)
-    means = upload.sums / np.maximum(upload.counts, 1)[:, None]
-    wanted = golden["proto/prototypes_after_training"]
-    present = ~np.isnan(wanted).any(1)
-    scale = np.abs(wanted[present]).max()
-    np.testing.assert_allclose(means[present], wanted[present], rtol=1e-3, atol=1e-4 * scale)
+def test_a_budget_ends_the_training(golden, reference):
+    """The terms are means over the steps that were taken."""
+    for budget in (1, 4):
+        info = reference("proto", budget)[2]
+        assert int(info["num_steps"]) == budget
+        for name, key in (("cross_entropy", "ce"), ("prototype_mse", "mse")):
+            wanted = golden[f"proto/{key}"][:budget].mean()
+            np.testing.assert_allclose(info["terms"][name], wanted, rtol=1e-5)
+
+
+def test_without_a_budget_the_client_uploads_what_it_has_not_trained(golden, reference):
+    _, upload, info = reference("proto", 0)
+    assert int(info["num_steps"]) == 0 and bool(info["finite"])
+    check_means(upload, golden["proto/prototypes_before_training"], 1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -149,9 +165,8 @@ def tiny(small_set):
     client = make_client(jax.jit(model.init)(jax.random.key(1)))
     rows = np.random.default_rng(0).permutation(240)[:41].astype(np.int32)
     data = ClientData(small_set.images, small_set.labels, rows, np.int32(41))
-    sent = Prototypes(
-        np.eye(5, 16, dtype=np.float32) * 80, np.array([True, True, False, True, True])
-    )
+    known = np.array([True, True, False, True, True])
+    sent = Prototypes(np.eye(5, 16, dtype=np.float32) * 80, known)
     return update, client, sent, data
 
 
@@ -160,8 +175,6 @@ def test_padding_changes_no_bit(tiny):
     wanted = update(jax.random.key(7), client, sent, data)
     garbage = np.concatenate([data.indices, np.full(60, 239, np.int32)])
     padded = update(jax.random.key(7), client, sent, data._replace(indices=garbage))
-    for tree in (wanted, padded):
-        del tree[2]["steps"]  # As long as the padded samples need.
     jax.tree.map(np.testing.assert_array_equal, wanted, padded)
 
 
@@ -170,8 +183,9 @@ def test_every_sample_is_used_once_an_epoch(tiny):
     _, upload, info = update(jax.random.key(7), client, sent, data)
     assert int(info["num_steps"]) == 2 * 3  # Epochs times batches of at most 16 of 41 samples.
     counts = np.bincount(data.labels[data.indices], minlength=5)
-    np.testing.assert_array_equal(upload.counts, counts)
-    assert np.all(np.asarray(info["steps"]["prototype_mse"])[:6] > 0)
+    np.testing.assert_array_equal(upload.each.counts, counts)
+    assert int(upload.floats) == 16 * np.sum(counts > 0)
+    assert info["terms"]["prototype_mse"] > 0
 
 
 def test_a_client_without_samples_comes_back_unchanged(tiny):
@@ -180,34 +194,87 @@ def test_a_client_without_samples_comes_back_unchanged(tiny):
         jax.random.key(7), client, sent, data._replace(num_samples=np.int32(0))
     )
     jax.tree.map(np.testing.assert_array_equal, client, after)
-    assert not np.any(upload.sums) and not np.any(upload.counts)
-    assert int(info["num_steps"]) == 0 and bool(info["finite"]) and float(info["floats"]) == 0
+    assert not np.any(upload.each.sums) and not np.any(upload.each.counts)
+    assert int(info["num_steps"]) == 0 and bool(info["finite"]) and int(upload.floats) == 0
+
+
+def test_a_budget_of_zero_leaves_parameters_and_statistics_alone(tiny):
+    update, client, sent, data = tiny
+    after, upload, info = update(jax.random.key(7), client, sent, data, 0)
+    jax.tree.map(np.testing.assert_array_equal, client, after)
+    assert int(info["num_steps"]) == 0 and info["terms"]["loss"] == 0
+    assert np.sum(upload.each.counts) == 41 and int(upload.floats) > 0
+
+
+def test_a_value_that_is_not_finite_is_told(tiny):
+    update, client, sent, data = tiny
+    assert bool(update(jax.random.key(7), client, sent, data)[2]["finite"])
+    broken = jax.tree.map(lambda leaf: leaf.at[0].set(jnp.nan), client.params)
+    assert not bool(
+        update(jax.random.key(7), client._replace(params=broken), sent, data)[2]["finite"]
+    )
 
 
 def test_the_key_orders_the_samples(tiny):
     update, client, sent, data = tiny
     losses = [
-        np.asarray(update(jax.random.key(seed), client, sent, data)[2]["steps"]["loss"])
+        float(update(jax.random.key(seed), client, sent, data)[2]["terms"]["loss"])
         for seed in (7, 7, 8)
     ]
-    np.testing.assert_array_equal(losses[0], losses[1])
-    assert np.any(losses[0] != losses[2])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def small(small_set, count, **settings):
+    """An `mlp` with its update, a client of so many samples, and prototypes to send it."""
+    model, update = make_update("mlp", (8, 8, 1), 5, 16, batch_size=16, **settings)
+    client = make_client(jax.jit(model.init)(jax.random.key(1)))
+    rows = np.arange(count, dtype=np.int32)
+    data = ClientData(small_set.images, small_set.labels, rows, np.int32(count))
+    sent = Prototypes(np.eye(5, 16, dtype=np.float32) * 4, np.ones(5, bool))
+    return update, client, sent, data
 
 
 def test_features_are_pulled_to_the_prototype_of_their_class(small_set):
     """With a heavy weight on the prototypes, what is uploaded moves towards what was sent."""
-    _, update = make_update(
-        "mlp", (8, 8, 1), 5, 16, local_epochs=60, batch_size=16, learning_rate=0.02
+    update, client, sent, data = small(small_set, 240, local_epochs=60, learning_rate=0.02)
+    (_, _, first), (_, upload, whole) = (
+        update(jax.random.key(0), client, sent, data, budget) for budget in (15, 900)
     )
-    model = models.build("mlp", num_classes=5, feature_dim=16, image_shape=(8, 8, 1))
-    client = make_client(jax.jit(model.init)(jax.random.key(1)))
-    data = ClientData(
-        small_set.images, small_set.labels, np.arange(240, dtype=np.int32), np.int32(240)
-    )
-    sent = Prototypes(np.eye(5, 16, dtype=np.float32) * 4, np.ones(5, bool))
-    _, upload, info = update(jax.random.key(0), client, sent, data)
-    steps = np.asarray(info["steps"]["prototype_mse"])[: int(info["num_steps"])]
-    assert steps[-1] < 0.5 * steps[0]
-    means = upload.sums / upload.counts[:, None]
+    assert int(whole["num_steps"]) == 60 * 15
+    assert whole["terms"]["prototype_mse"] < 0.5 * first["terms"]["prototype_mse"]
+    means = class_means(upload.each).vectors
     nearest = np.argmin(np.square(means[:, None] - sent.vectors[None]).sum(2), axis=1)
     np.testing.assert_array_equal(nearest, np.arange(5))
+
+
+def test_prototypes_are_collected_before_after_or_during_training(small_set):
+    """Before: those of a client that has not trained. During: the mean over its only step."""
+    after, *given = small(small_set, 16, shuffle=False)
+    trained, untrained = (
+        after(jax.random.key(0), *given, budget)[1].each.sums for budget in (1, 0)
+    )
+    for collect, wanted in (("before", untrained), ("during", untrained)):
+        update, *given = small(small_set, 16, shuffle=False, collect=collect)
+        sums = update(jax.random.key(0), *given)[1].each.sums
+        np.testing.assert_allclose(sums, wanted, rtol=1e-5, atol=1e-6)
+        assert np.abs(sums - trained).max() > 1e-3
+
+
+def test_a_reserve_is_left_out_of_the_training_alone(small_set):
+    """With less than two batches of 16 nothing is reserved."""
+    update, client, sent, data = small(small_set, 41, shuffle=False, reserve=1)
+    plain, *_ = small(small_set, 41, shuffle=False)
+    for count, used in ((20, 20), (31, 31), (32, 16), (41, 25)):
+        own = data._replace(num_samples=np.int32(count))
+        rest = ClientData(*data[:2], data.indices + (count - used), np.int32(used))
+        trained, upload, info = update(jax.random.key(0), client, sent, own)
+        wanted, _, others = plain(jax.random.key(0), client, sent, rest)
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7),
+            (trained, info["terms"]),
+            (wanted, others["terms"]),
+        )
+        assert np.sum(upload.each.counts) == count
+        assert (
+            int(info["num_steps"]) == num_steps(count, Config(batch_size=16), 1) == -(-used // 16)
+        )

@@ -1,6 +1,7 @@
 """A method of a user's own, in a file: run, swept, resumed, verified; asked for when missing."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -8,33 +9,8 @@ from protonorm_jax import data, methods
 from protonorm_jax.command import cli
 
 FAST = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
-FILE = '''
-"""FedProto without its head."""
-
-from protonorm_jax import methods, settings
-from protonorm_jax.methods import fedproto
-
-
-@settings.group
-class Settings(fedproto.Settings):
-    pull: float = settings.setting(1.0, "weight of the distance", traced=True, least=0)
-
-
-def headless(setup, fixed):
-    """Trains on the distance to the prototypes alone, once there are any."""
-    base = fedproto.fedproto(setup, fixed)
-
-    def loss(params, statistics, down, batch, key, round, *, models):
-        _, info = base.loss(params, statistics, down, batch, key, round, models=models)
-        distance, entropy = info.terms["prototype_mse"], info.terms["cross_entropy"]
-        total = round.settings.pull * distance + entropy * (1 - down.known.any())
-        return total, info
-
-    return base._replace(loss=loss)
-
-
-methods.METHODS["headless"] = methods.Row(headless, Settings, source="a user")
-'''
+README = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text()
+FILE = next(block for block in README.split("```python\n") if "METHODS[" in block).split("```")[0]
 
 
 @pytest.fixture

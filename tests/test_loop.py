@@ -1,0 +1,344 @@
+"""The federation in plain Python: the engine gives the same, and what its arguments do."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from protonorm_jax import keys, loop, methods, models, settings
+from protonorm_jax.config import Config
+from protonorm_jax.engine import simulate
+from protonorm_jax.errors import UsageError
+from protonorm_jax.methods.method import LossInfo, cross_entropy, forward, head_loss
+from protonorm_jax.models import layers, registry
+from protonorm_jax.running import driver
+from protonorm_jax.types import Model, Outputs, linear_classify
+
+# Clients of one architecture hold equally many samples, which spares compilations of the loop's
+# last, incomplete batch.
+CONFIG = Config(
+    family="normed,mlp",
+    num_clients=4,
+    partition="pathological",
+    rounds=3,
+    participation=0.75,
+    batch_size=16,
+    feature_dim=12,
+    learning_rate=0.02,
+    shuffle=False,
+    devices=1,
+    seed=5,
+)
+OWN = {
+    "fedavg": {"family": "normed"},
+    "fedtgp": {"server_epochs": 2, "margin": 0.1},
+    "protonorm": {"scale": 4.0},
+}
+
+
+class Normed(nn.Module):
+    """A convolution and batch norm: as little as shows that running statistics are kept."""
+
+    @nn.compact
+    def __call__(self, x, context):
+        return layers.flatten(nn.relu(layers.conv_norm(x, context, 4, "conv1", "bn1", stride=2)))
+
+
+@pytest.fixture(autouse=True)
+def normed(monkeypatch):
+    """The architecture `normed` in the table."""
+    monkeypatch.setitem(registry.ARCHITECTURES, "normed", registry.Architecture(Normed))
+
+
+@settings.group
+class RehearsalSettings:
+    strength: float = settings.setting(0.3, "of the pull at the head's bias", traced=True)
+
+
+def rehearsal(setup, fixed):
+    """A method for what no row of the table asks for: reserve, warm-up, keys, averaged uploads."""
+    del setup, fixed
+
+    def loss(params, statistics, down, batch, key, round, *, models):
+        outputs, statistics = forward(models, params, statistics, batch, key)
+        value = cross_entropy(outputs.logits, batch.labels, batch.mask)
+        noise = jax.random.normal(key, (5,))
+        pull = jnp.sum(jnp.square(params["model"]["head"]["bias"] - noise - down))
+        total = value + round.settings.strength * pull
+        return total, LossInfo(outputs, statistics, {"pull": pull})
+
+    def observe(outputs, labels, mask):
+        return jnp.where(mask[:, None], outputs.logits, 0.0).sum(0)
+
+    def upload(key, client, totals, data, down, round, *, models):
+        del down, models
+        noise = 0.1 * jax.random.normal(key, (5,))
+        return methods.Upload(
+            each={"logits": totals, "samples": data.num_samples},
+            mean=client.params["model"]["head"]["bias"] + noise,
+            floats=10,
+        )
+
+    def aggregate(key, server, received, round):
+        noise = 0.1 * jax.random.normal(key, (5,))
+        counts = round.class_counts.sum(0) / round.class_counts.sum()
+        return received.mean + noise + counts, received.each | {"weights": received.num_samples}
+
+    return methods.Method(
+        init_server=lambda key, models, first: jax.random.normal(key, (5,)),
+        broadcast=lambda server, round: (server, 5),
+        loss=loss,
+        observe=observe,
+        upload=upload,
+        aggregate=aggregate,
+        show=lambda server: {"server": server},
+        collect="during",
+        reserve=1,
+        warmup=1,
+    )
+
+
+@pytest.fixture
+def row():
+    """The method `rehearsal` in the table."""
+    methods.METHODS["rehearsal"] = methods.Row(rehearsal, RehearsalSettings)
+    yield
+    del methods.METHODS["rehearsal"]
+
+
+def engine(simulation):
+    """The reports of all rounds, each with the server's state, and the clients at the end."""
+    plan = simulation.plan
+    inputs = simulation.put(simulation.inputs(0))
+    states, reports = simulation.init(inputs), []
+    for _ in range(plan.program.config.rounds):
+        states, (report,) = simulation.advance(states, inputs, 1)
+        server = jax.tree.map(lambda leaf: np.asarray(leaf)[0, 0], states.server)
+        reports.append(report | {"state": server})
+    clients = [None] * plan.program.config.num_clients
+    for architecture, stack, members in zip(
+        plan.program.architectures, states.clients, inputs.members, strict=True
+    ):
+        for slot, client_id in enumerate(np.asarray(members.client_ids)[0, 0]):
+            if client_id >= 0:
+                one = jax.tree.map(lambda leaf, slot=slot: leaf[0, 0, slot], stack)
+                clients[client_id] = simulate.unflatten(one, architecture.client)
+    return reports, clients
+
+
+def federate(config, simulation):
+    """The same with the loop."""
+    plan = simulation.plan
+    dataset, parts, root = plan.dataset, plan.runs[0].partition, keys.root(config.seed)
+    sizes = {"num_classes": dataset.num_classes, "feature_dim": config.feature_dim}
+    built = {
+        name: models.build(name, image_shape=dataset.images.shape[1:], **sizes)
+        for name in models.family(config.family)
+    }
+
+    def client(number):
+        model = built[plan.architectures[number]]
+        key = jax.random.split(keys.derive(root, keys.Stream.CLIENT_INIT, number))[0]
+        rows = parts.train[number, : parts.train_count[number]]
+        cuts = range(config.batch_size, len(rows), config.batch_size)
+        batches = [
+            (dataset.images[some] / np.float32(127.5) - 1, dataset.labels[some])
+            for some in np.split(rows, cuts)
+        ]
+        return model, jax.jit(model.init)(key), batches
+
+    common = built[models.shared_model(config.family)]
+    common_key = keys.derive(root, keys.Stream.SERVER_INIT)
+    chances = jnp.float32(config.participation), jnp.float32(0)
+    return loop.federate(
+        config.method,
+        [client(number) for number in range(config.num_clients)],
+        rounds=config.rounds,
+        learning_rate=config.learning_rate,
+        settings=config.method_settings,
+        seed=config.seed,
+        shared=(common, jax.jit(common.init)(common_key)),
+        batch_size=config.batch_size,
+        participants=np.stack(
+            [
+                simulate.participants(root, index, config.num_clients, *chances)[0]
+                for index in range(config.rounds)
+            ]
+        ),
+        **sizes,
+    )
+
+
+def check(ours, wanted, tolerance=1e-4):
+    """Asserts that the leaves of two trees agree, relative to the greatest number of each."""
+
+    def one(ours, wanted):
+        ours, wanted = np.asarray(ours), np.asarray(wanted)
+        assert ours.shape == wanted.shape
+        scale = max(1.0, np.abs(wanted).max()) if wanted.size else 1.0
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=tolerance * scale)
+
+    jax.tree.map(one, ours, wanted)
+
+
+def check_engine(config, dataset):
+    """Asserts that the engine and the loop agree in all that both tell."""
+    simulation = driver.prepare([config], dataset)
+    reports, clients = engine(simulation)
+    trace = federate(config, simulation)
+    assert any(upload is None for uploads in trace.uploads for upload in uploads)
+    for index, report in enumerate(reports):
+        arrived = [upload is not None for upload in trace.uploads[index]]
+        np.testing.assert_array_equal(report["arrived"], arrived)
+        for name, means in report["terms"].items():
+            own = [
+                np.mean([term[name] for term in terms]) if terms else 0.0
+                for terms in trace.terms[index]
+            ]
+            check(means, np.float32(own))
+        check(report["state"], trace.servers[index])
+        check({**report["server"], **report["shown"]}, trace.shown[index])
+    check(clients, trace.clients)
+    return trace
+
+
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
+def test_the_engine_agrees_with_the_loop(name, small_set):
+    check_engine(CONFIG.replace(method=name, **OWN.get(name, {})), small_set)
+
+
+def test_the_engine_agrees_with_the_loop_in_hooks_of_no_method(row, small_set):
+    """Reserve, warm-up, draws from every key, sums collected during training."""
+    config = CONFIG.replace(method="rehearsal", family="mlp", num_clients=6, strength=0.2)
+    trace = check_engine(config, small_set)
+    assert not any(trace.losses[0]) and any(trace.losses[1])
+
+
+def apply(variables, images, train=False, *, mask=None, key=None):
+    """A linear model: features are the images."""
+    return Outputs(images, linear_classify(variables, images)), variables
+
+
+MODEL = Model(None, apply)
+
+
+def small_clients(*sizes):
+    """Clients with so many samples each in batches of four, all with the same weights."""
+    generator = np.random.default_rng(0)
+    head = {"kernel": jnp.zeros((3, 5)), "bias": jnp.zeros(5)}
+    variables = {"params": {"base": {}, "head": head}, "batch_stats": {}}
+
+    def batches(size):
+        images = generator.normal(size=(size, 3)).astype(np.float32)
+        labels = generator.integers(0, 5, size)
+        cuts = range(4, size, 4)
+        return list(zip(np.split(images, cuts), np.split(labels, cuts), strict=True))
+
+    return [(MODEL, variables, batches(size)) for size in sizes]
+
+
+def run(method, clients, rounds=2, **arguments):
+    sizes = {"num_classes": 5, "feature_dim": 3, "rounds": rounds}
+    return loop.federate(method, clients, learning_rate=0.5, **sizes, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("fedsgd", {}, r"method must be one of .*, got 'fedsgd'"),
+        ("fedtgp", {"margn": 1.0}, r"fedtgp has no setting 'margn' \(did you mean 'margin'\?\)"),
+        ("fedproto", {"proximity": -1.0}, r"fedproto\.proximity must be >= 0, got -1\.0"),
+        ("fml", {}, r"federate\.shared must be given"),
+    ],
+)
+def test_what_cannot_be_used_is_named(method, values, message):
+    with pytest.raises(UsageError, match=message):
+        run(method, small_clients(4), settings=values)
+
+
+def test_who_does_not_take_part_sends_nothing_and_stays_as_it_was():
+    takes_part = [[True, False], [True, True]]
+    trace = run("fedproto", small_clients(8, 8), participants=takes_part)
+    alone = run("fedproto", small_clients(8, 8), 1, participants=takes_part)
+    assert trace.uploads[0][1] is None and trace.losses[0][1] == []
+    assert not np.any(alone.clients[1].params["model"]["head"]["kernel"])
+    assert len(trace.losses[1][1]) == 2
+    check(trace.servers[0], alone.servers[0], 0)
+
+
+@pytest.mark.parametrize(("method", "received"), [("fedavg", True), ("fml", False)])
+def test_who_does_not_take_part_may_be_sent_something_all_the_same(method, received):
+    """FedAvg's client is left with what the server sent it, FML's with the model it had."""
+    (model, variables, batches), second = small_clients(4, 4)
+    other = jax.tree.map(lambda leaf: leaf + 1, variables)
+    clients = [(model, other, batches), second]
+    takes_part = [[True, False]]
+    trace = run(method, clients, 1, participants=takes_part, shared=(MODEL, other))
+    wanted = other if received else variables
+    check(trace.clients[1].params["model"], wanted["params"], 0)
+
+
+def test_a_round_without_participants_leaves_the_server_as_it_was():
+    trace = run("fedavg", small_clients(4, 4), participants=[[True, True], [False, False]])
+    check(trace.servers[1], trace.servers[0], 0)
+
+
+def test_the_number_of_samples_weighs_clients():
+    def head(trace):
+        return trace.servers[0]["params"]["head"]["kernel"]
+
+    first, second = (run("fedavg", small_clients(8, 8)[i : i + 1], 1) for i in (0, 1))
+    weighed = run("fedavg", small_clients(8, 8), 1, num_samples=np.array([3, 1]))
+    check(head(weighed), 0.75 * head(first) + 0.25 * head(second), 1e-6)
+    counted = run("fedavg", [*small_clients(8, 8)[:1], *small_clients(8, 24)[1:]], 1)
+    rest = run("fedavg", small_clients(8, 24)[1:], 1)
+    check(head(counted), 0.25 * head(first) + 0.75 * head(rest), 1e-6)
+
+
+def test_values_handed_in_take_the_place_of_those_drawn():
+    """A step of a client sees its own row, the upload and the server all of them."""
+    seen = []
+
+    def loss(params, statistics, down, batch, key, round, *, models):
+        value, info = head_loss(params, statistics, down, batch, key, round, models=models)
+        number = round.drawn("number", lambda: jnp.float32(-1))
+        return value, info._replace(terms={"number": number, "half": round.settings.half})
+
+    def upload(key, client, totals, data, down, round, *, models):
+        seen.append(round.drawn("number", lambda: jnp.zeros(())).shape)
+        return methods.Upload(mean=jnp.zeros(2))
+
+    def aggregate(key, server, received, round):
+        return received.mean, {"offset": round.drawn("offset", lambda: jnp.float32(0))}
+
+    method = methods.Method(loss=loss, upload=upload, aggregate=aggregate)
+    numbers = [[{"number": jnp.array([1.0, 2.0])}, {"number": jnp.array([3.0])}]]
+    trace = run(
+        method,
+        small_clients(8, 4),
+        1,
+        settings={"half": 0.5},
+        draws=[{"offset": jnp.float32(7)}],
+        client_draws=numbers,
+    )
+    values = [[step["number"] for step in client] for client in trace.terms[0]]
+    assert values == [[1.0, 2.0], [3.0]] and trace.terms[0][0][0]["half"] == 0.5
+    assert trace.shown[0]["offset"] == 7 and seen == [(2,), (1,)]
+    drawn = run(method, small_clients(8, 4), 1, settings={"half": 0.5})
+    assert drawn.terms[0][0][0]["number"] == -1 and drawn.shown[0]["offset"] == 0
+
+
+def test_first_states_can_be_handed_in():
+    """A run of two rounds goes on from the states of one round."""
+    whole = run("fedproto", small_clients(8, 4), 2)
+    half = run("fedproto", small_clients(8, 4), 1)
+    rest = run("fedproto", small_clients(8, 4), 1, server=half.servers[0], states=half.clients)
+    check(rest.clients, whole.clients, 0)
+    check(rest.servers[0], whole.servers[1], 0)
+
+
+def test_a_client_left_with_less_than_a_batch_reserves_nothing():
+    method = methods.Method(reserve=1)
+    trace = run(method, small_clients(4, 7, 8, 12), 1)
+    assert [len(losses) for losses in trace.losses[0]] == [1, 2, 1, 2]

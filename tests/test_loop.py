@@ -342,3 +342,12 @@ def test_a_client_left_with_less_than_a_batch_reserves_nothing():
     method = methods.Method(reserve=1)
     trace = run(method, small_clients(4, 7, 8, 12), 1)
     assert [len(losses) for losses in trace.losses[0]] == [1, 2, 1, 2]
+
+
+def test_a_client_without_a_batch_trains_nothing_and_has_no_say():
+    first, (model, variables, _) = small_clients(8, 4)
+    trace = run("fedproto", [first, (model, variables, [])], 2)
+    alone = run("fedproto", [first], 2)
+    assert trace.losses[0][1] == [] and not np.any(trace.uploads[0][1].each.counts)
+    check(trace.clients[1].params["model"], variables["params"], 0)
+    check(trace.servers[1].vectors, alone.servers[1].vectors, 1e-6)

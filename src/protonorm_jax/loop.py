@@ -6,7 +6,7 @@ devices here, and every client may hold batches of any size.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 
 from protonorm_jax import keys
 from protonorm_jax.engine.client import descend, gradient, keys_of
+from protonorm_jax.engine.loops import zeros_of
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import Method, Received, Round, Setup, Upload
 from protonorm_jax.methods.method import infer, observe_nothing
@@ -106,7 +107,8 @@ def federate(
         raise UsageError("federate.shared must be given to a method that has a shared model")
     common = _shared(shared)
     models = [Models(model, model if private else common) for model, *_ in clients]
-    data = [_data(batches) for *_, batches in clients]
+    example = next(_batch(batch) for *_, batches in clients for batch in batches)
+    data = [_data(batches, example) for *_, batches in clients]
     counts = jnp.stack([jnp.bincount(one.labels, length=num_classes) for one in data])
     held = [len(one.labels) for one in data] if num_samples is None else num_samples
     weights = jnp.asarray(held, jnp.int32)
@@ -141,8 +143,10 @@ def federate(
                 continue
             key = keys.derive(root, keys.Stream.LOCAL_UPDATE, index, i)
             local = round._replace(draws=client_draws[index][i] if client_draws else {})
+            step, observe = steps[models[i]]
             states[i], upload, terms = _update(
-                key, states[i], down, batches, data[i], local, method, models[i], steps[models[i]]
+                *(key, states[i], down, batches, data[i], local, method, models[i], step),
+                *(observe, zeros_of(observe, states[i], example)),
             )
             uploads.append(upload)
             trace.terms[-1].append(terms)
@@ -167,15 +171,20 @@ def _update(
     round: Round,
     method: Method,
     models: Models,
-    compiled: tuple[Any, Any],
+    step: Callable[..., Any],
+    observe: Callable[..., Any],
+    nothing: Any,
 ) -> tuple[Client, Upload, list[dict[str, float]]]:
-    """One client's round: an epoch over its batches, then its upload."""
-    step, observe = compiled
+    """One client's round: an epoch over its batches, then its upload.
+
+    `step` and `observe` are those of `_compiled`; `nothing` is what `observe` sums up to without a
+    batch.
+    """
     used = keys_of(key)
     before, terms, totals = client, [], []
     state = method.optimizer(round).init(client.params)
     left = sum(len(labels) for _, labels in batches[method.reserve :])
-    reserve = method.reserve if left >= len(batches[0][1]) else 0
+    reserve = method.reserve if batches and left >= len(batches[0][1]) else 0
     train = [] if int(round.index) < method.warmup else batches[reserve:]
     for i, batch in enumerate(map(_batch, train)):
         own = round._replace(draws={name: value[i] for name, value in round.draws.items()})
@@ -186,9 +195,7 @@ def _update(
     if method.collect != "during":
         source = before if method.collect == "before" else client
         totals = [observe(source, batch) for batch in map(_batch, batches)]
-    shapes = jax.eval_shape(observe, before, _batch(batches[0]))
-    zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total = functools.reduce(functools.partial(jax.tree.map, jnp.add), totals, zero)
+    total = functools.reduce(functools.partial(jax.tree.map, jnp.add), totals, nothing)
     upload = method.upload(used.upload, client, total, data, down, round, models=models)
     return client, upload, terms
 
@@ -245,9 +252,11 @@ def _batch(pair: tuple[Any, Any]) -> Batch:
     return Batch(jnp.asarray(images, jnp.float32), labels, jnp.ones(labels.shape, bool))
 
 
-def _data(batches: Batches) -> ClientData:
-    """All samples of a client in one."""
-    images = jnp.concatenate([jnp.asarray(images, jnp.float32) for images, _ in batches])
-    labels = jnp.concatenate([jnp.asarray(labels, jnp.int32) for _, labels in batches])
+def _data(batches: Batches, example: Batch) -> ClientData:
+    """All samples of a client in one; none, of the shape of an example's, without a batch."""
+    whole = [example._replace(inputs=example.inputs[:0], labels=example.labels[:0])]
+    whole += map(_batch, batches)
+    labels = jnp.concatenate([batch.labels for batch in whole])
+    images = jnp.concatenate([batch.inputs for batch in whole])
     rows = jnp.arange(len(labels), dtype=jnp.int32)
     return ClientData(images, labels, rows, jnp.int32(len(labels)))

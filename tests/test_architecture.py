@@ -43,7 +43,7 @@ ALLOWED = {
 # Within a folder, a file may import those before it.
 ORDER = {
     "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
-    "planning": ("devices", "layout", "memory", "plan", "inputs"),
+    "planning": ("deal", "devices", "layout", "memory", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
     "command": ("thomson", "flags", "progress", "cli"),
 }

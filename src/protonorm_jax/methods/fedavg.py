@@ -1,13 +1,11 @@
 """FedAvg: one architecture for all, its parameters averaged."""
 
-from typing import Any
-
 import jax
 
 from protonorm_jax import settings
-from protonorm_jax.methods.method import Method, Received, Round, Setup, Shared, Upload
-from protonorm_jax.methods.shared.averages import num_floats
-from protonorm_jax.types import Client, ClientData, Models, Variables
+from protonorm_jax.methods.method import Method, Setup, Shared, variables_of
+from protonorm_jax.methods.shared import averages
+from protonorm_jax.types import Client, Models, Variables
 
 
 @settings.group
@@ -42,41 +40,17 @@ def fedavg(setup: Setup, fixed: Settings) -> Method:
         del key, models
         return sent(first)
 
-    def broadcast(server: Variables, round: Round) -> tuple[Variables, int]:
-        del round
-        return server, num_floats(server)
-
     def receive(client: Client, down: Variables, models: Models) -> Client:
         del models
         statistics = down.get("batch_stats", client.statistics["model"])
         return Client({"model": down["params"]}, {"model": statistics})
 
-    def upload(
-        key: jax.Array,
-        client: Client,
-        totals: Any,
-        data: ClientData,
-        down: Variables,
-        round: Round,
-        *,
-        models: Models,
-    ) -> Upload:
-        del key, totals, data, down, round, models
-        variables = {"params": client.params["model"], "batch_stats": client.statistics["model"]}
-        return Upload(mean=sent(variables), floats=num_floats(sent(variables)))
-
-    def aggregate(
-        key: jax.Array, server: Variables, received: Received, round: Round
-    ) -> tuple[Variables, dict[str, jax.Array]]:
-        del key, server, round
-        return received.mean, {}
-
     return Method(
         init_server=init_server,
-        broadcast=broadcast,
+        broadcast=averages.broadcast,
         receive=receive,
-        upload=upload,
-        aggregate=aggregate,
+        upload=averages.upload_of(lambda client: sent(variables_of(client))),
+        aggregate=averages.aggregate,
         nets=lambda server: {"model": server},
         collect=None,
         sent_to="all",

@@ -9,18 +9,15 @@ from protonorm_jax import settings
 from protonorm_jax.methods.method import (
     LossInfo,
     Method,
-    Received,
     Round,
     Setup,
     Shared,
-    Upload,
     cross_entropy,
     forward,
     variables_of,
 )
-from protonorm_jax.methods.shared import mentee
-from protonorm_jax.methods.shared.averages import num_floats
-from protonorm_jax.types import Batch, Client, ClientData, Models, Variables
+from protonorm_jax.methods.shared import averages, mentee
+from protonorm_jax.types import Batch, Client, Models, Variables
 
 
 @settings.group
@@ -103,35 +100,15 @@ def fml(setup: Setup, fixed: Settings) -> Method:
         clip = mentee.clip_each_net(round.settings.clip)
         return optax.chain(clip, optax.sgd(round.learning_rate))
 
-    def upload(
-        key: jax.Array,
-        client: Client,
-        totals: Any,
-        data: ClientData,
-        down: Variables,
-        round: Round,
-        *,
-        models: Models,
-    ) -> Upload:
-        del key, totals, data, down, round, models
-        variables = variables_of(client, mentee.SHARED)
-        return Upload(mean=variables, floats=num_floats(variables))
-
-    def aggregate(
-        key: jax.Array, server: Variables, received: Received, round: Round
-    ) -> tuple[Variables, dict[str, jax.Array]]:
-        del key, server, round
-        return received.mean, {}
-
     return Method(
         init_server=mentee.init_server,
         init_client=mentee.init_client,
-        broadcast=mentee.broadcast,
+        broadcast=averages.broadcast,
         receive=mentee.receive,
         loss=loss,
         optimizer=optimizer,
-        upload=upload,
-        aggregate=aggregate,
+        upload=averages.upload_of(lambda client: variables_of(client, mentee.SHARED)),
+        aggregate=averages.aggregate,
         predict=mentee.predict,
         nets=lambda server: {"mentee": server},
         collect=None,

@@ -1,32 +1,20 @@
 """Everything that is settled before anything is compiled: data, clients, devices, memory."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from protonorm_jax import data, keys, methods, metrics, models, partition, settings
+from protonorm_jax import keys, methods, models
 from protonorm_jax.config import Config
-from protonorm_jax.data import checks
-from protonorm_jax.engine import client, simulate
+from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, layout, memory
+from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.types import Client, Dataset, Model, Models, Partition
 
 GIB = 2**30
-_VARIED = (
-    "seed",
-    "partition",
-    "alpha",
-    "classes_per_client",
-    "min_samples",
-    "train_fraction",
-    "learning_rate",
-    "participation",
-    "dropout",
-)
 
 
 class PlannedRun(NamedTuple):
@@ -71,23 +59,6 @@ class Plan(NamedTuple):
     memory: memory.Memory
 
 
-def varied(method: str) -> tuple[str, ...]:
-    """The settings in which runs may differ that share a program.
-
-    What deals the samples, and what is traced, among it settings of the method. All others are
-    fixed when the program is compiled.
-    """
-    return _VARIED + settings.traced(settings.GROUPS[method])
-
-
-def common(config: Config) -> Config:
-    """The config with all that runs of a program may differ in at its default."""
-    plain = Config(method=config.method)
-    defaults = {name: getattr(plain, name) for name in _VARIED}
-    traced = settings.traced(settings.GROUPS[config.method])
-    return config.replace(**defaults, **{name: plain.method_settings[name] for name in traced})
-
-
 def make(
     configs: Sequence[Config],
     dataset: Dataset | None = None,
@@ -128,66 +99,6 @@ def make(
         result = planned(max(result.runs_per_program // 2, 1))
     check_memory(result, result.memory.total(), "an expected")
     return result
-
-
-class Dealt(NamedTuple):
-    """Who has what, before it is known on which devices.
-
-    Attributes:
-      configs: one for each run.
-      dataset: all samples.
-      method: the federated method.
-      partitions: of each run.
-      architectures: `[num_clients]` names of models.
-      step_cost: by name of a model, expected time of a step.
-      steps: of each run, `[num_clients]` training steps a round.
-    """
-
-    configs: Sequence[Config]
-    dataset: Dataset
-    method: methods.Method
-    partitions: list[Partition]
-    architectures: tuple[str, ...]
-    step_cost: dict[str, float]
-    steps: list[np.ndarray]
-
-
-def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
-    """Loads the data, and deals samples and architectures to the clients of all runs.
-
-    Raises:
-      UsageError: runs that cannot share a program, or a setting, file or data set that cannot be
-        used.
-    """
-    config = configs[0]
-    _check_common(configs)
-    if dataset is None:
-        dataset = data.load(config.data)
-    dataset = checks.dataset(
-        dataset.images,
-        dataset.labels,
-        origin="dataset",
-        name=dataset.name,
-        num_classes=dataset.num_classes,
-    )
-    with _naming("Config.family"):
-        family = models.family(config.family)
-        costs = {name: models.step_cost(name) for name in family}
-    setup = methods.Setup(
-        dataset.num_classes,
-        config.feature_dim,
-        config.num_clients,
-        config.rounds,
-        config.batch_size,
-    )
-    method = methods.build(config.method, setup, config.method_settings)
-    architectures = tuple(family[i % len(family)] for i in range(config.num_clients))
-    shared = _shared_name(config, method, family)
-    if shared and shared != "private":
-        costs = {name: cost + models.step_cost(shared) for name, cost in costs.items()}
-    partitions = [_deal_samples(one, dataset) for one in configs]
-    steps = [client.num_steps(one.train_count, config, method.reserve) for one in partitions]
-    return Dealt(configs, dataset, method, partitions, architectures, costs, steps)
 
 
 class Arrangement(NamedTuple):
@@ -246,12 +157,12 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
       UsageError: a model that the method, the images or the settings do not allow.
     """
     config, method, dataset = dealt.configs[0], dealt.method, dealt.dataset
-    shared = _shared_name(config, method, models.family(config.family))
+    shared = shared_name(config, method, models.family(config.family))
     placements = arrangement.layouts[0].placements
 
     def build(name: str, placement: layout.Placement, feature_dim: int) -> Model:
         alone = by_turns and placement.chunk == arrangement.spread.vmap_runs == 1
-        with _naming("Config.family"):
+        with naming("Config.family"):
             return models.build(
                 name,
                 num_classes=dataset.num_classes,
@@ -304,7 +215,7 @@ def _plan_of(
     program, spread = program_of(dealt, arrangement, by_turns), arrangement.spread
     labels, num_classes = dealt.dataset.labels, dealt.dataset.num_classes
     runs = tuple(
-        PlannedRun(config, parts, _class_counts(config, parts, labels, num_classes), own)
+        PlannedRun(config, parts, class_counts(config, parts, labels, num_classes), own)
         for config, parts, own in zip(
             dealt.configs, dealt.partitions, arrangement.layouts, strict=True
         )
@@ -350,77 +261,9 @@ def check_memory(plan: Plan, needed: int, how: str) -> None:
         )
 
 
-def _check_common(configs: Sequence[Config]) -> None:
-    """Refuses runs that cannot share a program."""
-
-    def fixed(config: Config) -> dict[str, Any]:
-        values = common(config).to_dict()
-        return values | values.pop("method_settings")
-
-    first = fixed(configs[0])
-    for config in configs[1:]:
-        other = fixed(config)
-        for name, value in first.items():
-            if other.get(name) != value:
-                raise UsageError(
-                    f"Config.{name} must be the same for all runs of a program, got {value!r} and "
-                    f"{other.get(name)!r}"
-                )
-
-
 def _by_turns(chosen: list[jax.Device]) -> bool:
     """Whether clients and runs train one after the other, which is faster than vmapped on CPU."""
     return chosen[0].platform == "cpu"
-
-
-def _deal_samples(config: Config, dataset: Dataset) -> Partition:
-    return partition.make(
-        config.partition,
-        dataset.labels,
-        config.num_clients,
-        alpha=config.alpha,
-        classes_per_client=config.classes_per_client,
-        min_samples=config.min_samples,
-        train_fraction=config.train_fraction,
-        seed=config.seed,
-        num_classes=dataset.num_classes,
-    )
-
-
-def _class_counts(
-    config: Config, parts: Partition, labels: np.ndarray, num_classes: int
-) -> np.ndarray:
-    """`[num_clients, num_classes]` int32, samples of each class that are trained on."""
-    used = parts._replace(train_count=client.usable(parts.train_count, config))
-    return metrics.class_counts(used, labels, num_classes).astype(np.int32)
-
-
-def _shared_name(config: Config, method: methods.Method, family: Sequence[str]) -> str | None:
-    """The name of the shared model, or `private`; None if the method has none.
-
-    Raises:
-      UsageError: the method needs one architecture for all, and the family has several.
-    """
-    if method.shared is None:
-        return None
-    name = method.shared.architecture
-    if name == "private" and len(set(family)) > 1:
-        raise UsageError(
-            f"--family must be one model for method {config.method}, which averages whole models, "
-            f"got {config.family!r} with {', '.join(dict.fromkeys(family))}"
-        )
-    if name == "family":
-        return models.shared_model(config.family)
-    return name
-
-
-@contextlib.contextmanager
-def _naming(field: str) -> Iterator[None]:
-    """Puts the name of the setting in front of what a room that does not know it complains of."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{field}: {error}") from error
 
 
 def _client(method: methods.Method, own: Models, first: Models, num_classes: int) -> Client:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from protonorm_jax import config, methods
 from protonorm_jax.config import Config
-from protonorm_jax.planning import devices
+from protonorm_jax.planning import deal, devices
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import checkpoint, driver, job, record
@@ -66,7 +66,7 @@ def plan(
     configs = [changed(base, change) for change in changes]
     by_program: dict[Config, list[int]] = {}
     for number, one in enumerate(configs):
-        by_program.setdefault(planning.common(one), []).append(number)
+        by_program.setdefault(deal.common(one), []).append(number)
     groups = list(by_program.values())
     if isinstance(runs_per_program, int):
         runs_per_program = [runs_per_program] * len(groups)
@@ -276,7 +276,7 @@ def description(sweep: Sweep) -> list[dict[str, Any]]:
 
     def fixed(planned: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
         """What the runs of a program have in common that others may not have."""
-        varied = planning.varied(planned.program.config.method)
+        varied = deal.varied(planned.program.config.method)
         return {name: changes[name] for name in changes if name.rpartition(".")[2] not in varied}
 
     every = [

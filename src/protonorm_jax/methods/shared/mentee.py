@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from protonorm_jax.methods.method import mean_of_rows, variables_of
-from protonorm_jax.methods.shared.averages import num_floats
 from protonorm_jax.types import Client, Models, Variables
 
 SHARED = "shared"
@@ -30,12 +29,6 @@ def init_client(
         {"model": variables["params"], SHARED: server["params"]},
         {"model": variables["batch_stats"], SHARED: server["batch_stats"]},
     )
-
-
-def broadcast(server: Variables, round: Any) -> tuple[Variables, int]:
-    """Sends the mentee down."""
-    del round
-    return server, num_floats(server)
 
 
 def receive(client: Client, down: Variables, models: Models) -> Client:

@@ -1,161 +1,272 @@
-"""The contract that every row of the table of methods keeps."""
-
-import functools
+"""The methods' numbers, computed by hand; and the table, which says what is wrong with a row."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protonorm_jax import methods, models
+from protonorm_jax import methods, settings
 from protonorm_jax.config import Config
-from protonorm_jax.engine import evaluate
-from protonorm_jax.engine.client import local_update
+from protonorm_jax.engine import exchange
 from protonorm_jax.errors import UsageError
-from protonorm_jax.methods.method import Arrivals
-from protonorm_jax.types import ClientData
+from protonorm_jax.methods import fedtgp
+from protonorm_jax.methods.shared import class_table
+from protonorm_jax.methods.table import checked_settings
+from protonorm_jax.types import Batch, Model, Models, Outputs, Prototypes
 
-NUM_CLASSES, FEATURE_DIM, NUM_CLIENTS = 5, 12, 3
-CONFIG = Config(batch_size=8, feature_dim=FEATURE_DIM)
-
-
-@pytest.fixture(scope="module", params=sorted(methods.METHODS))
-def federation(request, small_set):
-    """Two rounds of three clients of one architecture, as a jitted function of key and length.
-
-    Class 4 is held by nobody.
-    """
-    method = methods.build(request.param, num_classes=NUM_CLASSES, feature_dim=FEATURE_DIM)
-    model = models.build(
-        "mlp", num_classes=NUM_CLASSES, feature_dim=FEATURE_DIM, image_shape=(8, 8, 1)
-    )
-    settings = {"learning_rate": 0.02} | {"scale": 4.0, "proximity": 1.0}
-    settings = {name: jnp.float32(value) for name, value in settings.items()}
-    images, labels = jnp.asarray(small_set.images), jnp.asarray(small_set.labels)
-    rows = np.flatnonzero(small_set.labels < 4).astype(np.int32)
-    held = np.stack([rows[client::NUM_CLIENTS][:20] for client in range(NUM_CLIENTS)])
-    traces = []
-
-    @functools.partial(jax.jit, static_argnames="padding")
-    def run(key, padding=0):
-        traces.append(padding)
-        server = method.init_server(key)
-        init = jax.vmap(lambda key: method.init_client(key, model.init(key), server))
-        clients = init(jax.random.split(key, NUM_CLIENTS))
-        indices = jnp.pad(held, ((0, 0), (0, padding)))
-        for round_index in range(2):
-            broadcast, _ = method.broadcast(server, jnp.int32(round_index), settings)
-
-            def one(key, client, indices, broadcast=broadcast):
-                data = ClientData(images, labels, indices, jnp.int32(20))
-                client = method.receive(client, broadcast)
-                return local_update(
-                    key,
-                    client,
-                    broadcast,
-                    data,
-                    settings,
-                    model=model,
-                    method=method,
-                    config=CONFIG,
-                )
-
-            keys = jax.random.split(jax.random.fold_in(key, round_index), NUM_CLIENTS)
-            clients, uploads, info = jax.vmap(one)(keys, clients, indices)
-            arrivals = Arrivals(jnp.ones(NUM_CLIENTS, bool), info["num_samples"])
-            server, report = method.aggregate(key, server, uploads, arrivals, settings)
-        broadcast, _ = method.broadcast(server, jnp.int32(2), settings)
-
-        def count(client, indices):
-            data = ClientData(images, labels, indices, jnp.int32(20))
-            return evaluate.count_correct(
-                client, broadcast, data, model=model, method=method, batch_size=16
-            )
-
-        correct = jax.vmap(count)(clients, indices)
-        return {"server": server, "report": report, "correct": correct, "terms": info["terms"]}
-
-    run.traces = traces
-    return run
+KEY = jax.random.key(0)
 
 
-def test_everything_is_finite(federation):
-    result = federation(jax.random.key(0))
-    for name in ("server", "terms", "correct"):
-        for leaf in jax.tree.leaves(result[name]):
-            assert np.all(np.isfinite(leaf)), name
+def build(name, *, num_classes=3, feature_dim=4, num_clients=2, **values):
+    """A method and a round with these settings, the rest by default."""
+    setup = methods.Setup(num_classes, feature_dim, num_clients, 1, 8)
+    chosen = settings.complete(name, methods.METHODS[name].settings, values)
+    own = jax.tree.map(jnp.float32, checked_settings(name, values))
+    counts = jnp.ones((num_clients, num_classes), jnp.int32)
+    round = methods.Round(jnp.int32(0), jnp.float32(0.1), own, counts)
+    return methods.build(name, setup, chosen), round
 
 
-def test_same_key_same_bits_and_one_trace(federation):
-    results = [federation(jax.random.key(seed)) for seed in (3, 3, 4)]
-    jax.tree.map(np.testing.assert_array_equal, results[0], results[1])
-    assert np.any(results[0]["terms"]["loss"] != results[2]["terms"]["loss"])
-    assert federation.traces.count(0) == 1
+def received(each=(), mean=(), num_samples=(1, 1)):
+    """What reaches the server if nothing is lost."""
+    arrived = jnp.ones(len(num_samples), bool)
+    return methods.Received(each, mean, arrived, jnp.array(num_samples))
 
 
-def test_padding_is_a_no_op(federation):
-    plain, padded = federation(jax.random.key(3)), federation(jax.random.key(3), padding=9)
-    jax.tree.map(np.testing.assert_array_equal, plain, padded)
-
-
-def test_seeds_can_be_vmapped(federation):
-    seeds = jnp.stack([jax.random.key(3), jax.random.key(4)])
-    together = jax.vmap(federation)(seeds)
-    alone = federation(jax.random.key(4))
-    jax.tree.map(
-        lambda many, one: np.testing.assert_allclose(many[1], one, rtol=2e-3, atol=1e-4),
-        (together["terms"], together["server"]),
-        (alone["terms"], alone["server"]),
-    )
-
-
-def test_an_absent_class_stays_unknown_and_is_never_predicted(federation):
-    result = federation(jax.random.key(0))
-    if isinstance(result["server"], methods.prototype.Prototypes):
-        np.testing.assert_array_equal(result["server"].known, [True] * 4 + [False])
-        assert not np.any(result["server"].vectors[4])
-    for correct in result["correct"].values():
-        assert np.all((correct >= 0) & (correct <= 20))
-
-
-def test_fedproto_averages_class_means_of_clients():
-    """Two clients, hand-computed: the plain mean of the means, or weighted by samples."""
+@pytest.mark.parametrize(
+    ("weighting", "first"), [("uniform", [2.0, 1.0]), ("samples", [11 / 5, 4 / 5])]
+)
+def test_fedproto_averages_class_means_of_clients(weighting, first):
+    """Class 0: means (1, 2) of two samples and (3, 0) of three. Class 1: the second client's."""
     sums = jnp.array([[[2.0, 4.0], [0.0, 0.0]], [[9.0, 0.0], [5.0, 5.0]]])
     counts = jnp.array([[2.0, 0.0], [3.0, 1.0]])
-    uploads = methods.prototype.prototypes.ClassSums(sums, counts)
-    arrivals = Arrivals(jnp.ones(2, bool), jnp.array([2, 4]))
-    for weighting, first in (("uniform", [2.0, 1.0]), ("samples", [11 / 5, 4 / 5])):
-        method = methods.fedproto(num_classes=2, feature_dim=2, weighting=weighting)
-        server = method.init_server(jax.random.key(0))
-        means, report = method.aggregate(jax.random.key(0), server, uploads, arrivals, {})
-        np.testing.assert_allclose(means.vectors, [first, [5.0, 5.0]], rtol=1e-6)
-        assert means.known.all() and int(report["known_classes"]) == 2
+    method, round = build("fedproto", num_classes=2, feature_dim=2, weighting=weighting)
+    server = method.init_server(KEY, None, {})
+    uploads = received(class_table.ClassSums(sums, counts), num_samples=(2, 4))
+    means, report = method.aggregate(KEY, server, uploads, round)
+    np.testing.assert_allclose(means.vectors, [first, [5.0, 5.0]], rtol=1e-6)
+    assert means.known.all() and int(report["known_classes"]) == 2
 
 
 def test_a_class_without_upload_keeps_its_prototype():
-    method = methods.protonorm(num_classes=3, feature_dim=4, align="none")
-    uploads = methods.prototype.prototypes.ClassSums(
-        jnp.zeros((1, 3, 4)).at[0, 0].set(jnp.array([0.0, 3.0, 0.0, 0.0])),
-        jnp.array([[1.0, 0.0, 0.0]]),
-    )
-    before = methods.prototype.Prototypes(jnp.eye(3, 4), jnp.array([True, True, False]))
-    arrivals = Arrivals(jnp.ones(1, bool), jnp.array([1]))
-    after, _ = method.aggregate(jax.random.key(0), before, uploads, arrivals, {})
+    method, round = build("protonorm", align="none")
+    sums = jnp.zeros((1, 3, 4)).at[0, 0].set(jnp.array([0.0, 3.0, 0.0, 0.0]))
+    uploads = received(class_table.ClassSums(sums, jnp.array([[1.0, 0.0, 0.0]])), num_samples=(1,))
+    before = Prototypes(jnp.eye(3, 4), jnp.array([True, True, False]))
+    after, _ = method.aggregate(KEY, before, uploads, round)
     np.testing.assert_allclose(after.vectors[:2], np.eye(3, 4)[[1, 1]], atol=1e-6)
     np.testing.assert_array_equal(after.known, [True, True, False])
 
 
 def test_upscaling_multiplies_what_is_sent():
-    method = methods.protonorm(num_classes=3, feature_dim=4)
-    server = methods.prototype.Prototypes(jnp.eye(3, 4), jnp.ones(3, bool))
-    sent, floats = method.broadcast(server, jnp.int32(0), {"scale": jnp.float32(80.0)})
+    method, round = build("protonorm", scale=80.0)
+    sent, floats = method.broadcast(Prototypes(jnp.eye(3, 4), jnp.ones(3, bool)), round)
     np.testing.assert_array_equal(sent.vectors, 80 * np.eye(3, 4))
     assert floats == 12
 
 
-def test_unknown_method_and_option():
-    sizes = {"num_classes": 3, "feature_dim": 4}
-    with pytest.raises(UsageError, match=r"Config\.method must be one of .* got 'fedsgd'"):
-        methods.build("fedsgd", **sizes)
-    with pytest.raises(UsageError, match=r"Config\.align must be left out for method fedproto"):
-        methods.build("fedproto", align="none", **sizes)
+def test_the_prototype_loss_is_a_mean_over_batch_and_elements():
+    """Two real rows, of which one is (3, 4) away from its prototype; the other's is unknown."""
+    method, round = build("fedproto", num_classes=2, feature_dim=2, proximity=2.0)
+    model = fixed_model(features=[[3.0, 4.0], [9.0, 9.0], [7.0, 7.0]], logits=np.zeros((3, 2)))
+    down = Prototypes(jnp.zeros((2, 2)), jnp.array([True, False]))
+    batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 0]), jnp.array([True, True, False]))
+    loss, info = method.loss(EMPTY, EMPTY, down, batch, KEY, round, models=Models(model))
+    assert float(info.terms["prototype_mse"]) == pytest.approx(25 / 4)
+    assert float(loss) == pytest.approx(np.log(2) + 2 * 25 / 4)
+
+
+EMPTY = {"model": {}, "shared": {}}
+
+
+def fixed_model(features, logits):
+    """A model that says the same of every batch."""
+
+    def apply(variables, inputs, train=False, *, mask=None, key=None):
+        return Outputs(jnp.asarray(features), jnp.asarray(logits)), variables
+
+    return Model(lambda key: {"params": {}, "batch_stats": {}}, apply)
+
+
+def test_fedavg_weights_clients_by_their_samples():
+    """Weights 1/4 and 3/4 of a parameter, and of a running mean; the third upload is lost."""
+    method, round = build("fedavg", num_clients=3)
+    clients = [
+        methods.method.Client({"model": {"w": jnp.array(w)}}, {"model": {"mean": jnp.array(m)}})
+        for w, m in ([[1.0, 2.0], 8.0], [[5.0, 6.0], 4.0], [[np.nan, 0.0], 0.0])
+    ]
+    rest = {"models": Models(fixed_model([], []))}
+    uploads = [method.upload(KEY, one, (), None, None, round, **rest) for one in clients]
+    assert [upload.floats for upload in uploads] == [3, 3, 3]
+    assert method.weighting == "samples"
+    places = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one.mean for one in uploads))
+    order, weights = jnp.arange(3), jnp.array([10, 30, 0])
+    mean = exchange.average(places, order, weights, witness=jnp.int32(0))
+    server, _ = method.aggregate(KEY, uploads[0].mean, received(mean=mean), round)
+    np.testing.assert_allclose(server["params"]["w"], [4.0, 5.0])
+    np.testing.assert_allclose(server["batch_stats"]["mean"], 5.0)
+    client = method.receive(clients[0], server, rest["models"])
+    assert client.params["model"] is server["params"]
+
+
+def test_fedavg_may_leave_running_statistics_to_the_clients():
+    method, round = build("fedavg", statistics="local")
+    client = methods.method.Client({"model": {"w": jnp.ones(2)}}, {"model": {"mean": jnp.ones(5)}})
+    models = Models(fixed_model([], []))
+    upload = method.upload(KEY, client, (), None, None, round, models=models)
+    assert upload.floats == 2 and upload.mean.keys() == {"params"}
+    after = method.receive(client, {"params": {"w": jnp.zeros(2)}}, models)
+    np.testing.assert_array_equal(after.params["model"]["w"], [0.0, 0.0])
+    np.testing.assert_array_equal(after.statistics["model"]["mean"], np.ones(5))
+
+
+def test_fml_weighs_labels_against_the_other_models_opinion():
+    """alpha CE(o, y) + (1 - alpha) KL(softmax g || softmax o), and with beta the other way round.
+
+    KL is a mean over batch and classes. The last row is padding.
+    """
+    o = np.array([[1.0, 0.0, -1.0], [0.5, 2.0, 0.0], [9.0, 9.0, 0.0]])
+    g = np.array([[0.0, 0.0, 1.0], [1.0, 1.0, -2.0], [0.0, 7.0, 0.0]])
+    labels = np.array([0, 1, 2])
+
+    def log_softmax(x):
+        return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+    def entropy(x):
+        return -log_softmax(x)[[0, 1], labels[:2]].mean()
+
+    def divergence(target, x):
+        p, q = log_softmax(target)[:2], log_softmax(x)[:2]
+        return (np.exp(p) * (p - q)).mean()
+
+    method, round = build("fml", private_weight=0.7, shared_weight=0.2)
+    both = Models(fixed_model(np.zeros((3, 4)), o), fixed_model(np.zeros((3, 4)), g))
+    batch = Batch(jnp.zeros((3, 1)), jnp.asarray(labels), jnp.array([True, True, False]))
+    loss, info = method.loss(EMPTY, EMPTY, {}, batch, KEY, round, models=both)
+    wanted = {
+        "private_loss": 0.7 * entropy(o) + 0.3 * divergence(g, o),
+        "mentee_loss": 0.2 * entropy(g) + 0.8 * divergence(o, g),
+    }
+    for name, value in wanted.items():
+        assert float(info.terms[name]) == pytest.approx(value, rel=1e-5)
+    assert float(loss) == pytest.approx(sum(wanted.values()), rel=1e-5)
+
+
+def test_fml_clips_the_gradient_of_each_net_by_itself():
+    """A norm of 5 becomes 1, one of 0.5 stays; SGD with learning rate 0.1."""
+    method, round = build("fml", clip=1.0)
+    gradient = {"model": {"w": jnp.array([3.0, 4.0])}, "shared": {"w": jnp.array([0.3, 0.4])}}
+    optimizer = method.optimizer(round)
+    updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    np.testing.assert_allclose(updates["model"]["w"], [-0.06, -0.08], rtol=1e-5)
+    np.testing.assert_allclose(updates["shared"]["w"], [-0.03, -0.04], rtol=1e-5)
+
+
+def tgp_round(sums, counts, *, margin, epochs=1):
+    """One round of FedTGP's server: two classes, two numbers, learning rate 0.1."""
+    method, round = build(
+        "fedtgp", num_classes=2, feature_dim=2, margin=margin, server_epochs=epochs
+    )
+    server = method.init_server(KEY, None, {})
+    uploads = received(class_table.ClassSums(jnp.array(sums), jnp.array(counts)))
+    return server, *method.aggregate(KEY, server, uploads, round)
+
+
+@pytest.mark.parametrize(("margin", "used"), [(100.0, 5.0), (0.5, 0.5)])
+def test_fedtgp_enlarges_the_distance_to_the_own_class(margin, used):
+    """Means (0, 0) and (3, 4), a gap of 5: the margin, unless the setting is less.
+
+    The recorded loss is that of the net before its only step.
+    """
+    counts = [[1.0, 0.0], [0.0, 2.0]]
+    server, after, info = tgp_round(
+        [[[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [6.0, 8.0]]], counts, margin=margin
+    )
+    assert float(info["server_margin"]) == used
+    net = jax.tree.map(np.asarray, server.net)
+    hidden = np.maximum(net["embedding"] @ net["fc1"]["kernel"] + net["fc1"]["bias"], 0)
+    generated = hidden @ net["fc2"]["kernel"] + net["fc2"]["bias"]
+    losses = []
+    for vector, label in (([0.0, 0.0], 0), ([3.0, 4.0], 1)):
+        distance = np.linalg.norm(np.array(vector) - generated, axis=1) + used * np.eye(2)[label]
+        losses.append(np.log(np.exp(-distance).sum()) + distance[label])
+    assert float(info["server_loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert after.prototypes.known.all()
+    np.testing.assert_array_equal(after.prototypes.vectors, fedtgp.generate(after.net))
+    assert np.any(after.net["fc2"]["kernel"] != net["fc2"]["kernel"])
+
+
+def test_fedtgp_with_one_class_takes_the_largest_margin():
+    """There is no gap then. Nothing becomes infinite."""
+    none = [[0.0, 0.0], [0.0, 0.0]]
+    _, after, info = tgp_round([[[2.0, 0.0], [0.0, 0.0]], none], [[1.0, 0.0]] * 2, margin=7.0)
+    assert float(info["server_margin"]) == 7.0
+    for leaf in jax.tree.leaves((after.net, after.prototypes, info["server_loss"])):
+        assert np.isfinite(leaf).all()
+
+
+def test_fedtgp_at_distance_zero_has_a_finite_gradient():
+    """A mean that is exactly a generated prototype: a square root's slope is infinite there."""
+
+    def loss(vectors):
+        return jnp.sum(fedtgp.distances(vectors, jnp.array([[1.0, 2.0], [4.0, 6.0]])))
+
+    np.testing.assert_allclose(jax.grad(loss)(jnp.array([[1.0, 2.0]])), [[-0.6, -0.8]], rtol=1e-6)
+
+
+def test_unknown_methods_and_settings():
+    with pytest.raises(UsageError, match=r"Config\.method must be one of .*fedavg.* got 'fedsgd'"):
+        Config(method="fedsgd")
+    with pytest.raises(UsageError, match=r"^fedtgp\.margin must be > 0, got -1\.0$"):
+        Config(method="fedtgp", method_settings={"margin": -1})
+    message = r"^fedtgp has no setting 'margn' \(did you mean 'margin'\?\)$"
+    with pytest.raises(UsageError, match=message):
+        Config(method="fedtgp", method_settings={"margn": 1})
+
+
+@pytest.fixture
+def table():
+    """The table, which is afterwards as it was before."""
+    rows = dict(methods.METHODS)
+    yield methods.METHODS
+    for name in set(methods.METHODS) - set(rows):
+        del methods.METHODS[name]
+
+
+def test_a_bare_function_is_no_row(table):
+    with pytest.raises(UsageError, match=r"^METHODS\['mine'\] must be methods\.Row\(.*$") as error:
+        table["mine"] = methods.METHODS["local"].factory
+    assert "\n" not in str(error.value) and "mine" not in table
+
+
+def test_a_setting_may_not_be_called_like_one_of_all_methods(table):
+    @settings.group
+    class Settings:
+        batch_size: int = settings.setting(1, "no")
+
+    with pytest.raises(UsageError, match=r"^mine\.batch_size must have another name, got one "):
+        table["mine"] = methods.Row(methods.METHODS["local"].factory, Settings)
+    assert "mine" not in table and "mine" not in settings.GROUPS
+
+
+def test_rows_come_and_go(table):
+    table["mine"] = methods.Row(methods.METHODS["local"].factory)
+    assert Config(method="mine").method == "mine"
+    del table["mine"]
+    with pytest.raises(UsageError, match=r"got 'mine'"):
+        Config(method="mine")
+    with pytest.raises(KeyError):
+        del table["mine"]
+
+
+def test_factories_do_not_see_traced_settings():
+    """A value that a closure holds would be the same for all runs of a program."""
+
+    def factory(setup, fixed):
+        return fixed.margin
+
+    row = methods.METHODS["fedtgp"]
+    fixed = methods.table.Fixed({name: 1 for name in settings.fixed(row.settings)})
+    assert fixed.server_epochs == 1
+    with pytest.raises(AttributeError, match=r"traced ones are in round\.settings"):
+        factory(None, fixed)

@@ -60,18 +60,12 @@ def isolated(function: Callable[..., Any], *given: Any, witness: jax.Array) -> A
     function = jax.jit(function)
     zero = zeros_of(function, *given)
 
-    def body(_: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+    def body(turn: jax.Array, _: Any) -> Any:
         # Were the arguments the same in every turn, XLA would move all work out of the loop.
-        return jax.tree.map(_another, carry[0]), function(*carry[0])
+        held, _ = jax.lax.optimization_barrier((given, turn))
+        return function(*held)
 
-    return jax.lax.fori_loop(0, hidden(1, witness), body, (given, zero))[1]
-
-
-def _another(leaf: Any) -> Any:
-    """Something else of the same shape and dtype; keys stay, as integers are not rounded."""
-    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
-        return leaf
-    return jnp.zeros_like(leaf)
+    return jax.lax.fori_loop(0, hidden(1, witness), body, zero)
 
 
 def update(

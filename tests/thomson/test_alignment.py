@@ -12,7 +12,7 @@ import pytest
 from protonorm_jax import thomson
 from protonorm_jax.errors import UsageError
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "alignment_reference.npz"
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "alignment_reference.npz"
 STATIC = ("method", "exponent", "max_iterations", "num_iterations", "early_stop")
 align = jax.jit(thomson.align, static_argnames=STATIC)
 reference_align = jax.jit(thomson.reference_align, static_argnames=STATIC[3:])

@@ -73,7 +73,7 @@ def test_devices_are_chosen_in_order_and_not_more_than_there_are():
     present = jax.devices()
     assert len(present) == 4
     assert devices.choose(3) == present[:3] and devices.choose(0) == present
-    with pytest.raises(UsageError, match="Config.devices must be <= 4, the cpu devices.*got 5"):
+    with pytest.raises(UsageError, match=r"Config.devices must be <= 4, the cpu devices.*got 5"):
         devices.choose(5)
 
 

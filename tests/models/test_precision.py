@@ -187,28 +187,29 @@ def test_outputs_and_gradients_are_near_those_of_float32(name):
     assert length(actual[0]) == pytest.approx(length(expected[0]), rel=0.05)
 
 
-def test_training_learns_with_bits_that_do_not_depend_on_the_number_of_devices():
+def test_training_learns_with_bits_that_do_not_depend_on_the_number_of_devices(small_set):
     """With the roundings that XLA would like to leave out, which are not the same for all.
 
     The two nets have every kind of layer between them.
     """
     settings = Config(
         family="cnn,tiny_mobilenet",
-        num_clients=4,
+        num_clients=8,
         alpha=1.0,
-        min_samples=50,
-        rounds=12,
-        eval_every=12,
+        min_samples=10,
+        rounds=6,
         feature_dim=32,
         scale=8.0,
         learning_rate=0.05,
         precision="bfloat16",
     )
-    first, second = (protonorm_jax.run(settings.replace(devices=devices)) for devices in (1, 2))
+    first, second = (
+        protonorm_jax.run(settings.replace(devices=devices), dataset=small_set)
+        for devices in (1, 2)
+    )
     assert first.rows == second.rows
     jax.tree.map(np.testing.assert_array_equal, first.arrays, second.arrays)
-    (row,) = first.rows
-    assert row["prototype_accuracy"] > 0.8
+    assert first.rows[-1]["prototype_accuracy"] > 0.7
     assert first.arrays["prototypes"].dtype == np.float32
 
 

@@ -18,6 +18,7 @@ from protonorm_jax.models.layers.convolution import convolve
 from protonorm_jax.models.layers.pooling import max_pool
 from protonorm_jax.models.layers.precision import PRECISIONS, matmul
 from protonorm_jax.planning import plan as planning
+from protonorm_jax.running import driver
 
 ROUNDING = 2.0**-8
 """The largest relative error of one rounding to bfloat16."""
@@ -187,30 +188,46 @@ def test_outputs_and_gradients_are_near_those_of_float32(name):
     assert length(actual[0]) == pytest.approx(length(expected[0]), rel=0.05)
 
 
-def test_training_learns_with_bits_that_do_not_depend_on_the_number_of_devices(small_set):
-    """With the roundings that XLA would like to leave out, which are not the same for all.
-
-    The two nets have every kind of layer between them.
-    """
+def test_training_learns(small_set):
+    """As it does in float32, in a whole simulation of the net with the most kinds of layers."""
     settings = Config(
-        family="cnn,tiny_mobilenet",
-        num_clients=8,
+        family="tiny_mobilenet",
+        num_clients=4,
         alpha=1.0,
         min_samples=10,
-        rounds=6,
-        feature_dim=32,
+        rounds=12,
+        eval_every=12,
+        batch_size=8,
+        feature_dim=16,
         scale=8.0,
         learning_rate=0.05,
         precision="bfloat16",
+        devices=1,
     )
-    first, second = (
-        protonorm_jax.run(settings.replace(devices=devices), dataset=small_set)
-        for devices in (1, 2)
-    )
-    assert first.rows == second.rows
-    jax.tree.map(np.testing.assert_array_equal, first.arrays, second.arrays)
-    assert first.rows[-1]["prototype_accuracy"] > 0.7
-    assert first.arrays["prototypes"].dtype == np.float32
+    run = protonorm_jax.run(settings, dataset=small_set)
+    assert run.rows[-1]["prototype_accuracy"] > 0.75
+    assert run.arrays["prototypes"].dtype == np.float32
+
+
+def test_the_compiler_is_told_to_leave_no_rounding_out(small_set, monkeypatch):
+    """Which it does or not by the layout of the clients, so that bits depended on the devices."""
+
+    class ToldError(Exception):
+        pass
+
+    compile_as_told, told = jax.stages.Lowered.compile, []
+
+    def spy(lowered, options=None):
+        told.append(options)
+        if len(told) == 2:  # The program that trains; the first one makes the clients.
+            raise ToldError
+        return compile_as_told(lowered, options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", spy)
+    config = Config(family="mlp", num_clients=2, alpha=1.0, feature_dim=8, precision="bfloat16")
+    with pytest.raises(ToldError):
+        driver.prepare([config.replace(devices=1)], small_set)
+    assert told == [None, {"xla_allow_excess_precision": False}]
 
 
 def test_the_setting_reaches_the_models(small_set):

@@ -30,8 +30,8 @@ def test_every_client_has_one_place(num_devices, vmap_clients):
 
 
 def test_devices_are_balanced_by_time():
-    """Four short steps of a slow net weigh more than ten of a fast one."""
-    architectures, steps = ["fast", "slow"] * 3, np.array([10, 4, 9, 5, 20, 1])
+    """Ten steps of a slow net weigh more than twenty of a fast one."""
+    architectures, steps = ["fast", "slow"] * 3, np.array([21, 17, 17, 10, 22, 4])
     step_cost = [1.0, 8.0] * 3
     result = layout.arrange(architectures, steps, step_cost, num_devices=2, vmap_clients=1)
     cost = steps * step_cost

@@ -185,6 +185,13 @@ def test_descent_reaches_the_simplex(spread):
     np.testing.assert_allclose(min_angle(result.points), np.rad2deg(np.arccos(-1 / 99)), atol=0.05)
 
 
+def test_the_simplex_is_chosen_as_long_as_there_is_one():
+    vectors = normal(3, 4, 3)
+    automatic, simplex = (align(vectors, method=method) for method in ("auto", "simplex"))
+    np.testing.assert_array_equal(automatic.points, simplex.points)
+    assert align(normal(3, 5, 3)).iterations > simplex.iterations
+
+
 def test_descent_of_many_points_comes_close_to_the_bound():
     result = align(normal(6, 60, 32), method="auto")
     assert result.converged

@@ -62,3 +62,46 @@ def test_best_known_energies():
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(UsageError, match=message):
         thomson.minimize(jax.random.key(0), **settings)
+
+
+def test_children_are_a_cap_of_one_parent_and_the_mirrored_rest_of_the_other():
+    """On the circle a cap is an arc; the rows of padding, which are long here, stay out."""
+    num_points, known = 12, np.arange(16) < 12
+    order, generator = np.arange(num_points), np.random.default_rng(0)
+
+    def parent(offset):
+        turns = (order + offset * np.sin(order)) * 2 * np.pi / num_points
+        points = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        shuffled = generator.permutation(num_points)
+        rows = np.concatenate([points[shuffled], np.full((4, 2), 9.0)])
+        return rows.astype(np.float32), np.argsort(shuffled)
+
+    (one, places), (other, _) = parent(0.0), parent(0.3)
+    taken_counts = set()
+    for seed in range(8):
+        child = np.asarray(search._recombine(jax.random.key(seed), one, other, known))[:num_points]
+        np.testing.assert_allclose(np.linalg.norm(child, axis=1), 1, rtol=1e-5)
+        from_one = np.array([np.isclose(row, one).all(axis=1).any() for row in child])
+        taken_counts.add(int(from_one.sum()))
+        assert np.all(np.diff(from_one.astype(int)) <= 0), "The cap comes first."
+        in_cap = np.array([np.isclose(row, child).all(axis=1).any() for row in one])[places]
+        assert np.sum(in_cap != np.roll(in_cap, 1)) == 2, "The cap must be one arc."
+        rest = child[~from_one]
+        inner = np.sort((rest @ rest.T).ravel())
+        # As many neighbours of the other parent have these inner products, mirrored or not.
+        around = other[np.argsort(np.arctan2(*other[:num_points].T))]
+        arcs = [np.roll(around, start, axis=0)[: len(rest)] for start in range(num_points)]
+        assert any(np.allclose(np.sort((a @ a.T).ravel()), inner, atol=1e-5) for a in arcs)
+    assert min(taken_counts) < max(taken_counts)
+
+
+def test_the_best_of_the_polished_arrangements_is_returned(monkeypatch):
+    """Wherever among them it is."""
+    points = np.arange(8.0)[:, None, None] * np.ones((8, 64, 3))
+    energies = np.array([5.0, 3.0, 8.0, 1.0, 2.0, 9.0, 7.0, 4.0])
+    monkeypatch.setattr(search, "_search", lambda *_, **__: points)
+    monkeypatch.setattr(search, "_polish", lambda *_, **__: (points, energies, 1e-9 * energies**9))
+    result = thomson.minimize(jax.random.key(0), num_points=5)
+    np.testing.assert_array_equal(result.points, np.full((5, 3), 3.0))
+    assert (result.energy, result.residual, result.converged) == (1.0, 1e-9, True)
+    assert result.energies.tolist() == sorted(energies)

@@ -116,6 +116,22 @@ def test_second_derivatives_keep_their_dtypes():
         assert [leaf.dtype for leaf in second] == [jnp.bfloat16, jnp.float32, jnp.float32]
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("form", ["canonical", "im2col"])
+def test_sums_over_the_windows_that_see_a_pixel_are_float32(form, channels):
+    """256 and seven times 1 and 256, in either order: in bfloat16 the ones are lost."""
+    kernel = np.ones((3, 3, 1, channels), np.float32)  # Depthwise for two channels.
+    kernel[0, 0] = kernel[2, 2] = 256
+    x = jnp.ones((1, 5, 5, channels), jnp.bfloat16)
+
+    @jax.jit
+    @jax.grad
+    def gradient(x):
+        return jnp.sum(convolve(x, kernel, form=form).astype(jnp.float32))
+
+    np.testing.assert_array_equal(gradient(x)[0, 2, 2].astype(np.float32), [520.0] * channels)
+
+
 def test_sums_over_many_pixels_are_float32():
     """2^14 numbers around 1: a sum in bfloat16 stops at 2^8."""
     x = (1 + 0.25 * rounded(0, 16, 32, 32, 2)).astype(jnp.bfloat16)

@@ -27,20 +27,14 @@ def real(indices, count):
     return [row[:n] for row, n in zip(indices, count, strict=True)]
 
 
-@pytest.mark.parametrize("order", ["sorted", "mixed"])
-def test_dirichlet_reproduces_the_published_counts(order):
-    labels = CIFAR_LABELS
-    if order == "mixed":
-        labels = np.random.default_rng(0).permutation(labels)
-    parts = partition.dirichlet(labels, 20, 0.1, 1)
+def test_dirichlet_reproduces_the_published_counts_and_splits_each_client():
+    """Whatever the order of the samples."""
     golden = np.loadtxt(GOLDEN, delimiter=",", skiprows=1, dtype=int)
-    assert np.array_equal(counts(parts, labels), golden)
-    assert_covers(parts, 60_000)
-
-
-def test_the_split_of_the_published_table_into_training_and_test():
+    for labels in (CIFAR_LABELS, np.random.default_rng(0).permutation(CIFAR_LABELS)):
+        parts = partition.dirichlet(labels, 20, 0.1, 1)
+        assert np.array_equal(counts(parts, labels), golden)
+        assert_covers(parts, 60_000)
     result = partition.make("dirichlet", CIFAR_LABELS, 20, alpha=0.1, seed=1, num_classes=10)
-    golden = np.loadtxt(GOLDEN, delimiter=",", skiprows=1, dtype=int)
     train = metrics.class_counts(result, CIFAR_LABELS, 10)
     test = metrics.class_counts(result, CIFAR_LABELS, 10, test=True)
     assert np.array_equal(train + test, golden)
@@ -143,20 +137,6 @@ def test_one_sample_is_trained_on_and_test_may_be_empty():
     assert len(train[1]) == 3 and len(test[1]) == 1
     result = partition.make("iid", np.arange(8) % 2, 4, train_fraction=1.0)
     assert result.test.shape == (4, 1) and not result.test_count.any()
-    assert np.isnan(metrics.majority_accuracy(result, np.arange(8) % 2, 2))
-
-
-def test_majority_accuracy_by_hand():
-    labels = np.array([0, 0, 1, 1, 2, 1, 0, 2])
-    result = partition.Partition(
-        train=np.array([[0, 1, 2], [3, 4, 0]], np.int32),
-        train_count=np.array([3, 2], np.int32),  # client 1: classes 1 and 2, the lower wins
-        test=np.array([[6, 0, 0], [5, 7, 2]], np.int32),
-        test_count=np.array([1, 3], np.int32),
-    )
-    assert metrics.class_counts(result, labels, 3).tolist() == [[2, 1, 0], [0, 1, 1]]
-    assert metrics.class_counts(result, labels, 3, test=True).tolist() == [[1, 0, 0], [0, 2, 1]]
-    assert metrics.majority_accuracy(result, labels, 3) == 3 / 4
 
 
 @pytest.mark.parametrize(
@@ -167,7 +147,6 @@ def test_majority_accuracy_by_hand():
         ({"num_clients": 2.5}, "Config.num_clients must be an integer, got 2.5"),
         ({"num_clients": 101}, "Config.num_clients must be <= 100, the number of samples, got 101"),
         ({"alpha": 0.0}, "Config.alpha must be > 0 and finite, got 0.0"),
-        ({"alpha": -1.0}, "Config.alpha must be > 0 and finite, got -1.0"),
         ({"alpha": float("nan")}, "Config.alpha must be > 0 and finite, got nan"),
         ({"alpha": float("inf")}, "Config.alpha must be > 0 and finite, got inf"),
         ({"min_samples": 0}, "Config.min_samples must be >= 1, got 0"),
@@ -216,7 +195,7 @@ def test_dirichlet_gives_up(alpha):
 
 
 def test_a_thousand_clients_are_quick():
-    start = time.perf_counter()
+    start = time.process_time()
     result = partition.make("dirichlet", CIFAR_LABELS, 1000, alpha=1.0)
     assert result.train.shape[0] == 1000
-    assert time.perf_counter() - start < 2.0  # measured: 0.01 s
+    assert time.process_time() - start < 2.0  # measured: 0.01 s

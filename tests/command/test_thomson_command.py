@@ -1,5 +1,8 @@
+"""The command `thomson`: what it asks for, prints, writes and refuses."""
+
 import io
 
+import jax
 import numpy as np
 import pytest
 
@@ -23,8 +26,26 @@ def run(*flags):
     return cli.main(["thomson", "--restarts", "16", *flags])
 
 
-def test_four_points_make_a_tetrahedron(tmp_path, capsys):
+@pytest.fixture
+def searches(monkeypatch):
+    """Every search finds a tetrahedron at once; the settings it was asked with."""
+    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / np.sqrt(3)
+    found = thomson.MinimizeResult(corners, 6 / np.sqrt(8 / 3), 1e-9, True, np.full(8, 3.67))
+    asked = []
+
+    def minimize(key, **settings):
+        asked.append(settings | {"key": key})
+        return found
+
+    monkeypatch.setattr(thomson, "minimize", minimize)
+    return asked
+
+
+def test_four_points_make_a_tetrahedron(tmp_path, capsys, searches):
     assert run("--num-points", "4", "--seed", "5") == 0
+    (asked,) = searches
+    assert jax.random.key_data(asked.pop("key")).tolist() == [0, 5]
+    assert asked == {"num_points": 4, "dim": 3, "exponent": 1.0, "restarts": 16}
 
     printed = capsys.readouterr().out
     assert "3.67423461" in printed
@@ -47,7 +68,7 @@ def test_four_points_make_a_tetrahedron(tmp_path, capsys):
         assert (found["exponent"], found["seed"]) == (1, 5)
 
 
-def test_results_are_only_overwritten_on_demand(tmp_path, capsys):
+def test_results_are_only_overwritten_on_demand(tmp_path, capsys, searches):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / command.POINTS).write_text("mine")
     flags = ("--num-points", "4", "--out", "out")
@@ -58,11 +79,21 @@ def test_results_are_only_overwritten_on_demand(tmp_path, capsys):
     assert np.load(tmp_path / "out" / command.POINTS)["points"].shape == (4, 3)
 
 
-def test_the_table_is_for_the_thomson_problem_alone(capsys):
-    assert run("--num-points", "5", "--dim", "2") == 0
+def test_other_dimensions_and_exponents_are_searched_and_have_no_table(tmp_path, capsys):
+    """Five points on the circle make a pentagon, whose energy has a formula."""
+    assert run("--num-points", "5", "--dim", "2", "--exponent", "0") == 0
     printed = capsys.readouterr().out
     assert "best known" not in printed
     assert "smallest angle  72.0000 degrees" in printed
+    assert f"energy          {-2.5 * np.log(5):.9f}" in printed
+    with np.load(tmp_path / "runs" / "thomson-5-2" / command.POINTS) as found:
+        assert found["points"].shape == (5, 2)
+        assert (found["dim"], found["exponent"]) == (2, 0)
+
+
+def test_only_the_thomson_problem_has_a_table(capsys, searches):
+    assert run("--num-points", "4", "--exponent", "2") == 0
+    assert "best known" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from protonorm_jax import data
-from protonorm_jax.data import cache, npz
+from protonorm_jax.data import cache
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset
 
@@ -59,10 +59,10 @@ def test_import_is_light():
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4])
-def test_npz_shapes(tmp_path, channels):
+@pytest.mark.parametrize("channels", [None, 1, 4])
+def test_npz_shapes_and_dtypes(tmp_path, channels):
     images = IMAGES if channels is None else np.repeat(IMAGES[..., None], channels, -1)
-    path = saved(tmp_path / "mine.npz", images=images, labels=LABELS.astype(np.int64))
+    path = saved(tmp_path / "mine.npz", images=images.astype(np.int64), labels=LABELS)
     for spec in (f"npz:{path}", str(path)):
         dataset = data.load(spec)
         assert dataset.images.shape == (6, 5, 4, channels or 1)
@@ -96,11 +96,6 @@ def test_npz_layouts(tmp_path, names):
     assert dataset.labels.tolist() == LABELS.tolist()
 
 
-def test_npz_integers_other_than_uint8(tmp_path):
-    path = saved(tmp_path / "a.npz", images=IMAGES.astype(np.int64), labels=LABELS)
-    assert data.load(str(path)).images.dtype == np.uint8
-
-
 def test_npz_num_classes_may_leave_gaps(tmp_path):
     path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS * 2, num_classes=np.array(9))
     assert data.load(str(path)).num_classes == 9
@@ -119,14 +114,11 @@ def test_npz_num_classes_may_leave_gaps(tmp_path):
         ({"images": IMAGES.astype(int) * 9}, "images must be uint8 in 0..255, got 0..1071"),
         ({"images": IMAGES > 9}, "images must be uint8 in 0..255, got dtype bool"),
         ({"images": IMAGES[:, 0]}, "images must have shape [N, H, W] or [N, H, W, channels], got"),
-        ({"images": IMAGES[:, None]}, None),
         ({"images": IMAGES.reshape(6, 1, 4, 5)}, "images must have 1 to 4 channels, in the last"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images must not be empty, got shape [0,"),
-        ({"images": IMAGES[:, :0]}, "images must not be empty, got shape [6, 0"),
         ({"images": np.uint8(3)}, "images and labels must be equally many, got shapes [] and [6]"),
         ({"labels": LABELS[:5]}, "images and labels must be equally many, got shapes [6, 5, 4] an"),
         ({"labels": LABELS.astype(float)}, "labels must be integers, got dtype float64"),
-        ({"labels": np.full(6, np.nan)}, "labels must be integers, got dtype float64"),
         ({"labels": np.array(list("abcabc"))}, "labels must be integers, got dtype <U1"),
         ({"labels": np.eye(6, dtype=int)}, "labels must have shape [N], got [6, 6]"),
         ({"labels": LABELS - 1}, "labels must be in [0, 65536), got -1..1"),
@@ -141,9 +133,6 @@ def test_npz_num_classes_may_leave_gaps(tmp_path):
 def test_npz_refusals(tmp_path, changes, message):
     arrays = {"images": IMAGES, "labels": LABELS} | changes
     path = saved(tmp_path / "bad.npz", **{k: v for k, v in arrays.items() if v is not None})
-    if message is None:
-        data.load(str(path))
-        return
     got = refusal(path)
     assert str(path) in got and message in got
 
@@ -163,42 +152,29 @@ def test_npz_parts_must_fit(tmp_path):
     )
 
 
-def test_npz_pickles_are_refused(tmp_path):
-    path = saved(tmp_path / "a.npz", images=np.array([IMAGES, None], object), labels=LABELS)
-    assert "allow_pickle=False" in refusal(path)
-    (tmp_path / "b.npz").write_bytes(b"\x80\x04K\x01.")
-    assert "must be readable, got" in refusal(tmp_path / "b.npz")
-
-
-@pytest.mark.parametrize("keep", [0, 1, 3, 50, 0.5, 0.999])
-def test_npz_truncated(tmp_path, keep):
+def test_npz_files_that_cannot_be_read(tmp_path, monkeypatch):
     whole = saved(tmp_path / "whole.npz", images=IMAGES, labels=LABELS).read_bytes()
-    path = tmp_path / "cut.npz"
-    path.write_bytes(whole[: keep if isinstance(keep, int) else int(keep * len(whole))])
-    assert f"{path} must be readable, got" in refusal(path)
-
-
-def test_npz_flipped_bits_and_other_formats(tmp_path):
-    path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
-    content = bytearray(path.read_bytes())
-    content[200] ^= 255
-    path.write_bytes(content)
+    path = tmp_path / "other.npz"
+    for keep in (0, 1, 50, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:keep])
+        assert f"{path} must be readable, got" in refusal(path)
+    path.write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
     assert "CRC" in refusal(path)
-    np.save(tmp_path / "b.npy", IMAGES)
-    (tmp_path / "b.npy").rename(tmp_path / "b.npz")
-    assert "must be a .npz archive, got a single array" in refusal(tmp_path / "b.npz")
-    (tmp_path / "c.npz").mkdir()
-    assert "IsADirectoryError" in refusal(tmp_path / "c.npz")
-
-
-def test_npz_without_permission(tmp_path, monkeypatch):
-    path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
+    path.write_bytes(b"\x80\x04K\x01.")  # A pickled number.
+    assert "must be readable, got" in refusal(path)
+    saved(path, images=np.array([IMAGES, None], object), labels=LABELS)
+    assert "allow_pickle=False" in refusal(path)
+    np.save(tmp_path / "single.npy", IMAGES)
+    (tmp_path / "single.npy").rename(path)
+    assert "must be a .npz archive, got a single array" in refusal(path)
+    (tmp_path / "folder.npz").mkdir()
+    assert "IsADirectoryError" in refusal(tmp_path / "folder.npz")
 
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")  # Root may read everything: act it out.
 
     monkeypatch.setattr(np, "load", refuse)
-    assert "PermissionError" in refusal(path)
+    assert "PermissionError" in refusal(tmp_path / "whole.npz")
 
 
 def test_save_and_load_again(tmp_path):
@@ -241,30 +217,22 @@ def test_cache_folder(monkeypatch, tmp_path):
     assert cache.folder(tmp_path / "mine") == tmp_path / "mine"
 
 
-def test_cache_makes_once(tmp_path):
+def test_cache_makes_once_and_keeps_nothing_of_a_failure(tmp_path):
     made = []
 
     def make():
         made.append(1)
+        if len(made) == 1:
+            raise UsageError("no")
         return data.load("digits")
 
+    with pytest.raises(UsageError):
+        cache.load_or_make("a/../b:c", make, tmp_path)
+    assert not list(tmp_path.iterdir())
     for _ in range(2):
         assert len(cache.load_or_make("a/../b:c", make, tmp_path).labels) == 1797
-    assert len(made) == 1
+    assert len(made) == 2
     assert [entry.name for entry in tmp_path.iterdir()] == ["a-..-b-c.npz"]
-
-
-def test_cache_keeps_nothing_of_a_failure(tmp_path):
-    def make():
-        raise UsageError("no")
-
-    with pytest.raises(UsageError):
-        cache.load_or_make("a", make, tmp_path)
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "a.npz").write_bytes(b"PK")
-    with pytest.raises(UsageError, match=r"a\.npz must be readable"):
-        cache.load_or_make("a", make, tmp_path)
-
-
-def test_layouts_are_pairs():
-    assert all(len(pair) == 2 for layout in npz.LAYOUTS for pair in layout)
+    (tmp_path / "a-..-b-c.npz").write_bytes(b"PK")
+    with pytest.raises(UsageError, match=r"a-\.\.-b-c\.npz must be readable"):
+        cache.load_or_make("a/../b:c", make, tmp_path)

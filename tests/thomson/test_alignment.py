@@ -12,10 +12,14 @@ import pytest
 from protonorm_jax import thomson
 from protonorm_jax.errors import UsageError
 
-GOLDEN = pathlib.Path(__file__).parent / "golden" / "alignment_reference.npz"
+GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "alignment_reference.npz"
+QUICKLY = {"xla_backend_optimization_level": 0}
+"""How to compile what runs only a few times."""
 STATIC = ("method", "exponent", "max_iterations", "num_iterations", "early_stop")
-align = jax.jit(thomson.align, static_argnames=STATIC)
-reference_align = jax.jit(thomson.reference_align, static_argnames=STATIC[3:])
+align = jax.jit(thomson.align, static_argnames=STATIC, compiler_options=QUICKLY)
+reference_align = jax.jit(
+    thomson.reference_align, static_argnames=STATIC[3:], compiler_options=QUICKLY
+)
 min_angle, mean_angle = jax.jit(thomson.min_angle), jax.jit(thomson.mean_angle)
 METHODS = ("thomson", "simplex", "reference", "none")
 
@@ -45,23 +49,29 @@ def simplex_energy(count):
     return -count * (count - 1) / 4 * np.log(2 * count / (count - 1))
 
 
-@pytest.mark.parametrize("exponent", [0, 1, 2, 0.5])
 @pytest.mark.parametrize("dim", [3, 20])
-def test_energy_sums_over_known_pairs_and_forces_are_its_negative_gradient(exponent, dim):
+def test_energy_sums_over_known_pairs_and_forces_are_its_negative_gradient(dim):
     points = unit(normal(0, 9, dim)).astype(np.float32)
     known = np.arange(9) != 4
-    value = jax.jit(lambda x: thomson.energy(x, known, exponent=exponent))
-    expected = exact_energy(points[known], exponent)
-    np.testing.assert_allclose(value(points), expected, rtol=1e-5)
-    gradient = jax.jit(jax.grad(value))(points)
-    force = thomson.forces(points, known, exponent=exponent)
-    np.testing.assert_allclose(force, -gradient, atol=2e-5 * np.abs(gradient).max())
-    assert not force[4].any()
+    exponents = (0, 1, 2, 0.5)
+    difference = np.asarray(points[:, None] - points[None], np.float64)
+    apart = np.sqrt((difference**2).sum(-1)) + np.eye(9)
+    exists = known[:, None] & known & ~np.eye(9, dtype=bool)
 
+    @jax.jit
+    def report(points):
+        return [
+            (thomson.energy(points, known, exponent=s), thomson.forces(points, known, exponent=s))
+            for s in exponents
+        ]
 
-def test_coulomb_is_the_default_energy():
-    points = unit(normal(1, 5, 3))
-    np.testing.assert_allclose(thomson.riesz_energy(points), exact_energy(points, 1), rtol=1e-5)
+    for exponent, (energy, force) in zip(exponents, report(points), strict=True):
+        np.testing.assert_allclose(energy, exact_energy(points[known], exponent), rtol=1e-5)
+        strength = np.where(exists, (exponent or 1) * apart ** -(exponent + 2), 0)
+        expected = (strength[..., None] * difference).sum(1)
+        np.testing.assert_allclose(force, expected, atol=2e-5 * np.abs(expected).max())
+        assert not force[4].any()
+    assert thomson.riesz_energy(points[:5]) == thomson.energy(points[:5], exponent=1)
 
 
 @pytest.mark.parametrize("spread", [1e-1, 1e-3, 1e-5])
@@ -105,9 +115,18 @@ def test_lower_bound_is_attained_by_the_simplex_and_the_cross_polytope(exponent)
         simplex = np.asarray(thomson.simplex(dim + 1, dim), np.float64)
         bound = thomson.lower_bound(dim + 1, dim, exponent=exponent)
         np.testing.assert_allclose(bound, exact_energy(simplex, exponent), rtol=1e-5)
-    for count, gap in ((5, 0.05), (20, 1.0)):
-        result = align(normal(4, count, 3), exponent=exponent, max_iterations=200)
-        assert 0 < result.gap < gap
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 2])
+def test_descent_above_the_simplex_finds_the_octahedron_and_comes_close_to_the_bound(exponent):
+    for count, gap in ((5, 0.05), (6, 1e-6), (20, 1.0)):
+        known = np.arange(20) < count
+        result = align(normal(4, 20, 3), known, exponent=exponent)
+        assert result.converged
+        assert (-1e-6 if count == 6 else 0) <= result.gap <= gap
+        if count == 6:
+            np.testing.assert_allclose(min_angle(result.points, known), 90, atol=0.01)
+    assert result.gap > 1e-3
 
 
 def test_lower_bound_takes_a_traced_count():
@@ -131,7 +150,7 @@ def test_simplex_corners():
         thomson.nearest_simplex(normal(0, 5, 3))
 
 
-@pytest.mark.parametrize(("count", "dim"), [(10, 512), (100, 512), (65, 64)])
+@pytest.mark.parametrize(("count", "dim"), [(100, 512), (33, 32)])
 def test_nearest_simplex_is_exact_and_nearest(count, dim):
     for spread in (None, 0.05, 0.001):
         rng = np.random.default_rng(count)
@@ -166,12 +185,11 @@ def test_descent_reaches_the_simplex(spread):
     np.testing.assert_allclose(min_angle(result.points), np.rad2deg(np.arccos(-1 / 99)), atol=0.05)
 
 
-@pytest.mark.parametrize("exponent", [0, 1, 2])
-def test_descent_finds_known_optima_above_the_simplex(exponent):
-    octahedron = align(normal(0, 6, 3), method="auto", exponent=exponent)
-    assert octahedron.converged
-    np.testing.assert_allclose(octahedron.gap, 0, atol=1e-6)
-    np.testing.assert_allclose(min_angle(octahedron.points), 90, atol=0.01)
+def test_the_simplex_is_chosen_as_long_as_there_is_one():
+    vectors = normal(3, 4, 3)
+    automatic, simplex = (align(vectors, method=method) for method in ("auto", "simplex"))
+    np.testing.assert_array_equal(automatic.points, simplex.points)
+    assert align(normal(3, 5, 3)).iterations > simplex.iterations
 
 
 def test_descent_of_many_points_comes_close_to_the_bound():
@@ -190,22 +208,18 @@ def test_memory_is_quadratic_in_the_points():
     assert memory.temp_size_in_bytes <= 16 * 2**20
 
 
-def golden_cases():
-    with np.load(GOLDEN) as golden:
-        return sorted({name.rsplit("/", 1)[0] for name in golden})
-
-
-@pytest.mark.parametrize("case", golden_cases())
+@pytest.mark.parametrize(
+    "case", ["10x512/normal/s0", "10x512/relu/s1", "10x64/relu/s1", "12x3/normal/s1"]
+)
 def test_reference_steps_agree_with_the_authors_code(case):
+    """Before the points have come to rest, and where the code stops early."""
     with np.load(GOLDEN) as golden:
         wide = "x512" in case
-        for steps in (1, 10, 100, 500) if wide else (10, 500):
-            result = reference_align(
-                golden[f"{case}/input"], num_iterations=steps, early_stop=False
-            )
-            assert result.iterations == steps
-            expected = golden[f"{case}/iter{steps}"]
-            np.testing.assert_allclose(result.points, expected, rtol=0, atol=1e-6 if wide else 5e-6)
+        steps = 10 if wide else 100
+        result = reference_align(golden[f"{case}/input"], num_iterations=steps, early_stop=False)
+        assert result.iterations == steps
+        expected = golden[f"{case}/iter{steps}"]
+        np.testing.assert_allclose(result.points, expected, rtol=0, atol=1e-6 if wide else 5e-6)
         if wide:
             result = reference_align(golden[f"{case}/input"])
             np.testing.assert_allclose(result.points, golden[f"{case}/stop500"], rtol=0, atol=1e-6)
@@ -237,8 +251,10 @@ def test_a_batch_equals_a_loop(method):
     known[2, 3:] = False
     known[3] = False
     # The early stop compares rounded numbers, which may differ between the two.
-    run = functools.partial(align, method=method, early_stop=False)
-    batched = jax.vmap(run)(vectors, known)
+    early = {"early_stop": False} if method == "reference" else {}
+    run = functools.partial(align, method=method, **early)
+    several = jax.vmap(functools.partial(thomson.align, method=method, **early))
+    batched = jax.jit(several, compiler_options=QUICKLY)(vectors, known)
     looped = [run(v, k) for v, k in zip(vectors, known, strict=True)]
     looped = jax.tree.map(lambda *leaves: np.stack(leaves), *looped)
     chex.assert_trees_all_equal_shapes_and_dtypes(batched, looped)
@@ -248,10 +264,10 @@ def test_a_batch_equals_a_loop(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", ["one", "two", "none", "opposite", "huge", "tiny"])
+@pytest.mark.parametrize("kind", ["one", "none", "opposite", "huge", "tiny"])
 def test_few_or_extreme_rows(method, kind):
     vectors = normal(9, 8, 16)
-    known = np.arange(8) < {"one": 1, "two": 2, "opposite": 2, "none": 0}.get(kind, 8)
+    known = np.arange(8) < {"one": 1, "opposite": 2, "none": 0}.get(kind, 8)
     if kind == "opposite":
         vectors[1] = -vectors[0]
     vectors *= {"huge": np.float32(1e37), "tiny": np.float32(1e-37)}.get(kind, 1)
@@ -268,11 +284,11 @@ def test_few_or_extreme_rows(method, kind):
         np.testing.assert_allclose(min_angle(result.points, known), 180, atol=0.01)
 
 
-@pytest.mark.parametrize("kind", ["pair", "triple", "identical", "zero", "broken", "flat"])
+@pytest.mark.parametrize("kind", ["triple", "identical", "zero", "broken", "flat"])
 def test_ties_and_rows_without_direction_are_completed(kind):
     vectors = normal(10, 8, 16)
-    if kind in ("pair", "triple"):
-        vectors[1 : 2 if kind == "pair" else 3] = vectors[0]
+    if kind == "triple":
+        vectors[1:3] = vectors[0]
     if kind == "identical":
         vectors[:] = vectors[0]
     if kind == "zero":

@@ -12,7 +12,11 @@ from protonorm_jax import thomson
 
 ROWS, DIM = 6, 10
 few_examples = settings(max_examples=15, deadline=None, derandomize=True, database=None)
-align = jax.jit(thomson.align, static_argnames=("method", "num_iterations"))
+align = jax.jit(
+    thomson.align,
+    static_argnames="method",
+    compiler_options={"xla_backend_optimization_level": 0},
+)
 spreads = st.sampled_from([None, 0.3, 0.01])
 seeds = st.integers(0, 2**32 - 1)
 

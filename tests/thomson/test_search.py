@@ -6,42 +6,40 @@ import pytest
 
 from protonorm_jax import thomson
 from protonorm_jax.errors import UsageError
+from protonorm_jax.thomson import search
 
 
-@pytest.mark.parametrize("num_points", [2, 4, 5, 6, 12, 13, 16])
+@pytest.fixture(autouse=True)
+def one_program(monkeypatch):
+    """All sizes are padded to one, so that one program serves all tests."""
+    monkeypatch.setattr(search, "_SIZES", (64,))
+
+
+@pytest.mark.parametrize("num_points", [2, 4, 5, 12, 13, 16])
 def test_search_finds_the_best_known_energy(num_points):
-    result = thomson.minimize(jax.random.key(num_points), num_points=num_points, restarts=32)
-    best = thomson.best_known(num_points)
-    np.testing.assert_allclose(result.energy, best, rtol=1e-9)
-    assert result.converged
+    """And finds it again with the same key."""
+    result, again = (
+        thomson.minimize(jax.random.key(num_points), num_points=num_points, restarts=32)
+        for _ in range(2)
+    )
+    np.testing.assert_allclose(result.energy, thomson.best_known(num_points), rtol=1e-9)
+    assert result.converged and result.residual <= 1e-8
     assert result.points.shape == (num_points, 3)
     assert result.points.dtype == np.float64
     np.testing.assert_allclose(np.linalg.norm(result.points, axis=1), 1, atol=1e-14)
     one, other = np.triu_indices(num_points, 1)
     distances = np.linalg.norm(result.points[one] - result.points[other], axis=1)
     np.testing.assert_allclose(result.energy, np.sum(1 / distances), rtol=1e-14)
-    assert (np.diff(result.energies) >= 0).all()
+    assert (np.diff(result.energies) >= 0).all() and len(result.energies) == 8
     assert result.energies[0] == result.energy
+    np.testing.assert_array_equal(result.points, again.points)
+    assert jax.numpy.ones(2).dtype == np.float32, "Float32 must stay the default."
 
 
 def test_recombination_reaches_a_narrow_optimum():
     # One random start in five ends at the best known arrangement of 60 points.
     result = thomson.minimize(jax.random.key(0), num_points=60, restarts=32)
     np.testing.assert_allclose(result.energy, thomson.best_known(60), rtol=1e-9)
-
-
-def test_the_same_key_gives_the_same_points_and_float32_stays_the_default():
-    first, second = (
-        thomson.minimize(jax.random.key(3), num_points=7, restarts=32) for _ in range(2)
-    )
-    np.testing.assert_array_equal(first.points, second.points)
-    assert jax.numpy.ones(2).dtype == np.float32
-
-
-def test_other_dimensions_and_exponents():
-    result = thomson.minimize(jax.random.key(0), num_points=8, dim=4, exponent=0, restarts=32)
-    # The cross-polytope attains the lower bound.
-    np.testing.assert_allclose(result.energy, thomson.lower_bound(8, 4, exponent=0), rtol=1e-6)
 
 
 def test_best_known_energies():
@@ -52,13 +50,58 @@ def test_best_known_energies():
     assert all(bound <= best * (1 + 1e-6) for _, best, bound in bounds if best is not None)
 
 
-def test_wrong_settings_are_named():
-    key = jax.random.key(0)
-    with pytest.raises(UsageError, match=r"minimize.num_points must be >= 2, got 1"):
-        thomson.minimize(key, num_points=1)
-    with pytest.raises(UsageError, match=r"minimize.dim must be >= 2, got 1"):
-        thomson.minimize(key, num_points=3, dim=1)
-    with pytest.raises(UsageError, match=r"minimize.restarts must be >= 1, got 0"):
-        thomson.minimize(key, num_points=3, restarts=0)
-    with pytest.raises(UsageError, match=r"align.exponent must be a finite number"):
-        thomson.minimize(key, num_points=3, exponent=float("nan"))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_points": 1}, "minimize.num_points must be >= 2, got 1"),
+        ({"num_points": 3, "dim": 1}, "minimize.dim must be >= 2, got 1"),
+        ({"num_points": 3, "restarts": 0}, "minimize.restarts must be >= 1, got 0"),
+        ({"num_points": 3, "exponent": float("nan")}, "align.exponent must be a finite number"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(UsageError, match=message):
+        thomson.minimize(jax.random.key(0), **settings)
+
+
+def test_children_are_a_cap_of_one_parent_and_the_mirrored_rest_of_the_other():
+    """On the circle a cap is an arc; the rows of padding, which are long here, stay out."""
+    num_points, known = 12, np.arange(16) < 12
+    order, generator = np.arange(num_points), np.random.default_rng(0)
+
+    def parent(offset):
+        turns = (order + offset * np.sin(order)) * 2 * np.pi / num_points
+        points = np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        shuffled = generator.permutation(num_points)
+        rows = np.concatenate([points[shuffled], np.full((4, 2), 9.0)])
+        return rows.astype(np.float32), np.argsort(shuffled)
+
+    (one, places), (other, _) = parent(0.0), parent(0.3)
+    taken_counts = set()
+    for seed in range(8):
+        child = np.asarray(search._recombine(jax.random.key(seed), one, other, known))[:num_points]
+        np.testing.assert_allclose(np.linalg.norm(child, axis=1), 1, rtol=1e-5)
+        from_one = np.array([np.isclose(row, one).all(axis=1).any() for row in child])
+        taken_counts.add(int(from_one.sum()))
+        assert np.all(np.diff(from_one.astype(int)) <= 0), "The cap comes first."
+        in_cap = np.array([np.isclose(row, child).all(axis=1).any() for row in one])[places]
+        assert np.sum(in_cap != np.roll(in_cap, 1)) == 2, "The cap must be one arc."
+        rest = child[~from_one]
+        inner = np.sort((rest @ rest.T).ravel())
+        # As many neighbours of the other parent have these inner products, mirrored or not.
+        around = other[np.argsort(np.arctan2(*other[:num_points].T))]
+        arcs = [np.roll(around, start, axis=0)[: len(rest)] for start in range(num_points)]
+        assert any(np.allclose(np.sort((a @ a.T).ravel()), inner, atol=1e-5) for a in arcs)
+    assert min(taken_counts) < max(taken_counts)
+
+
+def test_the_best_of_the_polished_arrangements_is_returned(monkeypatch):
+    """Wherever among them it is."""
+    points = np.arange(8.0)[:, None, None] * np.ones((8, 64, 3))
+    energies = np.array([5.0, 3.0, 8.0, 1.0, 2.0, 9.0, 7.0, 4.0])
+    monkeypatch.setattr(search, "_search", lambda *_, **__: points)
+    monkeypatch.setattr(search, "_polish", lambda *_, **__: (points, energies, 1e-9 * energies**9))
+    result = thomson.minimize(jax.random.key(0), num_points=5)
+    np.testing.assert_array_equal(result.points, np.full((5, 3), 3.0))
+    assert (result.energy, result.residual, result.converged) == (1.0, 1e-9, True)
+    assert result.energies.tolist() == sorted(energies)

@@ -1,0 +1,154 @@
+"""Where runs and clients live: every one in one place, evenly spread, and counted right."""
+
+import numpy as np
+import pytest
+
+from protonorm_jax.planning import layout
+from protonorm_jax.types import Partition
+
+ARCHITECTURES = ["a", "b", "a", "c", "a", "b", "a"]
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 3, 8])
+@pytest.mark.parametrize("vmap_clients", [0, 1, 3])
+def test_every_client_has_one_place(num_devices, vmap_clients):
+    steps = np.array([5, 1, 9, 4, 0, 7, 2])
+    result = layout.arrange(
+        ARCHITECTURES, steps, [1.0] * 7, num_devices=num_devices, vmap_clients=vmap_clients
+    )
+    flat = np.concatenate([group.client_ids for group in result.placements], axis=1).reshape(-1)
+    np.testing.assert_array_equal(flat[result.order], np.arange(7))
+    assert [group.architecture for group in result.placements] == ["a", "b", "c"]
+    for group in result.placements:
+        ids = group.client_ids[group.client_ids >= 0]
+        assert {ARCHITECTURES[client] for client in ids} == {group.architecture}
+        most = -(-ARCHITECTURES.count(group.architecture) // num_devices)
+        assert group.chunk == min(vmap_clients or most, most)
+        assert group.client_ids.shape == (num_devices, -(-most // group.chunk) * group.chunk)
+        assert ((group.client_ids >= 0).sum(axis=1) <= most).all()
+        assert np.all(np.diff((group.client_ids < 0).astype(int)) >= 0), "Empty slots come last."
+
+
+def test_devices_are_balanced_by_time():
+    """Ten steps of a slow net weigh more than twenty of a fast one."""
+    architectures, steps = ["fast", "slow"] * 3, np.array([21, 17, 17, 10, 22, 4])
+    step_cost = [1.0, 8.0] * 3
+    result = layout.arrange(architectures, steps, step_cost, num_devices=2, vmap_clients=1)
+    cost = steps * step_cost
+    loads = [
+        sum(cost[row[row >= 0]].sum() for row in rows)
+        for rows in zip(*(group.client_ids for group in result.placements), strict=True)
+    ]
+    assert max(loads) <= 1.1 * cost.sum() / 2
+    work = layout.work_of([[result]], [[steps]], layout.spread(1, 2, 1))
+    found = layout.efficiency(work, layout.choose_widths(work), {"fast": 1.0, "slow": 8.0})
+    assert found.waste == 1.0 and found.imbalance == pytest.approx(max(loads) / cost.sum() * 2)
+
+
+def test_efficiency_of_unequal_architectures_and_devices_by_hand():
+    """Device 0 computes 2 x 9 and 3 x 2 steps, device 1 2 x 5 and 2 x 1 + 1 x 4."""
+    cheap = layout.Work("cheap", np.array([[[9, 4]], [[5, 5]]]))
+    dear = layout.Work("dear", np.array([[[2, 0, 1]], [[5, 0, 1]]]))
+    widths = [(2,), (3, 1)]
+    found = layout.efficiency([cheap, dear], widths, {"cheap": 1.0, "dear": 10.0})
+    done = [2 * 9 + 10 * (3 * 1 + 1 * 1), 2 * 5 + 10 * (3 * 1 + 1 * 4)]
+    needed = (9 + 4 + 5 + 5) + 10 * (2 + 1 + 5 + 1)
+    assert found.waste == pytest.approx(sum(done) / needed)
+    assert found.imbalance == pytest.approx(max(done) / np.mean(done))
+
+
+def test_batches_of_several_rows_narrow_and_those_of_one_do_not():
+    steps = np.array([8, 4])
+    for vmap_clients, widths in ((0, (2, 1)), (1, ())):
+        one = layout.arrange(["a"] * 2, steps, [1.0] * 2, num_devices=1, vmap_clients=vmap_clients)
+        work = layout.work_of([[one]], [[steps]], layout.spread(1, 1, 1))
+        assert layout.choose_widths(work) == [widths]
+        assert layout.efficiency(work, [widths], {"a": 1.0}) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("num_runs", "num_devices", "vmap_runs", "wanted"),
+    [
+        (1, 4, 1, (1, 4, 1, 1)),
+        (2, 5, 0, (2, 2, 1, 1)),
+        (3, 4, 1, (3, 1, 1, 1)),
+        (10, 4, 1, (4, 1, 3, 1)),
+        (10, 4, 0, (4, 1, 3, 3)),
+        (10, 4, 2, (4, 1, 4, 2)),
+    ],
+)
+def test_runs_go_to_devices_before_clients_do(num_runs, num_devices, vmap_runs, wanted):
+    spread = layout.spread(num_runs, num_devices, vmap_runs)
+    assert spread == wanted
+    assert set(range(num_runs)) <= set(spread.numbers().reshape(-1).tolist())
+    shared = spread.numbers().reshape(spread.run_devices, spread.client_devices, -1)
+    assert np.all(shared == shared[:, :1])
+
+
+def test_steps_stand_where_their_run_and_client_do():
+    """Two calls of three runs of seven clients, on two by two devices, two runs vmapped."""
+    calls, runs, spread = 2, 3, layout.Spread(2, 2, 2, 2)
+    steps = 1 + np.arange(calls * runs * 7).reshape(calls, runs, 7)  # No two are equal.
+    layouts = [
+        [
+            layout.arrange(ARCHITECTURES, one, [1.0] * 7, num_devices=2, vmap_clients=1)
+            for one in call
+        ]
+        for call in steps
+    ]
+    places = {int(step): place for place, step in np.ndenumerate(steps)}
+    for index, work in enumerate(layout.work_of(layouts, list(map(list, steps)), spread)):
+        found = []
+        for device, batches in enumerate(work.steps):
+            for batch in batches:
+                inside = [places[int(step)] for step in batch if step]
+                slots = set()
+                for call, run, client in inside:
+                    ids = layouts[call][run].groups[index].client_ids[device % 2].tolist()
+                    assert run in spread.numbers()[device]
+                    slots.add((call, ids.index(client)))
+                assert len(batch) == 2 and len(slots) <= 1, "One slot of two runs of one call."
+                found += inside
+        wanted = [p for p in places.values() if ARCHITECTURES[p[2]] == work.architecture]
+        assert sorted(found) == wanted
+
+
+def test_steps_of_vmapped_runs_make_one_batch():
+    """Three runs of two clients, two of them vmapped: an empty run fills the second batch."""
+    steps = [np.array([8, 4]), np.array([1, 2]), np.array([5, 6])]
+    layouts = [
+        layout.arrange(["a", "a"], one, [1.0, 1.0], num_devices=1, vmap_clients=0) for one in steps
+    ]
+    (work,) = layout.work_of([layouts], [steps], layout.spread(3, 1, 2))
+    assert work.steps.shape == (1, 2, 4)
+    assert [sorted(batch) for batch in work.steps[0].tolist()] == [[1, 2, 4, 8], [0, 0, 5, 6]]
+
+
+def test_members_are_the_rows_of_their_clients_cut_to_the_longest_of_all_runs():
+    """Clients 0 and 2 on one device, 1 on the other; a second run has the longest rows."""
+    first = Partition(
+        train=np.array([[1, 2, 3, 4], [5, 0, 0, 0], [6, 7, 0, 0]], np.int32),
+        train_count=np.array([4, 1, 2], np.int32),
+        test=np.array([[8, 9], [10, 0], [0, 0]], np.int32),
+        test_count=np.array([2, 1, 0], np.int32),
+    )
+    second = first._replace(
+        train_count=np.array([1, 3, 1], np.int32), test_count=np.array([1, 0, 3], np.int32)
+    )
+    groups = (
+        layout.Group("a", np.array([[2], [1]], np.int32), 1),
+        layout.Group("b", np.array([[0], [-1]], np.int32), 1),
+    )
+    placed = layout.Layout(groups, np.array([1, 2, 0], np.int32))
+    lengths = layout.longest([placed, placed], [first, second])
+    assert lengths == [(3, 3), (4, 2)]
+    short, long = layout.members_of(placed, first, lengths)
+    assert short.client_ids.tolist() == [[2], [1]]
+    assert short.train.tolist() == [[[6, 7, 0]], [[5, 0, 0]]]
+    assert short.train_count.tolist() == [[2], [1]]
+    assert short.test.tolist() == [[[0, 0, 0]], [[10, 0, 0]]]
+    assert short.test_count.tolist() == [[0], [1]]
+    assert long.train.tolist()[0] == [[1, 2, 3, 4]] and long.train.shape == (2, 1, 4)
+    assert long.train_count.tolist() == [[4], [0]] and long.test_count.tolist() == [[2], [0]]
+    assert all(leaf.dtype == np.int32 for leaf in (*short, *long))
+    assert layout.longest([placed], [first]) == [(2, 1), (4, 2)]

@@ -1,0 +1,77 @@
+"""What is counted on the host: accuracies, class counts, rows and summaries."""
+
+import numpy as np
+import pytest
+
+from protonorm_jax import metrics
+from protonorm_jax.types import Partition
+
+
+def test_accuracy_is_by_sample_and_its_deviation_by_client():
+    mean, deviation = metrics.accuracy(np.array([9, 0, 0]), np.array([10, 2, 0]))
+    assert mean == 9 / 12 and deviation == pytest.approx(np.std([0.9, 0.0]))
+    assert all(np.isnan(metrics.accuracy(np.array([0]), np.array([0]))))
+
+
+def test_counts_and_majority_by_hand():
+    """Padding counts nowhere; of client 1's equally frequent classes the lower is guessed.
+
+    The most frequent classes of the test samples, 2 for both, would be right more often.
+    """
+    labels = np.array([0, 0, 1, 1, 2, 1, 0, 2, 2, 2])
+    partition = Partition(
+        train=np.array([[0, 1, 2], [3, 4, 0]], np.int32),
+        train_count=np.array([3, 2], np.int32),
+        test=np.array([[6, 7, 8, 0], [5, 9, 4, 0]], np.int32),
+        test_count=np.array([3, 3], np.int32),
+    )
+    assert metrics.class_counts(partition, labels, 4).tolist() == [[2, 1, 0, 0], [0, 1, 1, 0]]
+    test = metrics.class_counts(partition, labels, 4, test=True)
+    assert test.tolist() == [[1, 0, 2, 0], [0, 1, 2, 0]]
+    assert metrics.majority_accuracy(partition, labels, 4) == 2 / 6
+    untested = partition._replace(test_count=np.zeros(2, np.int32))
+    assert np.isnan(metrics.majority_accuracy(untested, labels, 4))
+
+
+def test_a_row_holds_means_over_the_clients_that_trained_and_what_was_sent():
+    report = {
+        "correct": {"head": np.array([9, 0, 1]), "prototype": np.array([0, 0, 0])},
+        "trained": np.array([True, False, True]),
+        "arrived": np.array([True, False, False]),
+        "terms": {"loss": np.array([1.0, 100.0, 2.0]), "broken": np.array([1.0, 2.0, np.inf])},
+        "server": {"min_angle": np.array(80.0), "prototypes": np.zeros((3, 2))},
+        "floats_up": np.array([2**31 - 1, 0, 2**31 - 1], np.int32),
+        "floats_down": np.int32(7),
+    }
+    expected = {
+        "round": 4,
+        "head_accuracy": 10 / 12,
+        "head_accuracy_std": pytest.approx(np.std([0.9, 0.5])),
+        "prototype_accuracy": 0.0,
+        "prototype_accuracy_std": 0.0,
+        "loss": 1.5,
+        "broken": None,
+        "min_angle": 80.0,
+        "clients_trained": 2,
+        "uploads_arrived": 1,
+        "floats_up": 2**32 - 2,
+        "floats_down": 7,
+    }
+    test_count = np.array([10, 0, 2])
+    assert metrics.row(4, report, test_count) == expected
+    nobody = report | {"trained": np.zeros(3, bool), "server": {}}
+    row = metrics.row(4, nobody, np.zeros(3, int))
+    assert row["loss"] is row["head_accuracy"] is row["head_accuracy_std"] is None
+
+
+def test_summary_takes_the_last_of_everything_and_the_best_accuracy():
+    rows = [
+        {"round": 1, "head_accuracy": 0.5, "head_accuracy_std": 0.9, "loss": 3.0},
+        {"round": 3, "head_accuracy": None, "head_accuracy_std": None, "loss": 4.0},
+        {"round": 5, "head_accuracy": 0.9, "head_accuracy_std": 0.2, "loss": 2.0},
+        {"round": 7, "head_accuracy": 0.7, "head_accuracy_std": 0.3, "loss": 2.5},
+    ]
+    expected = {"rounds": 7, "head_accuracy": 0.7, "head_accuracy_std": 0.3, "loss": 2.5}
+    assert metrics.summary(rows) == expected | {"head_accuracy_best": 0.9}
+    assert metrics.summary(rows[1:2])["head_accuracy_best"] is None
+    assert metrics.summary([]) == {"rounds": 0}

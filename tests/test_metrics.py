@@ -41,7 +41,8 @@ def test_a_row_holds_means_over_the_clients_that_trained_and_what_was_sent():
         "terms": {"loss": np.array([1.0, 100.0, 2.0]), "broken": np.array([1.0, 2.0, np.inf])},
         "server": {"min_angle": np.array(80.0), "prototypes": np.zeros((3, 2))},
         "floats_up": np.array([2**31 - 1, 0, 2**31 - 1], np.int32),
-        "floats_down": np.int32(7),
+        "floats_down": np.array([2**31 - 1, 2**31 - 1, 0], np.int32),
+        "floats": {"up": np.array([3, 5], np.uint32), "down": np.array([0, 2**32 - 1], np.uint32)},
     }
     expected = {
         "round": 4,
@@ -55,13 +56,23 @@ def test_a_row_holds_means_over_the_clients_that_trained_and_what_was_sent():
         "clients_trained": 2,
         "uploads_arrived": 1,
         "floats_up": 2**32 - 2,
-        "floats_down": 7,
+        "floats_down": 2**32 - 2,
+        "floats_up_total": 3 * 2**32 + 5,
+        "floats_down_total": 2**32 - 1,
     }
     test_count = np.array([10, 0, 2])
     assert metrics.row(4, report, test_count) == expected
     nobody = report | {"trained": np.zeros(3, bool), "server": {}}
     row = metrics.row(4, nobody, np.zeros(3, int))
     assert row["loss"] is row["head_accuracy"] is row["head_accuracy_std"] is None
+    lost = metrics.row(4, report | {"arrived": np.zeros(3, bool)}, test_count)
+    assert lost["min_angle"] is None and lost["loss"] == 1.5
+
+
+def test_predictors_are_found_by_their_accuracies():
+    names = ["majority_accuracy", "mentee_accuracy", "head_accuracy", "head_accuracy_std", "loss"]
+    assert metrics.predictors(dict.fromkeys(names)) == ["head", "mentee"]
+    assert metrics.predictors({"head_accuracy": 1, "prototype_accuracy": 1})[0] == "prototype"
 
 
 def test_summary_takes_the_last_of_everything_and_the_best_accuracy():

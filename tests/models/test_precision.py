@@ -215,7 +215,7 @@ def test_training_learns(small_set):
         eval_every=12,
         batch_size=8,
         feature_dim=16,
-        scale=8.0,
+        method_settings={"scale": 8.0},
         learning_rate=0.05,
         precision="bfloat16",
         devices=1,
@@ -251,7 +251,7 @@ def test_the_setting_reaches_the_models(small_set):
     for precision in PRECISIONS:
         config = Config(family="mlp", num_clients=2, alpha=1.0, feature_dim=8, precision=precision)
         program = planning.make([config], small_set).program
-        model = program.groups[0].model
+        model = program.architectures[0].models.private
         variables = jax.eval_shape(model.init, jax.random.key(0))
         images = jax.ShapeDtypeStruct((2, *small_set.images.shape[1:]), jnp.float32)
         assert ("bf16" in str(jax.make_jaxpr(model.apply)(variables, images))) == (

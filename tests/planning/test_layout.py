@@ -104,7 +104,7 @@ def test_steps_stand_where_their_run_and_client_do():
                 inside = [places[int(step)] for step in batch if step]
                 slots = set()
                 for call, run, client in inside:
-                    ids = layouts[call][run].groups[index].client_ids[device % 2].tolist()
+                    ids = layouts[call][run].placements[index].client_ids[device % 2].tolist()
                     assert run in spread.numbers()[device]
                     slots.add((call, ids.index(client)))
                 assert len(batch) == 2 and len(slots) <= 1, "One slot of two runs of one call."
@@ -135,11 +135,11 @@ def test_members_are_the_rows_of_their_clients_cut_to_the_longest_of_all_runs():
     second = first._replace(
         train_count=np.array([1, 3, 1], np.int32), test_count=np.array([1, 0, 3], np.int32)
     )
-    groups = (
-        layout.Group("a", np.array([[2], [1]], np.int32), 1),
-        layout.Group("b", np.array([[0], [-1]], np.int32), 1),
+    placements = (
+        layout.Placement("a", np.array([[2], [1]], np.int32), 1),
+        layout.Placement("b", np.array([[0], [-1]], np.int32), 1),
     )
-    placed = layout.Layout(groups, np.array([1, 2, 0], np.int32))
+    placed = layout.Layout(placements, np.array([1, 2, 0], np.int32))
     lengths = layout.longest([placed, placed], [first, second])
     assert lengths == [(3, 3), (4, 2)]
     short, long = layout.members_of(placed, first, lengths)

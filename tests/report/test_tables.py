@@ -86,16 +86,17 @@ def test_sweep_averages_over_seeds_and_leaves_failures_out():
     assert names(table)[:3] == ["alpha", "runs", "failed"], "What does not vary is left out."
     error = 0.25 / np.sqrt(3)
     assert cells(table) == [
-        ("1", "3", "0", "-", "-", f"0.500±{error:.3f}", "-", "-"),
-        ("2", "0", "1", "-", "-", "-", "-", "-"),
+        ("1", "3", "0", f"0.500±{error:.3f}", "-", "-"),
+        ("2", "0", "1", "-", "-", "-"),
     ]
-    assert names(report.sweep_table(rows, ["alpha"]))[:2] == ["runs", "prototype"]
+    assert names(report.sweep_table(rows, ["alpha"])) == ["runs", "head", "best", "majority"]
 
 
 def test_verification_joins_equal_rounds_and_shows_the_worst_of_the_others():
     small, large = Difference("loss", 1.0, 1.1, True), Difference("accuracy", 0.5, 0.7, False)
     rounds = [(1, []), (3, []), (5, [small]), (7, [small, large]), (9, []), (11, [small] * 5)]
-    lines = report.verification_lines(rounds, [small], ["jax 1 -> 2"])
+    arrays = {"prototypes.npz": [small], "server.npz": []}
+    lines = report.verification_lines(rounds, arrays, ["jax 1 -> 2"])
     assert lines == [
         "not as recorded: jax 1 -> 2",
         "rounds 1 to 3: bit-identical (2 rows)",
@@ -104,9 +105,11 @@ def test_verification_joins_equal_rounds_and_shows_the_worst_of_the_others():
         "round 9: bit-identical (1 row)",
         f"round 11: within tolerance: {'; '.join(['loss 1.0 -> 1.1'] * 3)}; and 2 more",
         "prototypes.npz: within tolerance: loss 1.0 -> 1.1",
+        "server.npz: bit-identical",
     ]
-    assert report.verification_lines([], [], []) == ["prototypes.npz: bit-identical"]
-    assert "DIFFERENT: accuracy" in report.verification_lines([], [small, large], [])[0]
+    assert report.verification_lines([], {}, []) == []
+    worst = report.verification_lines([], {"prototypes.npz": [small, large]}, [])
+    assert "DIFFERENT: accuracy" in worst[0]
 
 
 def test_pairwise_angles_do_not_depend_on_lengths():

@@ -225,7 +225,7 @@ def _start_up(parsed: argparse.Namespace, num_devices: int | None) -> None:
 
 def _console() -> Console:
     """Where this process talks; only the first of several does."""
-    width = None if sys.stdout.isatty() else 100  # Tables in files need not be as narrow.
+    width = None if sys.stdout.isatty() else 120  # Tables in files need not be as narrow.
     return Console(quiet=not devices.is_first(), width=width)
 
 

@@ -129,7 +129,7 @@ def _finish_accuracy(axes: Any, yardstick: float | None) -> None:
     axes.set_ylim(0, 1.02)
     _count_rounds(axes)
     axes.set_ylabel("accuracy")
-    axes.legend(loc="lower right")
+    axes.legend(loc="best")
     axes.grid(alpha=0.3)
 
 

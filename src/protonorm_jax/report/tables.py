@@ -10,6 +10,13 @@ from rich.table import Table
 
 from protonorm_jax import metrics
 
+_MEANINGS = {
+    "majority": "guessing each client's most frequent class",
+    "std": "over clients",
+    "angle": "smallest between prototypes, in degrees",
+    "floats up": "all clients, last round",
+}
+
 
 def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
     """Recorded runs side by side, the yardstick among them; fits into 80 columns.
@@ -17,22 +24,20 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
     A column stands for a predictor, or the angle, only if one of the runs has it.
     """
     predictors = _predictors(summaries)
-    table = Table(
-        title=f"Accuracy {' and '.join(map(_by, predictors))}, last and best round",
-        caption="majority: guessing each client's most frequent class; std: over clients; "
-        "angle: smallest between prototypes, in degrees; floats up: all clients, last round",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
-    columns = [
-        pair
-        for name in predictors
-        for pair in ((f"{name}_accuracy", name, ".3f"), (f"{name}_accuracy_best", "best", ".3f"))
-    ]
-    columns += [("majority_accuracy", "majority", ".3f"), ("", "std", ".3f")]
+    columns = [(key, head, ".3f") for key, head in _accuracy_columns(predictors)]
+    columns.append(("majority_accuracy", "majority", ".3f"))
+    if set(predictors) <= {"prototype", "head"}:  # There is no room for all.
+        columns.append(("", "std", ".3f"))
     if any(summary.get("min_angle") is not None for summary in summaries):
         columns.append(("min_angle", "angle", ".1f"))
     columns += [("floats_up", "floats up", ",d"), ("seconds", "run s", ".1f")]
+    meanings = [f"{head}: {_MEANINGS[head]}" for _, head, _ in columns if head in _MEANINGS]
+    table = Table(
+        title=f"Accuracy {' and '.join(map(_by, predictors))}, last and best round",
+        caption="; ".join(meanings),
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
     table.add_column("method", no_wrap=True)
     for _, head, _ in columns:
         table.add_column(head, justify="right", no_wrap=True)
@@ -48,6 +53,16 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
 def _predictors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The predictors that any of these rows or summaries have, in the order of columns."""
     return metrics.predictors({key: None for row in rows for key in row})
+
+
+def _accuracy_columns(predictors: Sequence[str]) -> list[tuple[str, str]]:
+    """Keys and heads: last and best of the prototypes and the head, of others the last alone."""
+    columns = []
+    for name in predictors:
+        columns.append((f"{name}_accuracy", name))
+        if name in ("prototype", "head"):
+            columns.append((f"{name}_accuracy_best", "best"))
+    return columns
 
 
 def _by(predictor: str) -> str:
@@ -104,10 +119,9 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("runs", *(["failed"] if failures else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    predictors = _predictors(rows)
-    for name in (*itertools.chain(*((name, "best") for name in predictors)), "majority"):
-        table.add_column(name, justify="right", overflow="fold")
-    keys = [f"{name}_accuracy{end}" for name in predictors for end in ("", "_best")]
+    columns = [*_accuracy_columns(_predictors(rows)), ("majority_accuracy", "majority")]
+    for _, head in columns:
+        table.add_column(head, justify="right", overflow="fold")
     points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         points.setdefault(tuple(row.get(name) for name in names), []).append(row)
@@ -119,7 +133,7 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
             *map(str, counts),
             *(
                 mean_and_error([row[key] for row in finished if row.get(key) is not None])
-                for key in (*keys, "majority_accuracy")
+                for key, _ in columns
             ),
         )
     return table

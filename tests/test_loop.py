@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from compilation import hasty
 from protonorm_jax import keys, loop, methods, models, settings
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
@@ -184,7 +185,8 @@ def check(ours, wanted, tolerance=1e-4):
 
 def check_engine(config, dataset):
     """Asserts that the engine and the loop agree in all that both tell."""
-    simulation = driver.prepare([config], dataset)
+    with hasty():
+        simulation = driver.prepare([config], dataset)
     reports, clients = engine(simulation)
     trace = federate(config, simulation)
     assert any(upload is None for uploads in trace.uploads for upload in uploads)

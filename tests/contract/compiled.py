@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from compilation import HASTY
 from protonorm_jax import methods, settings
 from protonorm_jax.config import Config
 from protonorm_jax.engine.simulate import State
@@ -17,8 +18,6 @@ from protonorm_jax.planning import plan as planning
 from protonorm_jax.running import driver
 from protonorm_jax.types import Dataset
 
-# XLA's least effort, for programs whose bits are not compared with others.
-HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 HOOKS = ("broadcast", "receive", "loss", "upload", "aggregate", "predict")
 
 

@@ -2,16 +2,19 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import protonorm_jax
+from compilation import hasty
 from protonorm_jax import keys
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
+from protonorm_jax.models import layers, registry
 from protonorm_jax.planning import layout, plan
 from protonorm_jax.running import driver
 from protonorm_jax.types import Dataset
@@ -52,12 +55,13 @@ def test_order_of_clients_does_not_matter(alone, small_set, monkeypatch):
 def test_vmapped_clients_agree_on_any_number_of_devices(small_set):
     """To rounding: who shares a batch, and how it narrows, depends on the number of devices."""
     settings = {"vmap_clients": 2, "num_clients": 16, "min_samples": 2, "rounds": 2}
-    first, second = (
-        protonorm_jax.run(
-            SMALL.replace(family="mlp", devices=devices, **settings), dataset=small_set
+    with hasty():
+        first, second = (
+            protonorm_jax.run(
+                SMALL.replace(family="mlp", devices=devices, **settings), dataset=small_set
+            )
+            for devices in (1, 4)
         )
-        for devices in (1, 4)
-    )
     for one, other in zip(first.rows, second.rows, strict=True):
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
     np.testing.assert_allclose(
@@ -65,17 +69,24 @@ def test_vmapped_clients_agree_on_any_number_of_devices(small_set):
     )
 
 
-def test_a_larger_model_has_equal_bits_on_any_number_of_devices():
-    """With batch norm, depthwise convolutions and residuals."""
-    config = Config(
-        family="tiny_mobilenet",
-        num_clients=5,
-        rounds=2,
-        feature_dim=32,
-        devices=1,
-        min_samples=5,
+class Depthwise(nn.Module):
+    """Batch norm, a depthwise convolution and a residual."""
+
+    @nn.compact
+    def __call__(self, x, context):
+        x = layers.conv_norm(x, context, 8, "conv", "norm", stride=2)
+        y = layers.conv_norm(nn.relu(x), context, 8, "depthwise", "norm2", depthwise=True)
+        return layers.global_average(x + layers.relu6(y))
+
+
+def test_depthwise_convolutions_have_equal_bits_on_any_number_of_devices(small_set, monkeypatch):
+    row = registry.Architecture(Depthwise, "normal")
+    monkeypatch.setitem(registry.ARCHITECTURES, "depthwise", row)
+    config = SMALL.replace(family="depthwise", num_clients=5, rounds=2)
+    first, second = (
+        protonorm_jax.run(config.replace(devices=devices), dataset=small_set) for devices in (1, 4)
     )
-    assert_equal(protonorm_jax.run(config), protonorm_jax.run(config.replace(devices=4)))
+    assert_equal(first, second)
 
 
 PLAIN = SMALL.replace(family="mlp")

@@ -191,6 +191,7 @@ def _compare_arrays(
             then, found = (None if array is None else array.shape for array in (one, other))
             result.append(Difference(name, then, found, False))
         elif not np.array_equal(one, other):
+            one, other = one.astype(float), other.astype(float)  # Truth values have no difference.
             worst = np.unravel_index(np.argmax(np.abs(one - other)), one.shape)
             within = bool(np.allclose(one, other, rtol=RELATIVE, atol=RELATIVE * np.abs(one).max()))
             result.append(Difference(name, one[worst].item(), other[worst].item(), within))

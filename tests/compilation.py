@@ -5,18 +5,32 @@ import contextlib
 import jax
 
 HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_compile = jax.stages.Lowered.compile
 
 
 @contextlib.contextmanager
 def hasty():
-    """What is compiled ahead of time within, as simulations are, is compiled so."""
-    compile_well = jax.stages.Lowered.compile
+    """What is compiled ahead of time within, as simulations are, is compiled so.
 
-    def compile_hastily(lowered, options=None):
-        return compile_well(lowered, {**HASTY, **(options or {})})
+    Module-wide: `pytestmark = pytest.mark.usefixtures("hastily")`. Equal bits on other devices or
+    in another company are for the contract, which compiles as users do.
+    """
+    with _replaced(lambda lowered, options=None: _compile(lowered, {**HASTY, **(options or {})})):
+        yield
 
-    jax.stages.Lowered.compile = compile_hastily
+
+@contextlib.contextmanager
+def thorough():
+    """What is compiled within is compiled as users do, also within `hasty`."""
+    with _replaced(_compile):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(compiles):
+    before = jax.stages.Lowered.compile
+    jax.stages.Lowered.compile = compiles
     try:
         yield
     finally:
-        jax.stages.Lowered.compile = compile_well
+        jax.stages.Lowered.compile = before

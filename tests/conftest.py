@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import pytest
 
+from compilation import hasty
 from protonorm_jax.types import Dataset
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -32,6 +33,13 @@ def forget_programs():
     """Without this a process that runs many files dies; see `devices.make_room_for_programs`."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def hastily():
+    """See `compilation.hasty`."""
+    with hasty():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from compilation import hasty
 from protonorm_jax import keys, loop, methods, models, settings
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
@@ -15,6 +14,8 @@ from protonorm_jax.methods.method import LossInfo, cross_entropy, forward, head_
 from protonorm_jax.models import layers, registry
 from protonorm_jax.running import driver
 from protonorm_jax.types import Model, Outputs, linear_classify
+
+pytestmark = pytest.mark.usefixtures("hastily")
 
 # Clients of one architecture hold equally many samples, which spares compilations of the loop's
 # last, incomplete batch.
@@ -185,8 +186,7 @@ def check(ours, wanted, tolerance=1e-4):
 
 def check_engine(config, dataset):
     """Asserts that the engine and the loop agree in all that both tell."""
-    with hasty():
-        simulation = driver.prepare([config], dataset)
+    simulation = driver.prepare([config], dataset)
     reports, clients = engine(simulation)
     trace = federate(config, simulation)
     assert any(upload is None for uploads in trace.uploads for upload in uploads)

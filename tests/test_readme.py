@@ -8,6 +8,8 @@ import pytest
 from protonorm_jax import methods
 from protonorm_jax.models import registry
 
+pytestmark = pytest.mark.usefixtures("hastily")
+
 TEXT = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 SMALLER = {

@@ -35,7 +35,8 @@ def spectral():
     flags = "--xla_force_host_platform_device_count=2"
     result = subprocess.run(
         [sys.executable, str(script)],
-        env=os.environ | {"NPROC": "2", "XLA_FLAGS": flags},
+        env=os.environ
+        | {"NPROC": "2", "XLA_FLAGS": flags, "PYTHONPATH": str(script.parent.parent)},
         capture_output=True,
         text=True,
         timeout=150,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import protonorm_jax
-from compilation import hasty
+from compilation import thorough
 from protonorm_jax import keys
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
@@ -19,6 +19,8 @@ from protonorm_jax.planning import layout, plan
 from protonorm_jax.running import driver
 from protonorm_jax.types import Dataset
 from recorded import SMALL
+
+pytestmark = pytest.mark.usefixtures("hastily")
 
 
 def replace(**changes):
@@ -34,7 +36,8 @@ def assert_equal(first, second):
 @pytest.fixture(scope="module")
 def alone(small_set):
     """The run on one device that all others are compared with."""
-    return protonorm_jax.run(SMALL, dataset=small_set)
+    with thorough():
+        return protonorm_jax.run(SMALL, dataset=small_set)
 
 
 def test_order_of_clients_does_not_matter(alone, small_set, monkeypatch):
@@ -49,19 +52,19 @@ def test_order_of_clients_does_not_matter(alone, small_set, monkeypatch):
         return layout.Layout(tuple(placements), np.argsort(flat).astype(np.int32))
 
     monkeypatch.setattr(layout, "arrange", reversed_order)
-    assert_equal(alone, protonorm_jax.run(SMALL, dataset=small_set))
+    with thorough():
+        assert_equal(alone, protonorm_jax.run(SMALL, dataset=small_set))
 
 
 def test_vmapped_clients_agree_on_any_number_of_devices(small_set):
     """To rounding: who shares a batch, and how it narrows, depends on the number of devices."""
     settings = {"vmap_clients": 2, "num_clients": 16, "min_samples": 2, "rounds": 2}
-    with hasty():
-        first, second = (
-            protonorm_jax.run(
-                SMALL.replace(family="mlp", devices=devices, **settings), dataset=small_set
-            )
-            for devices in (1, 4)
+    first, second = (
+        protonorm_jax.run(
+            SMALL.replace(family="mlp", devices=devices, **settings), dataset=small_set
         )
+        for devices in (1, 4)
+    )
     for one, other in zip(first.rows, second.rows, strict=True):
         np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
     np.testing.assert_allclose(
@@ -83,9 +86,11 @@ def test_depthwise_convolutions_have_equal_bits_on_any_number_of_devices(small_s
     row = registry.Architecture(Depthwise, "normal")
     monkeypatch.setitem(registry.ARCHITECTURES, "depthwise", row)
     config = SMALL.replace(family="depthwise", num_clients=5, rounds=2)
-    first, second = (
-        protonorm_jax.run(config.replace(devices=devices), dataset=small_set) for devices in (1, 4)
-    )
+    with thorough():
+        first, second = (
+            protonorm_jax.run(config.replace(devices=devices), dataset=small_set)
+            for devices in (1, 4)
+        )
     assert_equal(first, second)
 
 
@@ -166,7 +171,8 @@ def test_a_run_that_diverges_does_not_disturb_the_others(each_alone, small_set):
 
 def test_shard_map_in_place_of_pmap_has_the_same_bits(small_set):
     """For the day when jax has no `pmap` any more: the simulation of one device stays as it is."""
-    simulation = driver.prepare([PLAIN.replace(devices=4)], small_set)
+    with thorough():
+        simulation = driver.prepare([PLAIN.replace(devices=4)], small_set)
     inputs = simulation.put(simulation.inputs(0))
     states, _ = simulation.advance(simulation.init(inputs), inputs, 2)
 

@@ -8,6 +8,8 @@ import pytest
 from protonorm_jax import data, methods
 from protonorm_jax.command import cli
 
+pytestmark = pytest.mark.usefixtures("hastily")
+
 FAST = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
 README = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text()
 FILE = next(block for block in README.split("```python\n") if "METHODS[" in block).split("```")[0]

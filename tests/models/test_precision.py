@@ -10,6 +10,7 @@ import pytest
 from jax import lax
 
 import protonorm_jax
+from compilation import hasty
 from protonorm_jax import config, data, models
 from protonorm_jax.config import Config
 from protonorm_jax.models import layers
@@ -220,7 +221,8 @@ def test_training_learns(small_set):
         precision="bfloat16",
         devices=1,
     )
-    run = protonorm_jax.run(settings, dataset=small_set)
+    with hasty():
+        run = protonorm_jax.run(settings, dataset=small_set)
     assert run.rows[-1]["prototype_accuracy"] > 0.75
     assert run.arrays["prototypes"].dtype == np.float32
 

@@ -61,7 +61,7 @@ def test_killed_at_random_moments(many_rounds, tmp_path):
     )
     flags = ("run", *settings, "--out", str(killed))
     in_a_save = 0
-    for number in range(6):
+    for number in range(4):
         process = protonorm(*flags)
         flags = ("resume", str(killed))
         # A start writes the manifest, and cuts the rows to those of the checkpoint.
@@ -76,7 +76,7 @@ def test_killed_at_random_moments(many_rounds, tmp_path):
         in_a_save += any(folder.glob("*tmp*"))
         left = sorted(path.name for path in folder.glob("*"))
         print(f"killed with {count_lines(rows)} rows, checkpoints {left}")
-    assert in_a_save >= 2
+    assert in_a_save >= 1
     with protonorm(*flags) as process:
         said = process.stdout.read()
     assert process.returncode == 0 and "going on after round" in said

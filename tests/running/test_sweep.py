@@ -13,6 +13,8 @@ from protonorm_jax.planning import plan
 from protonorm_jax.running import sweep, verify
 from recorded import assert_same, rows_of
 
+pytestmark = pytest.mark.usefixtures("hastily")
+
 SMALL = Config(
     family="mlp",
     num_clients=4,
@@ -285,8 +287,6 @@ def test_verify_allows_for_what_vmap_rounds_otherwise(small_file, tmp_path, caps
 
     out = tmp_path / "run"
     assert cli.main(["run", *flags, "--vmap-clients", "2", "--out", str(out)]) == 0
-    assert cli.main(["verify", str(out)]) == 0
-    assert "reproduced bit by bit" in capsys.readouterr().out
     assert cli.main(["verify", str(out), "--devices", "2"]) == 0
     printed = capsys.readouterr().out
     assert "not as recorded: devices 1 -> 2, with vmapped clients" in printed

@@ -165,6 +165,12 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return Config(**values)
 
 
+def without_method(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config file holds, but for its method and what belongs to it."""
+    own = ("method", "method_settings", "methods_file", *_MOVED)
+    return {name: value for name, value in values.items() if name not in own}
+
+
 def load(path: str | Path) -> Config:
     """Reads a config from a JSON file, such as a run's `config.json`.
 

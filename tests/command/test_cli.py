@@ -237,6 +237,20 @@ def test_another_method_drops_the_settings_of_the_config_file(recorded, tmp_path
     assert written["method"] == "local" and written["method_settings"] == {}
 
 
+def test_another_method_needs_nothing_of_the_one_in_the_config_file(tmp_path):
+    """Neither its file nor its settings, of today's or of older versions."""
+    path = tmp_path / "config.json"
+    file = {"path": "mine.py", "digest": "0" * 64}
+    for method in (
+        {"method": "mine", "method_settings": {"pull": 3}, "methods_file": file},
+        {"method": "protonorm", "scale": 3.0, "align": None, "collect": "before"},
+    ):
+        path.write_text(json.dumps({"rounds": 7, **method}))
+        parsed = flags.parse(cli.COMMANDS, ["run", "--config", str(path), "--method", "fedtgp"])
+        chosen = flags.chosen(parsed)
+        assert chosen == config.Config(method="fedtgp", rounds=7)
+
+
 def test_methods_are_listed_with_their_settings(capsys):
     assert cli.main(["methods"]) == 0
     printed = capsys.readouterr().out

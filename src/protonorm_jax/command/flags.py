@@ -42,7 +42,10 @@ def chosen(parsed: argparse.Namespace) -> config.Config:
     """
     values: dict[str, Any] = {}
     if parsed.config:
-        values = config.from_recorded(config.load_values(parsed.config)).to_dict()
+        values = config.load_values(parsed.config)
+        if getattr(parsed, "method", None) not in (None, values.get("method")):
+            values = config.without_method(values)
+        values = config.from_recorded(values).to_dict()
     given = {
         name: getattr(parsed, name) for name in settings.fields(config.Config) if name in parsed
     }

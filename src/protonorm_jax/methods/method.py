@@ -399,7 +399,8 @@ class Method(NamedTuple):
         would be left with less than one batch reserves nothing.
       warmup: rounds at the start in which nobody trains, but all upload.
       shared: the second architecture that the method needs, if any.
-      needs_linear_head: whether only models with a linear head can be used.
+      heads: what models it takes: with `"any"` head, with heads whose parameters are all of one
+        shape (`"equal"`), or with such heads that are `"linear"` but for dropout.
     """
 
     init_server: InitServer = no_server
@@ -420,4 +421,4 @@ class Method(NamedTuple):
     reserve: int = 0
     warmup: int = 0
     shared: Shared | None = None
-    needs_linear_head: bool = False
+    heads: str = "any"

@@ -1,6 +1,6 @@
 """Everything that is settled before anything is compiled: data, clients, devices, memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -174,12 +174,9 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
 
     architectures = []
     nets = [build(one.architecture, one, config.feature_dim) for one in placements]
+    by_name = {one.architecture: net for one, net in zip(placements, nets, strict=True)}
+    _check_heads(method, config, by_name)
     for placement, private in zip(placements, nets, strict=True):
-        if method.needs_linear_head and not private.linear_head:
-            raise UsageError(
-                f"Config.family must have models with a linear head for method {config.method}, "
-                f"got {placement.architecture}"
-            )
         both = Models(private)
         if shared == "private":
             both = Models(private, private)
@@ -259,6 +256,44 @@ def check_memory(plan: Plan, needed: int, how: str) -> None:
             f"= {config.num_clients}, family = {config.family} and batch_size = "
             f"{config.batch_size}, got {free / GIB:.2f} GiB free"
         )
+
+
+def _check_heads(method: methods.Method, config: Config, nets: Mapping[str, Model]) -> None:
+    """Refuses models whose heads the method cannot exchange.
+
+    Args:
+      method: the federated method.
+      config: of the run.
+      nets: by the names of their architectures.
+
+    Raises:
+      UsageError: a head that is not linear, or two of unequal form.
+    """
+    if method.heads == "any":
+        return
+    for name, net in nets.items():
+        if method.heads == "linear" and not net.linear_head:
+            raise UsageError(
+                f"Config.family must have models with a linear head for method {config.method}, "
+                f"got {name}"
+            )
+    forms = {name: _head_form(net) for name, net in nets.items()}
+    (one, form), *rest = forms.items()
+    for other, another in rest:
+        if another != form:
+            raise UsageError(
+                f"Config.family must have models with heads of one form for method "
+                f"{config.method}, got {one} with {form} and {other} with {another}"
+            )
+
+
+def _head_form(net: Model) -> str:
+    """The names and shapes of a head's parameters, as `bias [10], kernel [512, 10]`."""
+    head = jax.eval_shape(net.init, jax.eval_shape(lambda: keys.root(0)))["params"]["head"]
+    leaves = jax.tree_util.tree_leaves_with_path(head)
+    return ", ".join(
+        f"{'.'.join(entry.key for entry in path)} {list(leaf.shape)}" for path, leaf in leaves
+    )
 
 
 def _by_turns(chosen: list[jax.Device]) -> bool:

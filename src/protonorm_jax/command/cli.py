@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 from rich.console import Console
 
 from protonorm_jax import config, methods, report, settings
-from protonorm_jax.command import flags, progress, thomson
+from protonorm_jax.command import flags, interruption, progress, thomson
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
 from protonorm_jax.running import job, record, sweep, verify
@@ -37,8 +37,9 @@ def _exit_code(arguments: Sequence[str]) -> int:
     """Runs the command; mistakes, bugs and Ctrl-C become one line and a code."""
     debug = "--debug" in arguments
     try:
-        parsed = flags.parse(COMMANDS, arguments)
-        return parsed.command(parsed)
+        with interruption.certain():
+            parsed = flags.parse(COMMANDS, arguments)
+            return parsed.command(parsed)
     except UsageError as error:
         if debug:
             raise

@@ -43,9 +43,9 @@ ALLOWED = {
 # Within a folder, a file may import those before it.
 ORDER = {
     "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
-    "planning": ("deal", "devices", "layout", "memory", "plan", "inputs"),
+    "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
-    "command": ("thomson", "flags", "progress", "cli"),
+    "command": ("thomson", "flags", "interruption", "progress", "cli"),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
 WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")

@@ -20,7 +20,13 @@ def test_a_config_goes_to_a_dict_and_back():
 
 def test_settings_of_the_method_are_complete_and_count_in_the_digest():
     config = Config(method="fedtgp", method_settings={"margin": 1})
-    wanted = {"proximity": 10.0, "margin": 1.0, "server_epochs": 100, "collect": "after"}
+    wanted = {
+        "proximity": 10.0,
+        "distance": "mse",
+        "margin": 1.0,
+        "server_epochs": 100,
+        "collect": "after",
+    }
     assert config.method_settings == wanted == config.to_dict()["method_settings"]
     assert config.digest() != Config(method="fedtgp").digest()
     assert config == Config(method="fedtgp", method_settings=wanted)
@@ -102,4 +108,54 @@ def test_a_method_from_a_file_is_asked_for(tmp_path):
 def test_a_group_knows_what_is_traced():
     group = settings.GROUPS["fedtgp"]
     assert settings.traced(group) == ("proximity", "margin")
-    assert settings.fixed(group) == ("server_epochs", "collect")
+    assert settings.fixed(group) == ("distance", "server_epochs", "collect")
+
+
+PUBLISHED = {"shuffle": False, "last_batch": "drop", "dropped_features": True}
+
+
+def test_one_switch_for_what_the_published_code_does():
+    config = Config(fidelity="reference", method_settings={"scale": 4.0})
+    assert {name: getattr(config, name) for name in PUBLISHED} == PUBLISHED
+    own = Config(method_settings={"scale": 4.0}).method_settings
+    published = {"align": "reference", "collect": "before"}
+    assert config.method_settings == {**own, **published}
+    values = json.loads(json.dumps(config.to_dict()))
+    assert values.items() >= PUBLISHED.items() and from_dict(values) == config
+    spelt_out = {**PUBLISHED, "method_settings": {**published, "scale": 4.0}}
+    assert config == Config(fidelity="reference", **spelt_out)
+    assert Config(fidelity="reference", method="local").shuffle is False
+
+
+def test_the_switch_can_be_turned_in_a_sweep_and_with_the_method():
+    config = Config(fidelity="reference", rounds=7)
+    assert config.replace(fidelity="paper") == Config(rounds=7)
+    assert Config(rounds=7).replace(fidelity="reference") == config
+    other = config.replace(method="fedproto")
+    assert other == Config(fidelity="reference", rounds=7, method="fedproto")
+    assert other.method_settings["collect"] == "during"
+    assert config.replace(fidelity="paper", shuffle=False).shuffle is False
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shuffle": True}, "Config.shuffle must be False or left out with fidelity reference"),
+        ({"last_batch": "mask"}, "Config.last_batch must be drop or left out with fidelity ref"),
+        ({"method_settings": {"align": "auto"}}, "protonorm.align must be reference or left out"),
+        (
+            {"method": "fedtgp", "method_settings": {"collect": "after"}},
+            "fedtgp.collect must be before or left out with fidelity reference, got after",
+        ),
+    ],
+)
+def test_what_contradicts_the_switch_is_refused(change, message):
+    with pytest.raises(UsageError, match=message):
+        Config(fidelity="reference", **change)
+    with pytest.raises(UsageError, match=message):
+        from_dict({"fidelity": "reference", **change})
+    flat = {name: value for name, value in change.items() if name != "method_settings"}
+    flat |= change.get("method_settings", {})
+    with pytest.raises(UsageError, match=message):
+        Config(fidelity="reference").replace(**flat)
+    assert Config(**change).fidelity == "paper"

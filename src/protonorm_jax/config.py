@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from protonorm_jax import settings
 from protonorm_jax.errors import UsageError
@@ -14,6 +14,9 @@ from protonorm_jax.errors import UsageError
 PARTITIONS = ("dirichlet", "pathological", "iid")
 LAST_BATCHES = ("mask", "drop")
 PRECISIONS = ("float32", "bfloat16")
+FIDELITIES = ("paper", "reference")
+
+_T = TypeVar("_T")
 
 _data = functools.partial(settings.setting, section="data")
 _method = functools.partial(settings.setting, section="method")
@@ -21,9 +24,31 @@ _training = functools.partial(settings.setting, section="training")
 _execution = functools.partial(settings.setting, section="execution")
 
 
+def _faithful(cls: type[_T]) -> type[_T]:
+    """Fills in what `fidelity` decides, from what was given and what was left out."""
+    make = cls.__init__
+
+    @functools.wraps(make)
+    def expanded(self: Any, **given: Any) -> None:
+        group = settings.GROUPS.get(given.get("method", "protonorm"))
+        own = given.get("method_settings", {})
+        if given.get("fidelity") == "reference" and group and isinstance(own, Mapping):
+            given = settings.faithful("Config", cls, given)
+            own = settings.faithful(given.get("method", "protonorm"), group, own)
+            given["method_settings"] = own
+        make(self, **given)
+
+    cls.__init__ = expanded  # type: ignore[method-assign]
+    return cls
+
+
+@_faithful
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """One federated run. Equal configs with equal versions on equal devices give equal bits.
+
+    With `fidelity="reference"` all settings for which the published code does something else than
+    the default are as there; what contradicts that is refused.
 
     Raises:
       UsageError: a value is outside its range; the message names field, rule and value.
@@ -42,6 +67,12 @@ class Config:
     method_settings: Mapping[str, Any] = _method(
         settings.Values(), "settings of the method that differ from its defaults"
     )
+    fidelity: str = _method(
+        "paper",
+        "reference: as the published code does it, in everything that `protonorm methods NAME` "
+        "and --help name so",
+        choices=FIDELITIES,
+    )
     family: str = _training(
         "tiny", "tiny, ht0, or model names with commas; client i gets model i modulo their count"
     )
@@ -50,9 +81,18 @@ class Config:
     local_epochs: int = _training(1, "epochs a client trains each round", least=1)
     batch_size: int = _training(32, "samples a step", least=1)
     learning_rate: float = _training(0.01, "of the clients' SGD", above=0)
-    shuffle: bool = _training(True, "reorder a client's samples every epoch")
+    shuffle: bool = _training(True, "reorder a client's samples every epoch", reference=False)
     last_batch: str = _training(
-        "mask", "train on the incomplete last batch, masked, or drop it", choices=LAST_BATCHES
+        "mask",
+        "train on the incomplete last batch, masked, or drop it",
+        choices=LAST_BATCHES,
+        reference="drop",
+    )
+    dropped_features: bool = _training(
+        False,
+        "in training, losses see features as the dropout before the head leaves them "
+        "(efficientnet_b0, whose published code drops in place)",
+        reference=True,
     )
     participation: float = _training(1.0, "share of clients that train a round", above=0, most=1)
     dropout: float = _training(0.0, "chance that an upload is lost", least=0, most=1)
@@ -103,7 +143,7 @@ class Config:
         """The same settings but for some, checked again.
 
         Names that are not fields are settings of the method. With another method, the settings of
-        the one before are dropped.
+        the one before are dropped; with another fidelity, what the one before has decided.
 
         Raises:
           UsageError: an unknown name, or a value outside its range.
@@ -112,7 +152,10 @@ class Config:
         method = changes.get("method", self.method)
         if method != self.method:
             values["method_settings"] = {}
-        own = {name: value for name, value in changes.items() if name in values}
+        if changes.get("fidelity", self.fidelity) != self.fidelity:
+            own = settings.without(settings.GROUPS[self.method], values["method_settings"])
+            values = {**settings.without(Config, values), "method_settings": own}
+        own = {name: value for name, value in changes.items() if name in settings.fields(Config)}
         values |= own
         rest = {name: value for name, value in changes.items() if name not in own}
         values["method_settings"] = {**values["method_settings"], **rest}

@@ -21,6 +21,7 @@ def setting(
     *,
     traced: bool = False,
     probe: tuple[Any, Any] | None = None,
+    reference: Any = None,
     section: str = "",
     **rule: Any,
 ) -> Any:
@@ -32,11 +33,12 @@ def setting(
       traced: whether runs that differ in it share a compiled program; a float then.
       probe: two values between which results differ, for the contract that all methods are
         tested by; `None` for the default and twice the default, or the first two choices.
+      reference: what the published code does, where that is not the default; see `faithful`.
       section: under which heading the command line lists it.
       **rule: `choices`, or the bounds `above` (exclusive), `least` and `most`.
     """
-    metadata = {"help": help, "traced": traced, "probe": probe, "section": section, **rule}
-    return dataclasses.field(default=default, metadata=metadata)
+    metadata = {"help": help, "traced": traced, "probe": probe, "reference": reference}
+    return dataclasses.field(default=default, metadata={**metadata, "section": section, **rule})
 
 
 @typing.dataclass_transform(
@@ -91,6 +93,44 @@ def traced(group: Any) -> tuple[str, ...]:
 def fixed(group: Any) -> tuple[str, ...]:
     """The names of the settings that are compiled into a program."""
     return tuple(name for name in fields(group) if name not in traced(group))
+
+
+def references(group: Any) -> dict[str, Any]:
+    """What the published code does, by setting, where that is not the default."""
+    own = {name: field.metadata["reference"] for name, field in fields(group).items()}
+    return {name: value for name, value in own.items() if value is not None}
+
+
+def faithful(owner: str, group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, and for what they leave out what the published code does.
+
+    Args:
+      owner: what messages call the group.
+      group: the class.
+      values: by name.
+
+    Raises:
+      UsageError: a value that contradicts the published code.
+    """
+    wanted = references(group)
+    for name, value in wanted.items():
+        if name in values and values[name] != value:
+            raise UsageError(
+                f"{owner}.{name} must be {value} or left out with fidelity reference, got "
+                f"{values[name]}"
+            )
+    return {**values, **wanted}
+
+
+def without(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values but those that `faithful` may have put there, or that have their default."""
+    group_fields = fields(group)
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in references(group)
+        or value not in (references(group)[name], group_fields[name].default)
+    }
 
 
 def field_type(group: Any, name: str) -> tuple[type, bool]:

@@ -262,6 +262,23 @@ def test_methods_are_listed_with_their_settings(capsys):
     assert "(did you mean 'fedtgp'?)" in complaint(capsys, "methods", "fedtpg")
 
 
+def test_a_plan_says_what_the_method_adds(small_file, tmp_path, capsys):
+    """Five classes of 8 floats; the server of FedTGP trains on 20 pairs at most."""
+    sizes = (*FAST, "--batch-size", "8", "--data", small_file, "--out", str(tmp_path / "no"))
+    flags = ("run", *sizes, "--method", "fedtgp", "--dry-run", "--distance", "squared")
+    assert cli.main([*flags, "--server-epochs", "7"]) == 0
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first.startswith("fedtgp adds at most 40 floats up and 40 down a client and round, 0.00")
+    assert first.endswith(f"at most {7 * 3} steps of the server a round")  # Of 8 of 20 pairs.
+    assert second == (
+        "proximity 10 on the squared distance: effective weight 80 on the mean over 8 elements"
+    )
+    assert third.startswith("expected memory of a device: ")
+    assert cli.main(["run", *sizes, "--method", "local", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("local adds nothing\n")
+    assert not (tmp_path / "no").exists()
+
+
 def test_flags_of_the_command_line_are_taken():
     """No setting of a method may have such a name."""
     parser = flags._parser(cli.COMMANDS, "local")

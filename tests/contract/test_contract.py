@@ -217,6 +217,7 @@ def test_floats_are_counted(programs):
     size = _size((upload.each, upload.mean))
     method = build(programs.name)
     held = np.sum(plan.runs[0].class_counts > 0, axis=1)
+    assert plan.added.floats_up <= size and plan.added.floats_down <= _size(down)
     up_total = down_total = 0
     for index, row in enumerate(programs.outcomes["plain"].rows):
         trains, arrives = simulate.participants(
@@ -231,12 +232,14 @@ def test_floats_are_counted(programs):
             assert row["floats_up"] == upload.each.sums.shape[1] * np.sum(held * arrives)
         else:
             assert 0 < row["floats_up"] <= size * arrives.sum()
+        assert row["floats_up"] <= plan.added.floats_up * arrives.sum()
         receivers = 7 if method.sent_to == "all" else 5
         if isinstance(floats_down, int):
             assert row["floats_down"] == floats_down * receivers
             assert floats_down == _size(down)
         else:
             assert 0 <= row["floats_down"] <= _size(down) * receivers
+        assert row["floats_down"] <= plan.added.floats_down * receivers
         up_total, down_total = up_total + row["floats_up"], down_total + row["floats_down"]
         assert (row["floats_up_total"], row["floats_down_total"]) == (up_total, down_total)
         assert all(type(row[name]) is int for name in row if name.startswith("floats_"))
@@ -262,6 +265,9 @@ class Watcher:
     def __init__(self, stop):
         self.stop = stop
         self.rounds = []
+
+    def plan(self, planned):
+        pass
 
     def start(self, simulation, round_index=0):
         pass

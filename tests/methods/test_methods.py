@@ -65,15 +65,52 @@ def test_upscaling_multiplies_what_is_sent():
     assert floats == 12
 
 
-def test_the_prototype_loss_is_a_mean_over_batch_and_elements():
+@pytest.mark.parametrize(
+    ("align", "upscale", "wanted"),
+    [
+        ("none", False, [[0.0, 3.0], [4.0, 3.0]]),  # FedProto: the averages as they are.
+        ("none", True, [[0.0, 5.0], [4.0, 3.0]]),
+        ("auto", False, [[-0.89442719, 0.4472136], [0.89442719, -0.4472136]]),
+        ("auto", True, [[-4.472136, 2.236068], [4.472136, -2.236068]]),
+    ],
+)
+def test_the_ablation(align, upscale, wanted):
+    """Averages (0, 3) and (4, 3), of directions (0, 1) and (.8, .6); s = 5.
+
+    Aligned they lie opposite each other, on the line of the difference of directions, (-2, 1).
+    """
+    method, round = build(
+        "protonorm", num_classes=2, feature_dim=2, align=align, upscale=upscale, scale=5.0
+    )
+    sums = class_table.ClassSums(jnp.array([[[0.0, 3.0], [4.0, 3.0]]]), jnp.ones((1, 2)))
+    uploads = received(sums, num_samples=(2,))
+    server, _ = method.aggregate(KEY, method.init_server(KEY, None, {}), uploads, round)
+    sent, _ = method.broadcast(server, round)
+    np.testing.assert_allclose(sent.vectors, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("distance", "weighted"), [("mse", 25 / 4), ("squared", 25 / 2)])
+def test_the_prototype_loss_is_a_mean_over_the_batch(distance, weighted):
     """Two real rows, of which one is (3, 4) away from its prototype; the other's is unknown."""
-    method, round = build("fedproto", num_classes=2, feature_dim=2, proximity=2.0)
+    method, round = build(
+        "fedproto", num_classes=2, feature_dim=2, proximity=2.0, distance=distance
+    )
     model = fixed_model(features=[[3.0, 4.0], [9.0, 9.0], [7.0, 7.0]], logits=np.zeros((3, 2)))
     down = Prototypes(jnp.zeros((2, 2)), jnp.array([True, False]))
     batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 0]), jnp.array([True, True, False]))
     loss, info = method.loss(EMPTY, EMPTY, down, batch, KEY, round, models=Models(model))
     assert float(info.terms["prototype_mse"]) == pytest.approx(25 / 4)
-    assert float(loss) == pytest.approx(np.log(2) + 2 * 25 / 4)
+    assert float(loss) == pytest.approx(np.log(2) + 2 * weighted)
+
+
+def test_the_weight_of_the_other_distance_is_told():
+    setup = methods.Setup(10, 512, 20, 1, 32)
+    for name in ("fedproto", "fedtgp", "protonorm"):
+        notes = methods.METHODS[name].notes
+        (mean,) = notes(setup, checked_settings(name, {}))
+        assert mean.endswith("512 elements: effective weight 0.01953 on the squared distance")
+        (squared,) = notes(setup, checked_settings(name, {"distance": "squared", "proximity": 2.0}))
+        assert squared.endswith("effective weight 1024 on the mean over 512 elements")
 
 
 EMPTY = {"model": {}, "shared": {}}

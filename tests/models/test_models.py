@@ -296,6 +296,29 @@ def test_stochastic_depth_of_an_image_does_not_depend_on_the_batch():
     assert efficientnet.depth_gates(None, 3) is None
 
 
+def test_features_may_be_those_that_dropout_has_left(monkeypatch):
+    """The logits are the same, as is what an evaluation says."""
+    monkeypatch.setitem(ARCHITECTURES, "mlp", ARCHITECTURES["mlp"]._replace(dropout=0.5))
+    sizes = {"num_classes": 3, "feature_dim": 64, "image_shape": (4, 4, 1)}
+    whole, dropped = (
+        models.build("mlp", **sizes, dropped_features=dropped) for dropped in (False, True)
+    )
+    key, images = jax.random.key(0), jnp.ones((2, 4, 4, 1))
+    variables = whole.init(key)
+    (before, _), (after, _) = (
+        model.apply(variables, images, True, key=key) for model in (whole, dropped)
+    )
+    np.testing.assert_array_equal(before.logits, after.logits)
+    kept = np.asarray(after.features != 0)
+    np.testing.assert_array_equal(after.features, np.where(kept, 2 * before.features, 0))
+    assert 0.3 < np.mean(kept[before.features > 0]) < 0.7
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        whole.apply(variables, images)[0],
+        dropped.apply(variables, images)[0],
+    )
+
+
 def test_families():
     assert models.family("ht0") == models.FAMILIES["ht0"]
     assert models.family("resnet8") == ("resnet8",)

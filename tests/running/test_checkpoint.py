@@ -27,6 +27,9 @@ class Watcher:
         self._then = then
         self._at_start = at_start
 
+    def plan(self, planned):
+        pass
+
     def start(self, simulation, round_index=0):
         self.first = round_index
         self._at_start()

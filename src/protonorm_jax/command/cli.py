@@ -18,7 +18,7 @@ from rich.console import Console
 from protonorm_jax import config, methods, report, settings
 from protonorm_jax.command import flags, interruption, progress, thomson
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import devices
+from protonorm_jax.planning import devices, plan
 from protonorm_jax.running import job, record, sweep, verify
 
 
@@ -62,6 +62,10 @@ def _run(parsed: argparse.Namespace) -> int:
     directory = Path(parsed.out or _default_directory(chosen))
     record.check_free(directory, overwrite=parsed.overwrite)
     _start_up(parsed, chosen.devices)
+    if parsed.dry_run:
+        for line in progress.plan_lines(plan.make([chosen])):
+            _console().print(line, soft_wrap=True, highlight=False)
+        return 0
     with progress.RunDisplay(chosen, _console()) as display:
         summary = job.run(chosen, directory, display=display)
     return _end(summary, directory)
@@ -146,10 +150,10 @@ def _described(group: Any, name: str) -> dict[str, Any]:
     rule = field.metadata
     bounds = [f"{sign} {rule[key]}" for key, sign in _BOUNDS.items() if key in rule]
     allowed = ", ".join(rule.get("choices", bounds)) or settings.field_type(group, name)[0].__name__
-    default = str(field.default).lower() if isinstance(field.default, bool) else field.default
     return {
         "name": name,
-        "default": default,
+        "default": flags.worded(field.default),
+        "reference": "" if rule["reference"] is None else flags.worded(rule["reference"]),
         "allowed": allowed,
         "traced": rule["traced"],
         "help": rule["help"],

@@ -40,21 +40,15 @@ def chosen(parsed: argparse.Namespace) -> config.Config:
     Raises:
       UsageError: one of them cannot be used.
     """
-    values: dict[str, Any] = {}
-    if parsed.config:
-        values = config.load_values(parsed.config)
-        if getattr(parsed, "method", None) not in (None, values.get("method")):
-            values = config.without_method(values)
-        values = config.from_recorded(values).to_dict()
-    given = {
-        name: getattr(parsed, name) for name in settings.fields(config.Config) if name in parsed
-    }
-    if given.get("method", values.get("method")) != values.get("method"):
-        values.pop("method_settings", None)
-    own = {name: getattr(parsed, name) for name in _own_settings(parsed) if name in parsed}
-    values |= given
-    values["method_settings"] = {**values.get("method_settings", {}), **own}
-    return config.from_dict(values)
+    names = [*settings.fields(config.Config), *_own_settings(parsed)]
+    given = {name: getattr(parsed, name) for name in names if name in parsed}
+    if not parsed.config:
+        own = {name: given.pop(name) for name in _own_settings(parsed) if name in given}
+        return config.from_dict({**given, "method_settings": own})
+    values = config.load_values(parsed.config)
+    if given.get("method") not in (None, values.get("method")):
+        values = config.without_method(values)
+    return config.from_recorded(values).replace(**given)
 
 
 def given_settings(parsed: argparse.Namespace) -> list[str]:
@@ -204,7 +198,6 @@ def _parser(
         help="of these, runs of a device in one vmapped step; 0 chooses: 1 on CPU, all of a "
         "device's on GPU and TPU (0)",
     )
-    group.add_argument("--dry-run", action="store_true", help="only plan")
     _add_output(many)
     _add_settings(many, method)
     _add_processes(many)
@@ -279,6 +272,9 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     output.add_argument(
         "--config", metavar="FILE", help="start from the settings in a run's config.json"
     )
+    output.add_argument(
+        "--dry-run", action="store_true", help="only say what is planned, and what it will need"
+    )
     _add_methods(output)
     _add_debug(output)
 
@@ -342,12 +338,17 @@ def _add_setting(group: Any, owner: Any, name: str) -> None:
     flag = "--" + name.replace("_", "-")
     plain, _ = settings.field_type(owner, name)
     text = field.metadata["help"].replace("%", "%%")
+    default = f"({worded(field.default)})"
+    if field.metadata["reference"] is not None:
+        default = (
+            f"({worded(field.default)}; published code: {worded(field.metadata['reference'])})"
+        )
     if plain is bool:
         group.add_argument(
             flag,
             action=argparse.BooleanOptionalAction,
             default=argparse.SUPPRESS,
-            help=f"{text} ({'yes' if field.default else 'no'})",
+            help=f"{text} {default}",
         )
         return
     choices = field.metadata.get("choices")
@@ -356,5 +357,10 @@ def _add_setting(group: Any, owner: Any, name: str) -> None:
         type=lambda value: settings.parsed(owner, name, value),
         default=argparse.SUPPRESS,
         metavar="{" + ",".join(choices) + "}" if choices else plain.__name__.upper(),
-        help=f"{text} ({field.default})",
+        help=f"{text} {default}",
     )
+
+
+def worded(value: Any) -> str:
+    """A value as help texts say it."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

@@ -40,8 +40,6 @@ class _Bar:
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._progress.start()
-        else:
-            self.say("compiling ...")
         return self
 
     def __exit__(
@@ -87,6 +85,13 @@ class RunDisplay(_Bar):
         self._config = config
         self._figures = ""
 
+    def plan(self, planned: Plan) -> None:
+        """Says what the method adds to local training."""
+        for line in plan_lines(planned):
+            self.say(line)
+        if not self._console.is_terminal:
+            self.say("compiling ...")
+
     def start(self, simulation: Simulation, round_index: int = 0) -> None:
         """Says what was compiled, where it runs, and from which round on."""
         plan = simulation.plan
@@ -127,6 +132,9 @@ class SweepDisplay(_Bar):
         self._before = 0  # Rounds of finished runs.
         self._together = 0  # Runs that train now.
 
+    def plan(self, planned: Plan) -> None:
+        """Says nothing: the table of all programs has said it."""
+
     def start(self, simulation: Simulation, round_index: int = 0) -> None:
         """Says what was compiled and where it runs."""
         plan = simulation.plan
@@ -154,6 +162,24 @@ class SweepDisplay(_Bar):
         if self._console.is_terminal:
             figures = f"{self._finished}/{self._num_runs} runs finished"
             self._progress.update(self._task, completed=self._before, figures=figures)
+
+
+def plan_lines(planned: Plan) -> list[str]:
+    """What a method adds to local training, and what its settings come to."""
+    config, added = planned.runs[0].config, planned.added
+    parts = [
+        f"at most {added.floats_up:,} floats up and {added.floats_down:,} down a client and round",
+        f"{added.client_bytes / MIB:,.2f} MiB more a client",
+        f"{added.server_bytes / MIB:,.2f} MiB on the server",
+    ]
+    if added.server_steps:
+        parts.append(f"at most {added.server_steps:,} steps of the server a round")
+    needed = planned.memory
+    return [
+        f"{config.method} adds {', '.join(parts) if any(added) else 'nothing'}",
+        *planned.notes,
+        f"expected memory of a device: {needed.total() / MIB:,.0f} MiB",
+    ]
 
 
 def _devices(plan: Plan) -> str:

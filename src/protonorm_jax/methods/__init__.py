@@ -15,6 +15,7 @@ from protonorm_jax.methods.method import (
     Shared,
     Upload,
 )
+from protonorm_jax.methods.shared import prototypes
 from protonorm_jax.methods.table import METHODS, Row, build, load_file, settings_of
 
 __all__ = [
@@ -38,6 +39,7 @@ METHODS["protonorm"] = Row(
     up="prototypes of the client's classes, C_i D",
     down="aligned prototypes of all classes, C D",
     source="arXiv:2507.04310",
+    notes=prototypes.notes,
 )
 METHODS["fedproto"] = Row(
     fedproto.fedproto,
@@ -45,6 +47,7 @@ METHODS["fedproto"] = Row(
     up="prototypes of the client's classes, C_i D",
     down="average prototypes of all classes, C D",
     source="arXiv:2105.00243",
+    notes=prototypes.notes,
 )
 METHODS["local"] = Row(local, up="nothing", down="nothing", source="the baseline")
 METHODS["fedavg"] = Row(
@@ -67,4 +70,5 @@ METHODS["fedtgp"] = Row(
     up="prototypes of the client's classes, C_i D",
     down="trained prototypes of all classes, C D",
     source="arXiv:2401.03230",
+    notes=prototypes.notes,
 )

@@ -15,8 +15,9 @@ class Settings:
     statistics: str = settings.setting(
         "average",
         "running statistics of batch norm are averaged like parameters, or stay the client's own "
-        "(local; the reference code averages parameters alone)",
+        "(local)",
         choices=("average", "local"),
+        reference="local",
     )
 
 

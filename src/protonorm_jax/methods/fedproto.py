@@ -13,6 +13,7 @@ class Settings:
     """Of FedProto."""
 
     proximity: float = prototypes.proximity()
+    distance: str = prototypes.distance()
     weighting: str = prototypes.weighting()
     collect: str = prototypes.collect(reference="during")
 
@@ -38,7 +39,7 @@ def fedproto(setup: Setup, fixed: Settings) -> Method:
     return Method(
         init_server=lambda *_: prototypes.unknown(setup.num_classes, setup.feature_dim),
         broadcast=prototypes.broadcast,
-        loss=prototypes.loss,
+        loss=prototypes.loss_of(fixed.distance),
         observe=prototypes.observe_features(setup.num_classes),
         upload=prototypes.upload,
         aggregate=aggregate,

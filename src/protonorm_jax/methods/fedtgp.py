@@ -17,6 +17,7 @@ class Settings:
     """Of FedTGP."""
 
     proximity: float = prototypes.proximity()
+    distance: str = prototypes.distance()
     margin: float = settings.setting(
         100.0,
         "tau: the largest margin; the margin is the largest gap between class means where that is "
@@ -122,7 +123,7 @@ def fedtgp(setup: Setup, fixed: Settings) -> Method:
     return Method(
         init_server=init_server,
         broadcast=lambda server, round: prototypes.broadcast(server.prototypes, round),
-        loss=prototypes.loss,
+        loss=prototypes.loss_of(fixed.distance),
         observe=prototypes.observe_features(num_classes),
         upload=prototypes.upload,
         aggregate=aggregate,
@@ -130,4 +131,5 @@ def fedtgp(setup: Setup, fixed: Settings) -> Method:
         show=lambda server: prototypes.show(server.prototypes),
         nets=lambda server: {"prototype_net": server.net},
         collect=fixed.collect,
+        server_steps=server_training.most_steps(setup, fixed.server_epochs),
     )

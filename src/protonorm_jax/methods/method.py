@@ -398,6 +398,7 @@ class Method(NamedTuple):
       reserve: full batches of each client's first samples that are never trained on; a client that
         would be left with less than one batch reserves nothing.
       warmup: rounds at the start in which nobody trains, but all upload.
+      server_steps: the most optimiser steps that the server makes in a round; only told.
       shared: the second architecture that the method needs, if any.
       heads: what models it takes: with `"any"` head, with heads whose parameters are all of one
         shape (`"equal"`), or with such heads that are `"linear"` but for dropout.
@@ -420,5 +421,6 @@ class Method(NamedTuple):
     sent_to: str = "trained"
     reserve: int = 0
     warmup: int = 0
+    server_steps: int = 0
     shared: Shared | None = None
     heads: str = "any"

@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import sys
 from collections import UserDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,7 @@ class Row(NamedTuple):
       up: what a client sends up, in words.
       down: what it is sent, in words.
       source: the paper.
+      notes: `(setup, settings) -> lines`, what the settings come to, said before a run starts.
     """
 
     factory: Callable[[Setup, Any], Method]
@@ -39,6 +40,7 @@ class Row(NamedTuple):
     up: str = ""
     down: str = ""
     source: str = ""
+    notes: Callable[[Setup, Any], Sequence[str]] = lambda setup, settings: ()
 
 
 class File(NamedTuple):

@@ -76,6 +76,7 @@ class Net(nn.Module):
       num_classes: number of logits.
       dropout: rate between features and head.
       precision: dtype of the activations of the base; `float32` leaves images as they are.
+      dropped_features: whether the features it reports are those that dropout has left.
     """
 
     base: nn.Module
@@ -83,6 +84,7 @@ class Net(nn.Module):
     num_classes: int
     dropout: float
     precision: str = "float32"
+    dropped_features: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array, context: layers.Context) -> Outputs:
@@ -97,7 +99,8 @@ class Net(nn.Module):
         output = output.astype(accumulator(output.dtype))
         features = adaptive_average_pool(output, self.feature_dim)
         kept = layers.dropout(features, self.dropout, head_key)
-        return Outputs(features, layers.Linear(self.num_classes, name="head")(kept))
+        logits = layers.Linear(self.num_classes, name="head")(kept)
+        return Outputs(kept if self.dropped_features else features, logits)
 
 
 def build(
@@ -108,6 +111,7 @@ def build(
     image_shape: tuple[int, int, int],
     convolution: str = "auto",
     precision: str = "float32",
+    dropped_features: bool = False,
 ) -> Model:
     """Makes one architecture as pure functions; see `types.Model` for their arguments.
 
@@ -124,6 +128,8 @@ def build(
       precision: `bfloat16` for activations, and operands of convolutions and matrix products, of
         that dtype. Parameters, statistics and their gradients, sums, features and the head are
         float32 either way.
+      dropped_features: whether training passes report features as dropout before the head has
+        left them, as a dropout in place does; it makes a difference for `efficientnet_b0` alone.
     Returns:
       A `Model`.
     Raises:
@@ -133,7 +139,14 @@ def build(
     row = ARCHITECTURES[name]
     _check(name, row, num_classes, feature_dim, image_shape, convolution, precision)
     shape = tuple(int(size) for size in image_shape)
-    net = Net(row.base(), int(feature_dim), int(num_classes), row.dropout, precision)
+    net = Net(
+        row.base(),
+        feature_dim=int(feature_dim),
+        num_classes=int(num_classes),
+        dropout=row.dropout,
+        precision=precision,
+        dropped_features=dropped_features,
+    )
 
     def init(key: jax.Array) -> Variables:
         images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)

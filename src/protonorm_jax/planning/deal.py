@@ -49,6 +49,7 @@ class Dealt(NamedTuple):
     Attributes:
       configs: one for each run.
       dataset: all samples.
+      setup: the sizes that the method was made for.
       method: the federated method.
       partitions: of each run.
       architectures: `[num_clients]` names of models.
@@ -58,6 +59,7 @@ class Dealt(NamedTuple):
 
     configs: Sequence[Config]
     dataset: Dataset
+    setup: methods.Setup
     method: methods.Method
     partitions: list[Partition]
     architectures: tuple[str, ...]
@@ -100,7 +102,7 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
         costs = {name: cost + models.step_cost(shared) for name, cost in costs.items()}
     partitions = [_deal_samples(one, dataset) for one in configs]
     steps = [client.num_steps(one.train_count, config, method.reserve) for one in partitions]
-    return Dealt(configs, dataset, method, partitions, architectures, costs, steps)
+    return Dealt(configs, dataset, setup, method, partitions, architectures, costs, steps)
 
 
 def _check_common(configs: Sequence[Config]) -> None:

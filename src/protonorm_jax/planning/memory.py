@@ -35,13 +35,18 @@ class Memory(NamedTuple):
         """The sum."""
         return sum(self)
 
+    def by_part(self) -> str:
+        """All parts in GiB, as `samples 0.15, states 1.20, uploads 0.30, work 2.00`."""
+        return ", ".join(f"{name} {size / 2**30:.2f}" for name, size in self._asdict().items())
 
-class _Shapes(NamedTuple):
+
+class Shapes(NamedTuple):
     """What the hooks of one architecture's clients are given, as shapes.
 
     Attributes:
       server: the server's state.
       down: what is sent.
+      floats_down: how many numbers that is; a shape if it is not known before.
       client: the state of a client.
       batch: of a step.
       data: of a client.
@@ -53,6 +58,7 @@ class _Shapes(NamedTuple):
 
     server: Any
     down: Any
+    floats_down: Any
     client: Client
     batch: Batch
     data: ClientData
@@ -67,6 +73,7 @@ def expected(
     dataset: Dataset,
     spread: Spread,
     *,
+    given: Sequence[Shapes],
     slots: Sequence[int],
     lengths: Sequence[tuple[int, int]],
 ) -> Memory:
@@ -76,23 +83,25 @@ def expected(
       program: which.
       dataset: all samples.
       spread: of its runs over devices.
+      given: of each architecture, see `shapes_of`.
       slots: of each architecture, clients on a device.
       lengths: of each architecture, see `layout.longest`.
     """
     num_clients = program.config.num_clients
     state = index = server = each = mean = largest = work = 0
-    for architecture, count, length in zip(program.architectures, slots, lengths, strict=True):
-        given = _shapes(program, architecture, dataset)
-        server, upload = _bytes(given.server), given.upload
-        state += count * _bytes(architecture.client)
+    for architecture, shapes, count, length in zip(
+        program.architectures, given, slots, lengths, strict=True
+    ):
+        server, upload = num_bytes(shapes.server), shapes.upload
+        state += count * num_bytes(architecture.client)
         index += count * 4 * sum(length)
         rows = architecture.chunk * spread.vmap_runs
-        work = max(work, rows * _client_bytes(program, architecture, given))
-        work = max(work, spread.vmap_runs * _server_bytes(program, given))
-        each = 2 * num_clients * _bytes(upload.each)
+        work = max(work, rows * _client_bytes(program, architecture, shapes))
+        work = max(work, spread.vmap_runs * _server_bytes(program, shapes))
+        each = 2 * num_clients * num_bytes(upload.each)
         # The average is taken leaf by leaf, from the uploads as they come.
-        mean += count * spread.client_devices * _bytes(upload.mean)
-        largest = max([largest, *(_bytes(leaf) for leaf in jax.tree.leaves(upload.mean))])
+        mean += count * spread.client_devices * num_bytes(upload.mean)
+        largest = max([largest, *(num_bytes(leaf) for leaf in jax.tree.leaves(upload.mean))])
     state += server
     # Where a device has several runs, those that train are copied out of the rest.
     copies = spread.vmap_runs if spread.runs_each > 1 else 0
@@ -104,18 +113,20 @@ def expected(
     )
 
 
-def _shapes(program: Program, architecture: Architecture, dataset: Dataset) -> _Shapes:
+def shapes_of(program: Program, architecture: Architecture, dataset: Dataset) -> Shapes:
     """The shapes of everything that the hooks are given."""
     config, method, models = program.config, program.method, architecture.models
     size, num_clients = config.batch_size, config.num_clients
 
-    def make(key: jax.Array) -> _Shapes:
+    known: list[Any] = []  # Plain numbers do not come back from `eval_shape` as such.
+
+    def make(key: jax.Array) -> Shapes:
         first = program.architectures[program.first].models
         server = method.init_server(key, first, first.private.init(key))
         counts = jnp.zeros((num_clients, dataset.num_classes), jnp.int32)
         own = methods.settings_of(config.method, config.method_settings)
         round = Round(jnp.int32(0), jnp.float32(0), jax.tree.map(jnp.float32, own), counts)
-        down, _ = method.broadcast(server, round)
+        down, floats_down = method.broadcast(server, round)
         client = method.init_client(key, models.private.init(key), server, models, counts[0])
         images = (size, *dataset.images.shape[1:])
         labels, mask = jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
@@ -126,12 +137,16 @@ def _shapes(program: Program, architecture: Architecture, dataset: Dataset) -> _
         )
         totals = method.observe(info.outputs, labels, mask) if method.collect else ()
         upload = method.upload(key, client, totals, data, down, round, models=models)
-        return _Shapes(server, down, client, batch, data, round, key, totals, upload)
+        known.extend((floats_down, upload.floats))
+        return Shapes(server, down, floats_down, client, batch, data, round, key, totals, upload)
 
-    return jax.eval_shape(make, jax.eval_shape(lambda: keys.root(0)))
+    shapes = jax.eval_shape(make, jax.eval_shape(lambda: keys.root(0)))
+    down, up = (one if isinstance(one, int) else None for one in known)
+    upload = shapes.upload if up is None else shapes.upload._replace(floats=up)
+    return shapes._replace(floats_down=shapes.floats_down if down is None else down, upload=upload)
 
 
-def _client_bytes(program: Program, architecture: Architecture, given: _Shapes) -> int:
+def _client_bytes(program: Program, architecture: Architecture, given: Shapes) -> int:
     """What one client's step, or the making of its upload, needs beside its state.
 
     The step keeps what its backward pass needs, among it the parameters; and makes gradients, new
@@ -140,7 +155,7 @@ def _client_bytes(program: Program, architecture: Architecture, given: _Shapes) 
     """
     method, models = program.method, architecture.models
 
-    def backward(given: _Shapes) -> Any:
+    def backward(given: Shapes) -> Any:
         def loss(params: Any) -> Any:
             statistics = given.client.statistics
             rest = (statistics, given.down, given.batch, given.key, given.round)
@@ -148,22 +163,22 @@ def _client_bytes(program: Program, architecture: Architecture, given: _Shapes) 
 
         return jax.vjp(loss, given.client.params, has_aux=True)[1]
 
-    def upload(given: _Shapes) -> Any:
+    def upload(given: Shapes) -> Any:
         rest = (given.totals, given.data, given.down, given.round)
         return method.upload(given.key, given.client, *rest, models=models)
 
     optimizer = jax.eval_shape(
         lambda given: method.optimizer(given.round).init(given.client.params), given
     )
-    step = _bytes(jax.eval_shape(backward, given)) + 2 * _bytes(given.client.params)
-    return max(step + _bytes(optimizer), _peak_bytes(upload, given))
+    step = num_bytes(jax.eval_shape(backward, given)) + 2 * num_bytes(given.client.params)
+    return max(step + num_bytes(optimizer), _peak_bytes(upload, given))
 
 
-def _server_bytes(program: Program, given: _Shapes) -> int:
+def _server_bytes(program: Program, given: Shapes) -> int:
     """What the server's own work needs, beside its state and the uploads."""
     num_clients = program.config.num_clients
 
-    def aggregate(given: _Shapes) -> Any:
+    def aggregate(given: Shapes) -> Any:
         each = jax.tree.map(
             lambda leaf: jnp.zeros((num_clients, *jnp.shape(leaf)), leaf.dtype), given.upload.each
         )
@@ -191,7 +206,7 @@ def _peak_of(jaxpr: core.Jaxpr) -> int:
     peak = 0
     for number, equation in enumerate(jaxpr.eqns):
         inner = max([0, *(_peak_of(inside) for inside in _inside(equation.params))])
-        alive |= {id(one): _bytes(one.aval) for one in equation.outvars}
+        alive |= {id(one): num_bytes(one.aval) for one in equation.outvars}
         peak = max(peak, sum(alive.values()) + inner)
         alive = {name: size for name, size in alive.items() if last_use.get(name, -1) > number}
     return peak
@@ -206,7 +221,8 @@ def _inside(params: dict[str, Any]) -> list[core.Jaxpr]:
     return closed + [one for one in leaves if isinstance(one, core.Jaxpr)]
 
 
-def _bytes(tree: Any) -> int:
+def num_bytes(tree: Any) -> int:
+    """The bytes of all arrays of a tree, or of their shapes."""
     return sum(
         int(np.prod(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
         for leaf in jax.tree.leaves(tree)

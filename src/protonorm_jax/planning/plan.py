@@ -10,7 +10,7 @@ from protonorm_jax import keys, methods, models
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import devices, layout, memory
+from protonorm_jax.planning import added, devices, layout, memory
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.types import Client, Dataset, Model, Models, Partition
 
@@ -46,6 +46,8 @@ class Plan(NamedTuple):
       spread: of the runs over devices.
       efficiency: how well the devices are used.
       memory: expected need.
+      added: what the method adds to local training.
+      notes: what the settings of the first run's method come to, in words.
     """
 
     program: simulate.Program
@@ -57,6 +59,8 @@ class Plan(NamedTuple):
     spread: layout.Spread
     efficiency: layout.Efficiency
     memory: memory.Memory
+    added: added.Added
+    notes: tuple[str, ...]
 
 
 def make(
@@ -97,7 +101,8 @@ def make(
     free = devices.free_bytes(chosen)
     while not runs_per_program and result.memory.total() > free and result.runs_per_program > 1:
         result = planned(max(result.runs_per_program // 2, 1))
-    check_memory(result, result.memory.total(), "an expected")
+    needed = result.memory
+    check_memory(result, needed.total(), "an expected", f" ({needed.by_part()})")
     return result
 
 
@@ -170,6 +175,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
                 image_shape=dataset.images.shape[1:],
                 convolution="canonical" if alone else "im2col",
                 precision=config.precision,
+                dropped_features=config.dropped_features,
             )
 
     architectures = []
@@ -210,6 +216,9 @@ def _plan_of(
 ) -> Plan:
     """The plan for an arrangement on these devices."""
     program, spread = program_of(dealt, arrangement, by_turns), arrangement.spread
+    first = dealt.configs[0]
+    own = methods.settings_of(first.method, first.method_settings)
+    given = [memory.shapes_of(program, one, dealt.dataset) for one in program.architectures]
     labels, num_classes = dealt.dataset.labels, dealt.dataset.num_classes
     runs = tuple(
         PlannedRun(config, parts, class_counts(config, parts, labels, num_classes), own)
@@ -230,19 +239,23 @@ def _plan_of(
             program,
             dealt.dataset,
             spread,
+            given=given,
             slots=[one.client_ids.shape[1] for one in arrangement.layouts[0].placements],
             lengths=layout.longest(arrangement.layouts, dealt.partitions),
         ),
+        added=added.to_local_training(program, given),
+        notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),
     )
 
 
-def check_memory(plan: Plan, needed: int, how: str) -> None:
+def check_memory(plan: Plan, needed: int, how: str, parts: str = "") -> None:
     """Compares a need with what is free.
 
     Args:
       plan: whose.
       needed: bytes on each device.
       how: the words before the amount, such as "an expected".
+      parts: the words after it, which say what it is made of.
 
     Raises:
       UsageError: it does not fit.
@@ -252,8 +265,8 @@ def check_memory(plan: Plan, needed: int, how: str) -> None:
         config = plan.program.config
         runs = f"runs_per_program = {plan.runs_per_program}, " if len(plan.runs) > 1 else ""
         raise UsageError(
-            f"memory must be >= {how} {needed / GIB:.2f} GiB on each device for {runs}num_clients "
-            f"= {config.num_clients}, family = {config.family} and batch_size = "
+            f"memory must be >= {how} {needed / GIB:.2f} GiB{parts} on each device for {runs}"
+            f"num_clients = {config.num_clients}, family = {config.family} and batch_size = "
             f"{config.batch_size}, got {free / GIB:.2f} GiB free"
         )
 

@@ -76,12 +76,14 @@ def plan_table(programs: Sequence[dict[str, Any]]) -> Table:
     table = Table(
         title=f"{sum(program['runs'] for program in programs)} runs, {len(programs)} "
         f"program{'s'[: len(programs) > 1]} to compile",
+        caption="floats: of a client in a round, at most; server steps: of a round, at most",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
     for name in programs[0]["fixed"]:
         table.add_column(name)
-    for name in ("runs", "at a time", "calls", "devices", "runs each", "vmapped", "MiB a device"):
+    names = ("runs", "at a time", "calls", "devices", "runs each", "vmapped", "MiB a device")
+    for name in (*names, "floats up", "floats down", "server steps"):
         table.add_column(name, justify="right")
     for program in programs:
         figures = (
@@ -96,6 +98,7 @@ def plan_table(programs: Sequence[dict[str, Any]]) -> Table:
             *("-" if value is None else str(value) for value in program["fixed"].values()),
             *map(str, figures),
             f"{program['bytes_per_device'] / 2**20:,.1f}",
+            *(f"{program[name]:,}" for name in ("floats_up", "floats_down", "server_steps")),
         )
     return table
 
@@ -210,16 +213,18 @@ def settings_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The settings of one method.
 
     Args:
-      rows: of each setting `name`, `default`, `allowed`, `traced` and `help`.
+      rows: of each setting `name`, `default`, `reference`, `allowed`, `traced` and `help`.
     """
     table = Table(
-        caption="one program: runs of a sweep that differ in it share a compiled program",
+        caption="published code: what --fidelity reference takes, where it is not the default; "
+        "one program: runs of a sweep that differ in it share a compiled program",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
-    for name in ("setting", "default", "allowed", "one program", "meaning"):
+    for name in ("setting", "default", "published code", "allowed", "one program", "meaning"):
         table.add_column(name, overflow="fold")
     for row in rows:
         shared = "yes" if row["traced"] else "no"
-        table.add_row(row["name"], str(row["default"]), row["allowed"], shared, row["help"])
+        figures = (row["default"], row["reference"], row["allowed"], shared)
+        table.add_row(row["name"], *figures, row["help"])
     return table

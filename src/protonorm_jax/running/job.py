@@ -20,6 +20,9 @@ from protonorm_jax.types import Dataset
 class Display(Protocol):
     """What is told of the progress of a run."""
 
+    def plan(self, planned: planning.Plan) -> None:
+        """All is settled, and will be compiled now."""
+
     def start(self, simulation: driver.Simulation, round_index: int = 0) -> None:
         """Everything is compiled, and goes on from this round."""
 
@@ -146,6 +149,7 @@ def _run(
         plan = planning.make([settings], dataset)
         recorder = record.Recorder(directory, plan)
         created = first and recorder.create()
+        display.plan(plan)
         try:
             simulation = driver.compile_plan(plan)
         except BaseException:

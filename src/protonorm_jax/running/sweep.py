@@ -294,6 +294,7 @@ def description(sweep: Sweep) -> list[dict[str, Any]]:
             "vmap_runs": planned.spread.vmap_runs,
             "client_devices": planned.spread.client_devices,
             "bytes_per_device": planned.memory.total(),
+            **planned.added._asdict(),
         }
         for planned, own in zip(sweep.plans, every, strict=True)
     ]
@@ -327,6 +328,9 @@ def _describe(sweep: Sweep, directory: Path) -> None:
 
 class _Silent:
     """Shows nothing."""
+
+    def plan(self, planned: Plan) -> None:
+        pass
 
     def start(self, simulation: driver.Simulation, round_index: int = 0) -> None:
         pass

@@ -94,7 +94,9 @@ def run(
     rows = record.read_rows(directory)
     manifest = record.read(directory / "manifest.json", json.loads)
 
-    simulation = driver.compile_plan(planning.make([settings], dataset))
+    plan = planning.make([settings], dataset)
+    display.plan(plan)
+    simulation = driver.compile_plan(plan)
     display.start(simulation)
     now: list[dict[str, Any]] = []
     last: driver.Evaluation | None = None

@@ -7,9 +7,11 @@ import jax.numpy as jnp
 
 from protonorm_jax import settings, thomson
 from protonorm_jax.methods.method import (
+    Loss,
     LossInfo,
     Observe,
     Round,
+    Setup,
     Upload,
     cross_entropy,
     forward,
@@ -20,15 +22,26 @@ from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs, Prot
 
 WEIGHTINGS = ("uniform", "samples")
 COLLECTIONS = ("after", "before", "during")
+DISTANCES = ("mse", "squared")
 
 
 def proximity(default: float = 10.0) -> Any:
     """The setting of how strongly features are pulled to prototypes."""
     return settings.setting(
         default,
-        "lambda: weight of MSE(features, prototype as sent), a mean over batch and elements",
+        "lambda: weight of the distance between features and prototypes as sent",
         traced=True,
         least=0,
+    )
+
+
+def distance() -> Any:
+    """The setting of what `proximity` is the weight of."""
+    return settings.setting(
+        "mse",
+        "of a sample's features from its prototype: the mean over elements of the squared "
+        "difference, or its sum (the squared length, D times as much)",
+        choices=DISTANCES,
     )
 
 
@@ -46,8 +59,9 @@ def collect(choices: tuple[str, ...] = COLLECTIONS, *, reference: str) -> Any:
     """The setting of the model that prototypes are taken from."""
     return settings.setting(
         "after",
-        f"when prototypes are taken of the model that trains (the reference code: {reference})",
+        "when prototypes are taken of the model that trains",
         choices=choices,
+        reference=reference,
     )
 
 
@@ -73,22 +87,45 @@ def distance_to_prototypes(features: jax.Array, targets: Prototypes, batch: Batc
     return jnp.sum(squares) / (jnp.maximum(jnp.sum(batch.mask), 1) * features.shape[1])
 
 
-def loss(
-    params: dict[str, Any],
-    statistics: dict[str, Any],
-    down: Prototypes,
-    batch: Batch,
-    key: jax.Array,
-    round: Round,
-    *,
-    models: Models,
-) -> tuple[jax.Array, LossInfo]:
-    """Cross-entropy + proximity * MSE(features, prototype of the label as sent)."""
-    outputs, statistics = forward(models, params, statistics, batch, key)
-    entropy = cross_entropy(outputs.logits, batch.labels, batch.mask)
-    distance = distance_to_prototypes(outputs.features, down, batch)
-    terms = {"cross_entropy": entropy, "prototype_mse": distance}
-    return entropy + round.settings.proximity * distance, LossInfo(outputs, statistics, terms)
+def loss_of(distance: str) -> Loss:
+    """The `loss` hook: cross-entropy + proximity * distance to the prototype of the label as sent.
+
+    The terms report the mean over elements whatever the `distance` is.
+    """
+
+    def loss(
+        params: dict[str, Any],
+        statistics: dict[str, Any],
+        down: Prototypes,
+        batch: Batch,
+        key: jax.Array,
+        round: Round,
+        *,
+        models: Models,
+    ) -> tuple[jax.Array, LossInfo]:
+        outputs, statistics = forward(models, params, statistics, batch, key)
+        entropy = cross_entropy(outputs.logits, batch.labels, batch.mask)
+        mean = distance_to_prototypes(outputs.features, down, batch)
+        elements = outputs.features.shape[1] if distance == "squared" else 1
+        terms = {"cross_entropy": entropy, "prototype_mse": mean}
+        total = entropy + round.settings.proximity * elements * mean
+        return total, LossInfo(outputs, statistics, terms)
+
+    return loss
+
+
+def notes(setup: Setup, settings: Any) -> tuple[str, ...]:
+    """How strong `proximity` is on the other of the two distances."""
+    given, elements = settings.proximity, setup.feature_dim
+    if settings.distance == "squared":
+        return (
+            f"proximity {given:g} on the squared distance: "
+            f"effective weight {given * elements:.4g} on the mean over {elements} elements",
+        )
+    return (
+        f"proximity {given:g} on the mean over {elements} elements: "
+        f"effective weight {given / elements:.4g} on the squared distance",
+    )
 
 
 def observe_features(num_classes: int) -> Observe:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from protonorm_jax.methods.method import Round
+from protonorm_jax.methods.method import Round, Setup
 from protonorm_jax.methods.shared.class_table import ClassSums, class_means
 
 
@@ -49,6 +49,11 @@ def orders_of(key: jax.Array, pairs: Pairs, epochs: int, round: Round) -> jax.Ar
 
     orders = round.drawn("order", draw)
     return jnp.pad(orders, ((0, 0), (0, total - orders.shape[1])), constant_values=total - 1)
+
+
+def most_steps(setup: Setup, epochs: int) -> int:
+    """The steps of `train` if all clients hold all classes."""
+    return epochs * -(-setup.num_clients * setup.num_classes // setup.batch_size)
 
 
 def train(

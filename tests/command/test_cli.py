@@ -326,6 +326,6 @@ def test_interruption_does_not_wait_for_the_device(small_file, tmp_path):
     """Ctrl-C in the first of a few calls that take for ever."""
     rounds = ("--rounds", "100000000", "--eval-every", "100000000")
     flags = ("--data", small_file, *FAST, *rounds, "--out", str(tmp_path / "run"))
-    assert interrupt(*flags, after="protonorm") == (130, ["protonorm: interrupted"])
+    assert interrupt(*flags, after="protonorm on") == (130, ["protonorm: interrupted"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted" and summary["rounds"] == 0

@@ -15,7 +15,18 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 import jax
 from rich.console import Console
 
-from . import alignment, client_step, environment, federated_round, scale, schedule, sphere, start
+from . import (
+    alignment,
+    client_step,
+    environment,
+    federated_round,
+    method_round,
+    scale,
+    schedule,
+    server_step,
+    sphere,
+    start,
+)
 
 HISTORY = Path("bench/history.jsonl")
 SECTIONS: dict[str, Any] = {
@@ -23,6 +34,8 @@ SECTIONS: dict[str, Any] = {
     "sphere": sphere,
     "client_step": client_step,
     "round": federated_round,
+    "methods": method_round,
+    "server": server_step,
     "schedule": schedule,
     "start": start,
     "scale": scale,
@@ -38,6 +51,8 @@ QUICK: dict[str, dict[str, Any]] = {
         "rate_sizes": (512, 64),
     },
     "round": {"family": "fedavg_cnn", "num_clients": 2, "repetitions": 1},
+    "methods": {"names": ("local", "fedtgp"), "repetitions": 1},
+    "server": {"cases": server_step.CASES[:1], "repetitions": 1},
     "schedule": {"num_splits": 1, "num_devices": (1, 2)},
     "start": {"settings": ("--family", "mlp", "--num-clients", "2", "--devices", "1")},
     "scale": {
@@ -67,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         console.print(f"{obstacle}: no side-by-side")
     sizes = {name: dict(QUICK[name] if parsed.quick else {}) for name in SECTIONS}
     sizes["round"]["num_devices"] = parsed.devices or _default_devices()
-    for name in ("alignment", "client_step", "round"):
+    for name in ("alignment", "client_step", "round", "server"):
         sizes[name]["beside_torch"] = not obstacle
     for name, section in SECTIONS.items():
         if name in parsed.only:

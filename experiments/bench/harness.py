@@ -42,6 +42,7 @@ class Federation(NamedTuple):
       test_samples: of each client.
       images: a key of `SHAPES`.
       last_batch: as in `Config`.
+      method: as in `Config`.
     """
 
     family: str
@@ -52,6 +53,7 @@ class Federation(NamedTuple):
     test_samples: int = 21
     images: str = "digits"
     last_batch: str = "mask"
+    method: str = "protonorm"
 
     def __str__(self) -> str:
         runs = "1 run" if self.num_runs == 1 else f"{self.num_runs} runs"
@@ -95,6 +97,7 @@ def compiled(federation: Federation) -> driver.Simulation:
     """
     counts = federation.train_samples, federation.test_samples
     config = Config(
+        method=federation.method,
         family=federation.family,
         num_clients=federation.num_clients,
         partition="iid",

@@ -3,16 +3,17 @@
 Runs in processes of its own, which keep what is prepared until the next of its name.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from tests.torch_reference import loops, nets
+from protonorm_jax.methods.table import checked_settings
+from tests.torch_reference import loops, nets, servers
 
-from . import processes, timing
+from . import processes, server_step, timing
 
 # `NCHW` keeps models on disk between the parts of a round, as the public code does;
 # `channels_last` in memory, in the layout in which convolutions are faster on a CPU.
@@ -22,6 +23,7 @@ FEATURE_DIM = 512
 _trainers: dict[str, tuple[nets.Net, list[loops.Batch], torch.Tensor]] = {}
 _federations: dict[str, loops.Federation] = {}
 _prototypes: dict[str, torch.Tensor | None] = {}
+_server: list[Callable[[], float]] = []  # At most one.
 
 
 def prepare_steps(architecture: str, images: np.ndarray, labels: np.ndarray) -> int:
@@ -97,6 +99,38 @@ def time_round(variant: str) -> timing.Times:
     if not _prototypes[variant].isfinite().all():
         raise FloatingPointError(f"torch {variant} diverged")
     return times
+
+
+def prepare_server(case: server_step.Case) -> None:
+    """Makes what the server of a method has, and runs a round to warm up."""
+    torch.set_num_threads(processes.num_cores())
+    settings = vars(checked_settings(case.method, dict(case.settings)))
+    sizes = {"num_classes": case.num_classes, "batch_size": server_step.BATCH_SIZE}
+    if case.method in ("fedtgp", "fedgh"):
+        means = torch.from_numpy(server_step.class_means(case)).reshape(-1, FEATURE_DIM)
+        labels = torch.arange(case.num_classes).repeat(server_step.NUM_CLIENTS)
+        train = getattr(servers, case.method)
+        run = train(means, labels, epochs=settings["server_epochs"], **sizes)
+    elif case.method == "fedgen":
+        run = servers.fedgen(
+            num_clients=server_step.NUM_CLIENTS,
+            feature_dim=FEATURE_DIM,
+            noise_dim=settings["noise_dim"],
+            hidden_dim=settings["hidden_dim"],
+            steps=settings["server_epochs"],
+            **sizes,
+        )
+    else:
+        net = _net(case.shared, "NCHW")
+        matrices = [one.detach().flatten(1) for one in net.parameters() if one.ndim > 1]
+        run = servers.fedkd(matrices, energy=settings["energy_start"])
+    run()
+    _server[:] = [run]
+
+
+def time_server() -> timing.Times:
+    """The times of one round of what was prepared last."""
+    return timing.clock(_server[0])
 
 
 def _round(variant: str) -> None:

@@ -5,6 +5,7 @@ factory sees the untraced settings alone (`fixed`), hooks see all of them (`roun
 """
 
 from protonorm_jax.methods import fedavg, fedproto, fedtgp, fml, protonorm
+from protonorm_jax.methods.lg_fedavg import lg_fedavg
 from protonorm_jax.methods.local import local
 from protonorm_jax.methods.method import (
     LossInfo,
@@ -67,4 +68,10 @@ METHODS["fedtgp"] = Row(
     up="prototypes of the client's classes, C_i D",
     down="trained prototypes of all classes, C D",
     source="arXiv:2401.03230",
+)
+METHODS["lg_fedavg"] = Row(
+    lg_fedavg,
+    up="the head, H",
+    down="the average head, to all clients, H",
+    source="arXiv:2001.01523",
 )

@@ -71,7 +71,7 @@ def test_a_head_that_the_method_cannot_exchange_is_named(start, method, family, 
 
 @pytest.mark.parametrize(
     ("method", "deep"),
-    [("lg_fedavg", {"mlp", "cnn"}), ("lg_fedavg", {}), ("local", {"cnn"})],
+    [("lg_fedavg", {"mlp", "cnn"}), ("lg_fedavg", {}), ("fd", {"cnn"})],
 )
 def test_other_heads_are_not(start, method, deep):
     with pytest.raises(InterruptedError, match="work begins"):

@@ -62,6 +62,8 @@ def start(small_set, monkeypatch, tmp_path):
             "heads of one form for method lg_fedavg, got mlp with "
             rf"bias \[5\], kernel \[16, 5\] and cnn with {DEEP}",
         ),
+        ("fedgh", "mlp,cnn", {"cnn"}, "a linear head for method fedgh, got cnn"),
+        ("fedgh", "mlp", {"mlp"}, "a linear head for method fedgh, got mlp"),
     ],
 )
 def test_a_head_that_the_method_cannot_exchange_is_named(start, method, family, deep, rule):
@@ -71,7 +73,7 @@ def test_a_head_that_the_method_cannot_exchange_is_named(start, method, family, 
 
 @pytest.mark.parametrize(
     ("method", "deep"),
-    [("lg_fedavg", {"mlp", "cnn"}), ("lg_fedavg", {}), ("fd", {"cnn"})],
+    [("lg_fedavg", {"mlp", "cnn"}), ("lg_fedavg", {}), ("fedgh", {}), ("fd", {"cnn"})],
 )
 def test_other_heads_are_not(start, method, deep):
     with pytest.raises(InterruptedError, match="work begins"):

@@ -4,7 +4,7 @@ A row is a factory, `factory(setup, fixed) -> Method`, and the method's group of
 factory sees the untraced settings alone (`fixed`), hooks see all of them (`round.settings`).
 """
 
-from protonorm_jax.methods import fd, fedavg, fedproto, fedtgp, fml, protonorm
+from protonorm_jax.methods import fd, fedavg, fedgh, fedproto, fedtgp, fml, protonorm
 from protonorm_jax.methods.lg_fedavg import lg_fedavg
 from protonorm_jax.methods.local import local
 from protonorm_jax.methods.method import (
@@ -81,4 +81,11 @@ METHODS["fd"] = Row(
     up="mean logits of the client's classes, C_i C",
     down="average logits of all classes, C C",
     source="arXiv:1811.11479",
+)
+METHODS["fedgh"] = Row(
+    fedgh.fedgh,
+    fedgh.Settings,
+    up="mean features of the client's classes, C_i D",
+    down="the trained head, to all clients, H",
+    source="arXiv:2303.13137",
 )

@@ -4,7 +4,8 @@ A row is a factory, `factory(setup, fixed) -> Method`, and the method's group of
 factory sees the untraced settings alone (`fixed`), hooks see all of them (`round.settings`).
 """
 
-from protonorm_jax.methods import fedavg, fedproto, fedtgp, fml, protonorm
+from protonorm_jax.methods import fd, fedavg, fedgh, fedproto, fedtgp, fml, protonorm
+from protonorm_jax.methods.lg_fedavg import lg_fedavg
 from protonorm_jax.methods.local import local
 from protonorm_jax.methods.method import (
     LossInfo,
@@ -71,4 +72,24 @@ METHODS["fedtgp"] = Row(
     down="trained prototypes of all classes, C D",
     source="arXiv:2401.03230",
     notes=prototypes.notes,
+)
+METHODS["lg_fedavg"] = Row(
+    lg_fedavg,
+    up="the head, H",
+    down="the average head, to all clients, H",
+    source="arXiv:2001.01523",
+)
+METHODS["fd"] = Row(
+    fd.fd,
+    fd.Settings,
+    up="mean logits of the client's classes, C_i C",
+    down="average logits of all classes, C C",
+    source="arXiv:1811.11479",
+)
+METHODS["fedgh"] = Row(
+    fedgh.fedgh,
+    fedgh.Settings,
+    up="mean features of the client's classes, C_i D",
+    down="the trained head, to all clients, H",
+    source="arXiv:2303.13137",
 )

@@ -37,6 +37,7 @@ class Settings:
         "as they are (raw: the reference code since November 2025), with which the loss has no "
         "lower bound and training may diverge",
         choices=("softmax", "raw"),
+        reference="raw",
     )
 
 

@@ -67,5 +67,6 @@ def fedgh(setup: Setup, fixed: Settings) -> Method:
         aggregate=aggregate,
         nets=lambda server: {"head": server},
         sent_to="all",
+        server_steps=server_training.most_steps(setup, fixed.server_epochs),
         heads="linear",
     )

@@ -64,14 +64,17 @@ def test_plan_says_how_runs_become_calls():
         "runs_each": 5,
         "vmap_runs": 6,
         "bytes_per_device": 3 * 2**29,
+        "floats_up": 12345,
+        "floats_down": 0,
+        "server_steps": 700,
     }
     other = program | {"runs": 1, "fixed": {"method": "local", "alpha": 2}}
     table = report.plan_table([program, other])
     assert table.title == "11 runs, 2 programs to compile"
     assert names(table)[:5] == ["method", "alpha", "runs", "at a time", "calls"]
     assert cells(table) == [
-        ("local", "0.5", "10", "4", "3", "2", "5", "6", "1,536.0"),
-        ("local", "2", "1", "4", "1", "2", "5", "6", "1,536.0"),
+        ("local", "0.5", "10", "4", "3", "2", "5", "6", "1,536.0", "12,345", "0", "700"),
+        ("local", "2", "1", "4", "1", "2", "5", "6", "1,536.0", "12,345", "0", "700"),
     ]
     assert report.plan_table([other]).title == "1 runs, 1 program to compile"
 
@@ -79,17 +82,19 @@ def test_plan_says_how_runs_become_calls():
 def test_sweep_averages_over_seeds_and_leaves_failures_out():
     rows = [
         {"status": "finished", "alpha": 1, "rounds": 3, "head_accuracy": accuracy}
-        for accuracy in (0.25, 0.5, 0.75)
+        | {"floats_up": 4 * number, "floats_down": 1000, "seconds": 1.5 * number}
+        for number, accuracy in enumerate((0.25, 0.5, 0.75), 1)
     ]
     failed = {"status": "failed", "alpha": 2, "rounds": 3, "head_accuracy": 0.1}
     table = report.sweep_table([*rows, failed], ["alpha", "rounds"])
     assert names(table)[:3] == ["alpha", "runs", "failed"], "What does not vary is left out."
     error = 0.25 / np.sqrt(3)
     assert cells(table) == [
-        ("1", "3", "0", f"0.500±{error:.3f}", "-", "-"),
-        ("2", "0", "1", "-", "-", "-"),
+        ("1", "3", "0", f"0.500±{error:.3f}", "-", "-", "8", "1,000", "1"),
+        ("2", "0", "1", "-", "-", "-", "-", "-", "-"),
     ]
-    assert names(report.sweep_table(rows, ["alpha"])) == ["runs", "head", "best", "majority"]
+    columns = ["runs", "head", "best", "majority", "floats up", "floats down", "s a round"]
+    assert names(report.sweep_table(rows, ["alpha"])) == columns
 
 
 def test_verification_joins_equal_rounds_and_shows_the_worst_of_the_others():

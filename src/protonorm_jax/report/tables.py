@@ -113,7 +113,8 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     names = [name for name in names if len({str(row.get(name)) for row in rows}) > 1]
     table = Table(
         title="Accuracy of the last and of the best round, mean ± standard error over seeds",
-        caption="majority: guessing each client's most frequent class",
+        caption="majority: guessing each client's most frequent class; floats: all clients, last "
+        "round; s a round: of all runs that train side by side, evaluations included",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
@@ -123,7 +124,7 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     for name in ("runs", *(["failed"] if failures else [])):
         table.add_column(name, justify="right", no_wrap=True)
     columns = [*_accuracy_columns(_predictors(rows)), ("majority_accuracy", "majority")]
-    for _, head in columns:
+    for head in (*(head for _, head in columns), "floats up", "floats down", "s a round"):
         table.add_column(head, justify="right", overflow="fold")
     points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -138,6 +139,11 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
                 mean_and_error([row[key] for row in finished if row.get(key) is not None])
                 for key, _ in columns
             ),
+            *(
+                _mean([row[key] for row in finished], ",.0f")
+                for key in ("floats_up", "floats_down")
+            ),
+            _mean([row["seconds"] / row["rounds"] for row in finished], ".3g"),
         )
     return table
 
@@ -188,6 +194,10 @@ def mean_and_error(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{mean:.3f}"
     return f"{mean:.3f}±{np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
+
+
+def _mean(values: Sequence[float], form: str) -> str:
+    return format(np.mean(values), form) if values else "-"
 
 
 def _number(value: float | None, form: str) -> str:

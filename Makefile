@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test lint bench profile format clean
+.PHONY: help run test test-large lint bench profile format clean
 
 help:
 	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
 	@echo "make test    run the tests"
+	@echo "make test-large  run those of the largest nets"
 	@echo "make lint    check style, format and types"
 	@echo "make bench   measure speed and memory"
 	@echo "make profile write a trace of one round"
@@ -34,6 +35,9 @@ run: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+test-large: $(VENV)/.dev
+	$(BIN)/pytest -m large
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -32,6 +32,14 @@ def test_settings_of_the_method_are_complete_and_count_in_the_digest():
     assert config == Config(method="fedtgp", method_settings=wanted)
 
 
+def test_a_field_that_came_later_leaves_digests_as_they_were():
+    assert Config().digest() == "7245919c93d2aaac"  # Recorded before there was `shared_model`.
+    assert Config(shared_model="mlp").digest() != Config().digest()
+    values = Config().to_dict()
+    del values["shared_model"]
+    assert from_dict(values) == Config()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -74,7 +74,14 @@ class Config:
         choices=FIDELITIES,
     )
     family: str = _training(
-        "tiny", "tiny, ht0, or model names with commas; client i gets model i modulo their count"
+        "tiny",
+        "tiny, ht0, htfe2 to htfe9, or model names with commas; client i gets model i modulo their "
+        "count",
+    )
+    shared_model: str = _training(
+        "family",
+        "model that all clients share beside their own, for methods with one; family: fedavg_cnn "
+        "if the family has it, else the family's first",
     )
     feature_dim: int = _training(512, "length of features and prototypes", least=1)
     rounds: int = _training(100, "communication rounds", least=1)
@@ -163,10 +170,16 @@ class Config:
 
     def digest(self) -> str:
         """Sixteen hex digits that name this config: equal settings, equal digest."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
+        values = self.to_dict()
+        for name in _LATER:
+            if values[name] == settings.fields(Config)[name].default:
+                del values[name]
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+# Fields that came later: at their default they leave no trace in a digest.
+_LATER = ("shared_model",)
 # Fields of configs that were recorded before settings belonged to methods.
 _MOVED = ("proximity", "scale", "align", "weighting", "collect")
 

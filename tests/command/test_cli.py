@@ -158,6 +158,23 @@ def test_compare_prints_one_table(recorded, tmp_path, capsys):
         (("--align", "best"), "protonorm.align must be one of auto, thomson"),
         (("--method", "fedtgp", "--margin", "-1"), "fedtgp.margin must be > 0, got -1.0"),
         (("--method", "fedavg"), "--family must be one model for method fedavg"),
+        (
+            ("--method", "fml", "--shared-model", "resnet9"),
+            "Config.shared_model: model must be one of mlp, ",
+        ),
+        (
+            ("--method", "fml", "--shared-model", "fedavg_cnn"),
+            "Config.shared_model: image_shape must be at least 16 x 16 for fedavg_cnn",
+        ),
+        (
+            ("--method", "local", "--shared-model", "mlp"),
+            "Config.shared_model must be family for method local, which shares no model that could "
+            "be chosen, got 'mlp'",
+        ),
+        (
+            ("--method", "fedavg", "--family", "mlp", "--shared-model", "mlp"),
+            "Config.shared_model must be family for method fedavg",
+        ),
         (("--methods", "missing.py"), "--methods must be a readable file"),
         (("--alpa", "1"), "unrecognized arguments: --alpa (did you mean '--alpha'?)"),
         (("--family", "resnet9"), "resnet"),

@@ -118,30 +118,52 @@ def test_convolution_of_vmapped_clients_is_a_loop_over_them(form):
             close(jax.tree.map(lambda leaf, client=client: leaf[client], together), expected)
 
 
-@pytest.mark.parametrize("geometry", [(7, 3, 2, 1), (1, 3, 2, 1), (9, 2, 2, 0)], ids=str)
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        (7, 3, 2, 1, False),
+        (1, 3, 2, 1, False),
+        (9, 2, 2, 0, False),
+        (7, 3, 2, 0, True),
+        (2, 3, 2, 0, True),
+        (1, 2, 2, 0, True),
+        (3, 2, 2, 1, True),
+        (8, 3, 1, 1, True),
+    ],
+    ids=str,
+)
 def test_max_pool_and_its_gradient_take_the_first_of_equal_maxima(geometry):
-    size, kernel, stride, padding = geometry
+    size, kernel, stride, padding, incomplete = geometry
 
     @jax.jit
     def run(x, gradient):
-        y, backward = jax.vjp(lambda x: max_pool(x, kernel, stride, padding), x)
+        y, backward = jax.vjp(lambda x: max_pool(x, kernel, stride, padding, incomplete), x)
         return y, backward(gradient)[0]
 
     for ties in (False, True):
         x = normal(0, 3, size, size + 1, 5)
         x = np.maximum(np.round(x), 0) if ties else x
-        pads = ((0, 0), (padding, padding), (padding, padding), (0, 0))
+        # Windows start before the far end, and reach over it by the padding, or less than a stride
+        # further.
+        further = stride - 1 if incomplete else 0
+        pads = ((0, 0), *[(padding, padding + further)] * 2, (0, 0))
         padded = np.pad(x, pads, constant_values=-np.inf)
-        shape = [(n + 2 * padding - kernel) // stride + 1 for n in x.shape[1:3]]
+        shape = [
+            sum(
+                start + kernel <= n + 2 * padding + further
+                for start in range(0, n + padding, stride)
+            )
+            for n in x.shape[1:3]
+        ]
         places = list(definition.places(shape, kernel, stride))
         windows = np.stack([padded[where] for _, where in places])
         gradient = normal(1, *windows.shape[1:])
         expected = np.zeros(padded.shape)
         for number, (_, where) in enumerate(places):
             expected[where] += np.where(windows.argmax(0) == number, gradient, 0)
-        inner = slice(padding, -padding or None)
+        inner = [slice(padding, padding + n) for n in x.shape[1:3]]
         with jax.enable_x64(True):
-            close(run(x, gradient), (windows.max(0), expected[:, inner, inner]))
+            close(run(x, gradient), (windows.max(0), expected[:, inner[0], inner[1]]))
 
 
 def test_max_pool_can_be_differentiated_twice_and_passes_nan_on():

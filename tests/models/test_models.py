@@ -1,17 +1,18 @@
 """Models against the reference implementation's numbers, and the contract that all of them keep."""
 
+import functools
 import pathlib
 import re
-import zlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import weights
 
 from protonorm_jax import models
 from protonorm_jax.errors import UsageError
-from protonorm_jax.models.architectures import efficientnet
+from protonorm_jax.models.architectures import efficientnet, googlenet
 from protonorm_jax.models.layers.initialization import initialize
 from protonorm_jax.models.registry import ARCHITECTURES
 
@@ -26,23 +27,17 @@ REFERENCES = {
     "mobilenet_v2": "mobilenet_v2",
     "shufflenet_v2": "shufflenet_v2_x1_0",
     "efficientnet_b0": "efficientnet_b0",
+    "resnet4": "resnet4",
+    "resnet6": "resnet6",
+    "resnet50": "resnet50",
+    "resnet101": "resnet101",
+    "resnet152": "resnet152",
+    "googlenet": "googlenet",
 }
+LARGE = ("resnet101", "resnet152")
 
 # Gradients take longest to compile; these have no layer of which another's are not compared.
 ONLY_FORWARDS = ("resnet18", "efficientnet_b0")
-
-
-def rule(name, shape, is_batch_norm_scale):
-    """Returns the reference's weights: a function of a tensor's name and shape."""
-    generator = np.random.default_rng(zlib.crc32(name.encode()))
-    if name.endswith("running_var"):
-        return generator.uniform(0.5, 1.5, shape)
-    if name.endswith("running_mean"):
-        return 0.1 * generator.standard_normal(shape)
-    if len(shape) <= 1:
-        values = 0.1 * generator.standard_normal(shape)
-        return 1 + values if is_batch_norm_scale else values
-    return generator.standard_normal(shape) * np.sqrt(2.0 / np.prod(shape[1:]))
 
 
 def reference_weights(golden):
@@ -51,12 +46,7 @@ def reference_weights(golden):
         str(name): tuple(int(size) for size in str(shape).strip("[]").split(",") if size)
         for name, shape in zip(golden["names"], golden["shapes"], strict=True)
     }
-    return {
-        name: rule(name, shape, name.removesuffix("weight") + "running_mean" in shapes).astype(
-            np.float32
-        )
-        for name, shape in shapes.items()
-    }
+    return weights.state_dict(shapes)
 
 
 def tensor_name(path, known):
@@ -80,7 +70,21 @@ def norms(tree, known):
     }
 
 
-@pytest.mark.parametrize("name", REFERENCES)
+def golden_norms(golden, kind, tensors):
+    """Returns the reference's norms by the names of `tensors`, single ones or a vector."""
+    if f"{kind}s" in golden:
+        return dict(zip(tensors, golden[f"{kind}s"].tolist(), strict=True))
+    return {name: float(golden[f"{kind}/{name}"]) for name in tensors if f"{kind}/{name}" in golden}
+
+
+def marked(names):
+    """Marks those of the names that `make test` leaves out."""
+    return [
+        pytest.param(name, marks=pytest.mark.large) if name in LARGE else name for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", marked(REFERENCES))
 def test_reference_numbers(name):
     golden = np.load(GOLDEN / f"forward_{REFERENCES[name]}.npz")
     inputs = np.load(GOLDEN / "forward_inputs.npz")
@@ -118,11 +122,11 @@ def test_reference_numbers(name):
     np.testing.assert_allclose(cross_entropy, golden["train_ce"], rtol=1e-4)
     np.testing.assert_allclose(distance, golden["train_mse"], rtol=1e-4)
 
-    known = set(golden["names"])
+    known = golden["names"].tolist()
+    buffers = [name for name in known if ".running_" in name]
     if gradients is not None:
-        expected = {
-            key.split("/")[1]: float(golden[key]) for key in golden.files if "grad_norm/" in key
-        }
+        parameters = [name for name in known if name.endswith((".weight", ".bias"))]
+        expected = golden_norms(golden, "grad_norm", parameters)
         actual = norms(gradients, known)
         assert actual.keys() == expected.keys()
         # What a later batch norm takes out again (a bias before it) has gradient zero, and the
@@ -130,9 +134,7 @@ def test_reference_numbers(name):
         noise = 1e-6 * max(expected.values())
         for key, value in expected.items():
             assert actual[key] == pytest.approx(value, rel=2e-4, abs=noise), key
-    expected = {
-        key.split("/")[1]: float(golden[key]) for key in golden.files if "bn_after_norm/" in key
-    }
+    expected = golden_norms(golden, "bn_after_norm", buffers)
     actual = norms(stats, known)
     assert actual.keys() == expected.keys()
     for key, value in expected.items():
@@ -149,7 +151,10 @@ def products(text):
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [(name, "canonical") for name in models.NAMES]
+    [
+        pytest.param(name, "canonical", marks=[pytest.mark.large] if name in LARGE else [])
+        for name in models.NAMES
+    ]
     + [(name, "im2col") for name in ("fedavg_cnn", "tiny_resnet", "tiny_mobilenet")],
 )
 def test_every_model_keeps_the_contract_in_mixed_precision(name, form):
@@ -242,7 +247,7 @@ def test_images_of_another_shape_are_refused():
             jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
 
 
-@pytest.mark.parametrize("kernels", ["uniform", "normal"])
+@pytest.mark.parametrize("kernels", ["uniform", "normal", "narrow"])
 def test_start_of_the_parameters(kernels):
     """Sizes by fan in and fan out, which differ, also for a depthwise kernel."""
     shapes = {
@@ -260,14 +265,15 @@ def test_start_of_the_parameters(kernels):
     for layer, fan_in, fan_out in (("conv", 120, 15 * 256), ("depthwise", 9, 9 * 1152)):
         kernel = np.asarray(start[layer]["kernel"])
         assert kernel.mean() == pytest.approx(0, abs=0.05 * float(kernel.std()))
-        if kernels == "normal":
-            assert kernel.std() == pytest.approx(np.sqrt(2 / fan_out), rel=0.03)
+        if kernels != "uniform":
+            wanted = np.sqrt(2 / fan_out) if kernels == "normal" else 0.01
+            assert kernel.std() == pytest.approx(wanted, rel=0.03)
             assert np.abs(kernel).max() > 3 * kernel.std()
         else:
             assert np.abs(kernel).max() == pytest.approx(fan_in**-0.5, rel=0.01)
             assert kernel.std() == pytest.approx((3 * fan_in) ** -0.5, rel=0.03)
     bias = np.abs(start["conv"]["bias"]).max()
-    assert bias == (0 if kernels == "normal" else pytest.approx(120**-0.5, rel=0.05))
+    assert bias == (pytest.approx(120**-0.5, rel=0.05) if kernels == "uniform" else 0)
     for leaf in start["fc"].values():
         assert np.abs(leaf).max() == pytest.approx(1 / 8, rel=0.05)
     np.testing.assert_array_equal(start["norm"]["scale"], np.ones(40))
@@ -284,7 +290,8 @@ def test_a_model_starts_with_the_distribution_of_its_row_and_fresh_statistics():
     np.testing.assert_array_equal(stats["var"], np.ones(64))
     normal = ("resnet", "mobilenet", "efficientnet")
     for name, row in ARCHITECTURES.items():
-        assert row.kernels == ("normal" if any(part in name for part in normal) else "uniform")
+        kernels = "normal" if any(part in name for part in normal) else "uniform"
+        assert row.kernels == ("narrow" if name == "googlenet" else kernels)
 
 
 def test_stochastic_depth_of_an_image_does_not_depend_on_the_batch():
@@ -322,8 +329,12 @@ def test_features_may_be_those_that_dropout_has_left(monkeypatch):
 def test_families():
     assert models.family("ht0") == models.FAMILIES["ht0"]
     assert models.family("resnet8") == ("resnet8",)
+    assert models.shared_model("htfe4") == models.shared_model("mlp,fedavg_cnn") == "fedavg_cnn"
+    assert models.shared_model("htfe9") == "resnet4"
     assert models.family("mlp, shufflenet_v2_x1_0,mlp") == ("mlp", "shufflenet_v2", "mlp")
     assert all(name in models.NAMES for family in models.FAMILIES.values() for name in family)
+    for name, count in (("htfe2", 2), ("htfe3", 3), ("htfe5", 5), ("htfe8", 8), ("htfe9", 9)):
+        assert len(set(models.family(name))) == count
     with pytest.raises(UsageError, match=r"tiny, ht0, .*got 'tinny'.*did you mean 'tiny'"):
         models.family("tinny")
     with pytest.raises(UsageError, match="got 'resnet9'"):
@@ -339,6 +350,7 @@ def test_families():
         ("mlp", {"image_shape": (8, 8)}, "image_shape must be .height, width, channels"),
         ("mlp", {"image_shape": (8, 8, 2)}, "image_shape must end in 1 or 3 channels"),
         ("fedavg_cnn", {"image_shape": (8, 8, 1)}, "image_shape must be at least 16 x 16 for fed"),
+        ("googlenet", {"image_shape": (14, 20, 1)}, "image_shape must be at least 15 x 15 for goo"),
         ("mlp", {"convolution": "fft"}, "convolution must be one of auto, .*got 'fft'"),
         ("mlp", {"precision": "float16"}, "precision must be one of float32, .*got 'float16'"),
     ],
@@ -363,6 +375,37 @@ def test_weights_that_do_not_fit():
         models.from_torch("resnet8", weights)
     with pytest.raises(UsageError, match=r"head.weight, "):
         models.from_torch("resnet8", {})
+
+
+def test_auxiliary_heads_are_left_out():
+    """Torchvision's pretrained GoogLeNet has two."""
+    weights = reference_weights(np.load(GOLDEN / "forward_googlenet.npz"))
+    expected = models.from_torch("googlenet", weights)
+    extra = {"aux1.conv.conv.weight": np.ones((128, 512, 1, 1)), "base.aux2.fc2.bias": np.ones(10)}
+    loaded = models.from_torch("googlenet", weights | extra)
+    jax.tree.map(np.testing.assert_array_equal, loaded, expected)
+    with pytest.raises(UsageError, match=r"no key unknown to resnet8, got 'aux1.conv.conv.weight'"):
+        models.from_torch(
+            "resnet8", reference_weights(np.load(GOLDEN / "forward_resnet8.npz")) | extra
+        )
+
+
+def test_dropout_of_googlenet_is_in_its_features(monkeypatch):
+    """Of training passes with a key alone; about a fifth of the features, the others scaled."""
+    monkeypatch.setattr(googlenet, "_STAGES", ())
+    model = models.build("googlenet", num_classes=4, feature_dim=192, image_shape=(16, 16, 3))
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
+
+    @functools.partial(jax.jit, compiler_options=QUICKLY)
+    def run(images, key):
+        variables = model.init(key)
+        outputs = [model.apply(variables, images, True, key=key)[0] for key in (key, None)]
+        return [one.features for one in outputs]
+
+    dropped, whole = jax.device_get(run(images, jax.random.key(0)))
+    kept = dropped != 0
+    assert kept[whole != 0].mean() == pytest.approx(0.8, abs=0.04)
+    np.testing.assert_allclose(dropped[kept], whole[kept] / 0.8, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(set(models.NAMES) - {*REFERENCES, "resnet34"}))

@@ -184,6 +184,26 @@ def test_a_foreign_checkpoint_is_refused(copy, small_set, tmp_path):
         checkpoint.latest(empty.parent.parent, [[SETTINGS]])
 
 
+def test_a_checkpoint_from_before_a_setting_came_is_taken(whole, small_set, tmp_path, monkeypatch):
+    """It had the default then."""
+    signed = checkpoint._signed
+
+    def signed_before(document):
+        for values in document["configs"]:
+            del values["shared_model"]
+        return signed(document)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_signed", signed_before)
+        job.run(SETTINGS, tmp_path, display=Watcher(5, terminate), dataset=small_set)
+    values = json.loads((tmp_path / "config.json").read_text())
+    del values["shared_model"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    watcher = Watcher()
+    job.resume(tmp_path, display=watcher, dataset=small_set)
+    assert watcher.first == 5 and rows_of(tmp_path) == rows_of(whole)
+
+
 def test_checkpoints_of_finished_runs_are_no_obstacle(
     whole, whole_sweep, copy, tmp_path, small_set
 ):

@@ -1,8 +1,10 @@
-"""The five client nets in plain PyTorch.
+"""Client nets in plain PyTorch.
 
 Written from the architectures as the papers and `protonorm_jax.models` have them; parameters and
 results are those of our own models. NCHW, PyTorch's usual way; the memory format is the caller's.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -35,6 +37,7 @@ def conv_norm(
     stride: int = 1,
     depthwise: bool = False,
     activation: type[nn.Module] | None = None,
+    epsilon: float = 1e-5,
 ) -> nn.Sequential:
     """A convolution without bias, a batch norm, and an activation if there is to be one."""
     convolution = nn.Conv2d(
@@ -47,7 +50,7 @@ def conv_norm(
         bias=False,
     )
     last = [activation(inplace=True)] if activation else []
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), *last)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs, eps=epsilon), *last)
 
 
 def mean_over_image() -> nn.Sequential:
@@ -87,16 +90,115 @@ class BasicBlock(nn.Module):
         return functional.relu(self.shortcut(x) + self.branch(x), inplace=True)
 
 
-def resnet8() -> nn.Module:
-    """A 7 x 7 stem with a 3 x 3 maximum, and three stages of one block."""
-    return nn.Sequential(
+class Bottleneck(nn.Module):
+    """A 3 x 3 convolution, which has the stride, between two of 1 x 1, beside a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        width = outputs // 4
+        self.branch = nn.Sequential(
+            conv_norm(inputs, width, 1, activation=nn.ReLU),
+            conv_norm(width, width, stride=stride, activation=nn.ReLU),
+            conv_norm(width, outputs, 1),
+        )
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else conv_norm(inputs, outputs, 1, stride=stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, inputs, H, W]` to `[B, outputs, H / stride, W / stride]`."""
+        return functional.relu(self.shortcut(x) + self.branch(x), inplace=True)
+
+
+def resnet(blocks: Sequence[int], widths: Sequence[int], block: type[nn.Module]) -> nn.Module:
+    """A 7 x 7 stem with a 3 x 3 maximum, and stages of so many blocks and channels."""
+    layers: list[nn.Module] = [
         conv_norm(3, 64, 7, stride=2, activation=nn.ReLU),
         nn.MaxPool2d(3, stride=2, padding=1),
-        BasicBlock(64, 64, 1),
-        BasicBlock(64, 128, 2),
-        BasicBlock(128, 256, 2),
-        mean_over_image(),
+    ]
+    inputs = 64
+    for stage, (count, outputs) in enumerate(zip(blocks, widths, strict=True)):
+        for number in range(count):
+            layers.append(block(inputs, outputs, 2 if stage > 0 and number == 0 else 1))
+            inputs = outputs
+    return nn.Sequential(*layers, mean_over_image())
+
+
+def resnet4() -> nn.Module:
+    """One stage of one block."""
+    return resnet((1,), (64,), BasicBlock)
+
+
+def resnet6() -> nn.Module:
+    """Two stages of one block."""
+    return resnet((1, 1), (64, 128), BasicBlock)
+
+
+def resnet8() -> nn.Module:
+    """Three stages of one block."""
+    return resnet((1, 1, 1), (64, 128, 256), BasicBlock)
+
+
+def resnet50() -> nn.Module:
+    """ResNet-50 (arXiv:1512.03385)."""
+    return resnet((3, 4, 6, 3), (256, 512, 1024, 2048), Bottleneck)
+
+
+class Inception(nn.Module):
+    """Four branches side by side: 1 x 1, twice 1 x 1 and 3 x 3, and a 3 x 3 maximum and 1 x 1."""
+
+    def __init__(self, inputs: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        plain, before, wide, before_second, wide_second, pooled = channels
+        self.branches = nn.ModuleList(
+            [
+                unit(inputs, plain, 1),
+                nn.Sequential(unit(inputs, before, 1), unit(before, wide)),
+                nn.Sequential(unit(inputs, before_second, 1), unit(before_second, wide_second)),
+                nn.Sequential(nn.MaxPool2d(3, stride=1, padding=1), unit(inputs, pooled, 1)),
+            ]
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, inputs, H, W]` to `[B, channels of the branches together, H, W]`."""
+        return torch.cat([branch(x) for branch in self.branches], dim=1)
+
+
+def unit(inputs: int, outputs: int, kernel: int = 3, *, stride: int = 1) -> nn.Module:
+    """A convolution, a batch norm and a ReLU of GoogLeNet."""
+    return conv_norm(inputs, outputs, kernel, stride=stride, activation=nn.ReLU, epsilon=1e-3)
+
+
+def googlenet() -> nn.Module:
+    """GoogLeNet (arXiv:1409.4842) with batch norm, without auxiliary heads."""
+    stages = (
+        (3, ((64, 96, 128, 16, 32, 32), (128, 128, 192, 32, 96, 64))),
+        (
+            2,
+            (
+                (192, 96, 208, 16, 48, 64),
+                (160, 112, 224, 24, 64, 64),
+                (128, 128, 256, 24, 64, 64),
+                (112, 144, 288, 32, 64, 64),
+                (256, 160, 320, 32, 128, 128),
+            ),
+        ),
+        (0, ((256, 160, 320, 32, 128, 128), (384, 192, 384, 48, 128, 128))),
     )
+    layers: list[nn.Module] = [
+        unit(3, 64, 7, stride=2),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+        unit(64, 64, 1),
+        unit(64, 192),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True),
+    ]
+    inputs = 192
+    for window, blocks in stages:
+        for channels in blocks:
+            layers.append(Inception(inputs, channels))
+            inputs = channels[0] + channels[2] + channels[4] + channels[5]
+        if window:
+            layers.append(nn.MaxPool2d(window, stride=2, ceil_mode=True))
+    return nn.Sequential(*layers, mean_over_image(), nn.Dropout(0.2))
 
 
 class InvertedResidual(nn.Module):
@@ -240,7 +342,11 @@ def efficientnet_b0() -> nn.Module:
 
 
 BASES = {
+    "resnet4": (resnet4, 0.0),
+    "resnet6": (resnet6, 0.0),
     "resnet8": (resnet8, 0.0),
+    "resnet50": (resnet50, 0.0),
+    "googlenet": (googlenet, 0.0),
     "mobilenet_v2": (mobilenet_v2, 0.0),
     "shufflenet_v2": (shufflenet_v2, 0.0),
     "efficientnet_b0": (efficientnet_b0, 0.2),

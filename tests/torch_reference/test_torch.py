@@ -47,6 +47,21 @@ def test_our_model_and_the_net_agree_on_any_weights(name):
             np.testing.assert_allclose(mine, other, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("name", ["resnet4", "resnet6", "resnet50", "googlenet"])
+def test_the_golden_numbers_are_those_of_torchvision(name):
+    pytest.importorskip("torchvision")
+    from tests.torch_reference import make_golden
+
+    golden = np.load(GOLDEN / f"forward_{name}.npz")
+    numbers = make_golden.numbers(name)
+    assert set(numbers) == set(golden.files)
+    for key, value in numbers.items():
+        if np.asarray(value).dtype.kind == "U":
+            np.testing.assert_array_equal(value, golden[key])
+        else:
+            np.testing.assert_allclose(value, golden[key], rtol=1e-8, atol=1e-10)
+
+
 def test_our_alignment_and_the_loop_take_as_many_steps_to_the_same_points():
     vectors = alignment.collapsed(10)
 

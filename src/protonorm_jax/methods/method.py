@@ -105,8 +105,9 @@ class Shared(NamedTuple):
     """Asks for a second architecture, known to all clients.
 
     Attributes:
-      architecture: name of a model; `"family"` for the one that the family of the run names, or
-        else its first; `"private"` for the clients' own, which must then be the same for all.
+      architecture: name of a model; `"family"` for the one that `Config.shared_model` names, or
+        else the family of the run; `"private"` for the clients' own, which must then be the same
+        for all.
       feature_dim: length of its features; None for that of the private models.
     """
 

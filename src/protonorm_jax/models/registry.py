@@ -11,7 +11,14 @@ import jax.numpy as jnp
 
 from protonorm_jax.errors import UsageError
 from protonorm_jax.models import layers
-from protonorm_jax.models.architectures import efficientnet, mobilenet, plain, resnet, shufflenet
+from protonorm_jax.models.architectures import (
+    efficientnet,
+    googlenet,
+    mobilenet,
+    plain,
+    resnet,
+    shufflenet,
+)
 from protonorm_jax.models.layers import convolution as convolutions
 from protonorm_jax.models.layers.initialization import initialize
 from protonorm_jax.models.layers.pooling import adaptive_average_pool
@@ -44,10 +51,22 @@ ARCHITECTURES: dict[str, Architecture] = {
     "tiny_resnet": Architecture(resnet.TinyResNet, "normal", step_cost=7),
     "tiny_mobilenet": Architecture(mobilenet.TinyMobileNet, "normal", step_cost=3.5),
     "fedavg_cnn": Architecture(plain.FedAvgCNN, smallest=16, step_cost=20),
+    "resnet4": Architecture(lambda: resnet.ResNet((1,)), "normal", step_cost=15),
+    "resnet6": Architecture(lambda: resnet.ResNet((1, 1)), "normal", step_cost=24),
     "resnet8": Architecture(resnet.ResNet8, "normal", step_cost=33),
     "resnet10": Architecture(lambda: resnet.ResNet((1, 1, 1, 1)), "normal", step_cost=37),
     "resnet18": Architecture(lambda: resnet.ResNet((2, 2, 2, 2)), "normal", step_cost=70),
     "resnet34": Architecture(lambda: resnet.ResNet((3, 4, 6, 3)), "normal", step_cost=155),
+    "resnet50": Architecture(
+        lambda: resnet.ResNet((3, 4, 6, 3), resnet.Bottleneck), "normal", step_cost=217
+    ),
+    "resnet101": Architecture(
+        lambda: resnet.ResNet((3, 4, 23, 3), resnet.Bottleneck), "normal", step_cost=470
+    ),
+    "resnet152": Architecture(
+        lambda: resnet.ResNet((3, 8, 36, 3), resnet.Bottleneck), "normal", step_cost=780
+    ),
+    "googlenet": Architecture(googlenet.GoogLeNet, "narrow", smallest=15, step_cost=84),
     "mobilenet_v2": Architecture(mobilenet.MobileNetV2, "normal", step_cost=43),
     "shufflenet_v2": Architecture(shufflenet.ShuffleNetV2, step_cost=18),
     "efficientnet_b0": Architecture(
@@ -63,6 +82,18 @@ NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
 FAMILIES: dict[str, tuple[str, ...]] = {
     "tiny": ("mlp", "cnn", "tiny_resnet", "tiny_mobilenet"),
     "ht0": ("resnet8", "mobilenet_v2", "shufflenet_v2", "efficientnet_b0"),
+    "htfe2": ("fedavg_cnn", "resnet18"),
+    "htfe3": ("resnet10", "resnet18", "resnet34"),
+    "htfe4": ("fedavg_cnn", "googlenet", "mobilenet_v2", "resnet18"),
+    "htfe5": ("googlenet", "mobilenet_v2", "resnet18", "resnet34", "resnet50"),
+    "htfe8": (
+        *("fedavg_cnn", "googlenet", "mobilenet_v2", "resnet18"),
+        *("resnet34", "resnet50", "resnet101", "resnet152"),
+    ),
+    "htfe9": (
+        *("resnet4", "resnet6", "resnet8", "resnet10", "resnet18"),
+        *("resnet34", "resnet50", "resnet101", "resnet152"),
+    ),
 }
 """Named groups of models; client `i` of a run has model `i` modulo the group's size."""
 
@@ -207,14 +238,17 @@ def family(name: str) -> tuple[str, ...]:
 
 
 def shared_model(name: str) -> str:
-    """The model of a family that methods share between all clients: its first.
+    """The model of a family that methods share between all clients.
+
+    `fedavg_cnn` if the family has it, as in HtFLlib, else the first.
 
     Args:
       name: as `family` takes it.
     Raises:
       UsageError: if a name is unknown.
     """
-    return family(name)[0]
+    names = family(name)
+    return "fedavg_cnn" if "fedavg_cnn" in names else names[0]
 
 
 def step_cost(name: str) -> float:

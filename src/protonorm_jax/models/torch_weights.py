@@ -31,7 +31,8 @@ def from_torch(
 
     Args:
       name: one of `registry.NAMES`.
-      state_dict: arrays (or CPU tensors) by name; `num_batches_tracked` is ignored.
+      state_dict: arrays (or CPU tensors) by name; `num_batches_tracked` is ignored, and so are the
+        auxiliary heads of torchvision's GoogLeNet.
       image_shape: `(height, width, channels)` that the model is for.
     Returns:
       Variables for `build(name, num_classes=..., feature_dim=..., image_shape=image_shape)`.
@@ -42,7 +43,7 @@ def from_torch(
     arrays = {
         key.removeprefix("base."): np.asarray(value, np.float32)
         for key, value in state_dict.items()
-        if not key.endswith("num_batches_tracked")
+        if not key.endswith("num_batches_tracked") and not _is_auxiliary(name, key)
     }
     head = next((head for head in _HEADS if f"{head}.weight" in arrays), "head")
     if f"{head}.weight" not in arrays or arrays[f"{head}.weight"].ndim != 2:
@@ -74,3 +75,8 @@ def from_torch(
     if arrays:
         raise UsageError(f"state_dict must have no key unknown to {name}, got {min(arrays)!r}")
     return variables
+
+
+def _is_auxiliary(name: str, key: str) -> bool:
+    """Whether an array belongs to a head that torchvision has for training alone."""
+    return name == "googlenet" and key.removeprefix("base.").startswith(("aux1.", "aux2."))

@@ -149,11 +149,18 @@ def shared_name(config: Config, method: methods.Method, family: Sequence[str]) -
     """The name of the shared model, or `private`; None if the method has none.
 
     Raises:
-      UsageError: the method needs one architecture for all, and the family has several.
+      UsageError: the method needs one architecture for all, and the family has several; or a model
+        is asked for that there is not, or for which the method has no place.
     """
-    if method.shared is None:
-        return None
-    name = method.shared.architecture
+    name = method.shared.architecture if method.shared else None
+    if config.shared_model != "family":
+        if name != "family":
+            raise UsageError(
+                f"Config.shared_model must be family for method {config.method}, which shares no "
+                f"model that could be chosen, got {config.shared_model!r}"
+            )
+        with naming("Config.shared_model"):
+            return models.resolve(config.shared_model)
     if name == "private" and len(set(family)) > 1:
         raise UsageError(
             f"--family must be one model for method {config.method}, which averages whole models, "

@@ -165,9 +165,9 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
     shared = shared_name(config, method, models.family(config.family))
     placements = arrangement.layouts[0].placements
 
-    def build(name: str, placement: layout.Placement, feature_dim: int) -> Model:
+    def build(field: str, name: str, placement: layout.Placement, feature_dim: int) -> Model:
         alone = by_turns and placement.chunk == arrangement.spread.vmap_runs == 1
-        with naming("Config.family"):
+        with naming(field):
             return models.build(
                 name,
                 num_classes=dataset.num_classes,
@@ -179,7 +179,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
             )
 
     architectures = []
-    nets = [build(one.architecture, one, config.feature_dim) for one in placements]
+    nets = [build("Config.family", one.architecture, one, config.feature_dim) for one in placements]
     by_name = {one.architecture: net for one, net in zip(placements, nets, strict=True)}
     _check_heads(method, config, by_name)
     for placement, private in zip(placements, nets, strict=True):
@@ -188,7 +188,8 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
             both = Models(private, private)
         elif shared and method.shared:
             feature_dim = method.shared.feature_dim or config.feature_dim
-            both = Models(private, build(shared, placement, feature_dim))
+            field = "Config.family" if config.shared_model == "family" else "Config.shared_model"
+            both = Models(private, build(field, shared, placement, feature_dim))
         architectures.append(both)
     first = [one.architecture for one in placements].index(dealt.architectures[0])
     return simulate.Program(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from protonorm_jax import settings
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
@@ -304,16 +305,18 @@ def _read(manager: Any, folder: Path, groups: Sequence[Sequence[Config]]) -> Sav
 def _check_configs(
     saved: Sequence[dict[str, Any]], configs: Sequence[Config], folder: Path
 ) -> None:
-    """Refuses a checkpoint of runs with other settings."""
+    """Refuses a checkpoint of runs with other settings; a field that came later had its default."""
+    fields = settings.fields(Config)
     if len(saved) != len(configs):
         raise UsageError(
             f"checkpoint must be of {len(configs)} runs, got {len(saved)} in {str(folder)!r}"
         )
     for old, config in zip(saved, configs, strict=True):
         for name, value in config.to_dict().items():
-            if name not in _FREE and (name not in old or old[name] != value):
+            expected = old.get(name, fields[name].default)
+            if name not in _FREE and expected != value:
                 raise UsageError(
-                    f"Config.{name} must be {old.get(name)!r} as in the checkpoint "
+                    f"Config.{name} must be {expected!r} as in the checkpoint "
                     f"{str(folder)!r}, got {value!r}"
                 )
 

@@ -1,4 +1,4 @@
-"""Residual nets of basic blocks (He et al., arXiv:1512.03385).
+"""Residual nets (He et al., arXiv:1512.03385).
 
 Convolutions start normal with variance 2/fan out, batch norms as the identity, as in torchvision.
 """
@@ -39,24 +39,53 @@ class BasicBlock(nn.Module):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
-    """A 7 x 7 stem with a 3 x 3 maximum, stages of basic blocks, and the mean over the image.
+class Bottleneck(nn.Module):
+    """A 3 x 3 convolution between two of 1 x 1, beside a shortcut.
+
+    The stride is that of the 3 x 3 convolution, as in torchvision; the paper has it on the first.
 
     Attributes:
-      blocks: number of blocks of each stage; stage `i` has `64 * 2**i` channels.
+      channels: inside; the output has four times as many.
+      stride: of the 3 x 3 convolution; the shortcut has a 1 x 1 convolution where shapes differ.
     """
 
-    blocks: Sequence[int]
+    channels: int
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
-        """Maps `[B, H, W, channels]` to `[B, 64 * 2**(stages - 1)]`."""
+        """Maps `[B, H, W, in]` to `[B, H / stride, W / stride, 4 * channels]`."""
+        channels, stride, outputs = self.channels, self.stride, 4 * self.channels
+        y = nn.relu(conv_norm(x, context, channels, "conv1", "bn1", kernel=1))
+        y = nn.relu(conv_norm(y, context, channels, "conv2", "bn2", stride=stride))
+        y = conv_norm(y, context, outputs, "conv3", "bn3", kernel=1)
+        if stride > 1 or x.shape[3] != outputs:
+            x = conv_norm(
+                x, context, outputs, "downsample.0", "downsample.1", kernel=1, stride=stride
+            )
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A 7 x 7 stem with a 3 x 3 maximum, stages of blocks, and the mean over the image.
+
+    Attributes:
+      blocks: number of blocks of each stage; those of stage `i` have `64 * 2**i` channels.
+      block: `BasicBlock` or `Bottleneck`.
+    """
+
+    blocks: Sequence[int]
+    block: type[BasicBlock] | type[Bottleneck] = BasicBlock
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
+        """Maps `[B, H, W, channels]` to `[B, F]`, F the channels of the last stage."""
         x = _stem(x, context)
         for stage, count in enumerate(self.blocks):
             for block in range(count):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"layer{stage + 1}.{block}"
-                x = BasicBlock(64 * 2**stage, stride=stride, name=name)(x, context)
+                x = self.block(64 * 2**stage, stride=stride, name=name)(x, context)
         return layers.global_average(x)
 
 

@@ -22,7 +22,8 @@ def initialize(key: jax.Array, template: Any, kernels: str) -> Any:
       template: nested dicts with the shapes of `params`; a layer is a dict of leaves named
         `kernel` and `bias`, or `scale` and `bias` for batch norm.
       kernels: how convolutions start. `uniform`: like matrices. `normal`: with variance
-        2/(height * width * out), and biases at zero, as in torchvision's residual nets.
+        2/(height * width * out), and biases at zero, as in torchvision's residual nets. `narrow`:
+        normal with deviation 0.01, as in torchvision's GoogLeNet.
     Returns:
       `template` with arrays for shapes.
     """
@@ -62,4 +63,6 @@ def _distribution(path: tuple[str, ...], shapes: dict, kernels: str) -> tuple[st
         return "uniform", 1.0 / math.sqrt(math.prod(kernel[:-1]))
     if kind == "bias":
         return "constant", 0.0
+    if kernels == "narrow":
+        return "normal", 0.01
     return "normal", math.sqrt(2.0 / (kernel[0] * kernel[1] * kernel[3]))

@@ -146,7 +146,14 @@ def relu6(x: jax.Array) -> jax.Array:
 
 
 def conv_norm(
-    x: jax.Array, context: Context, channels: int, name: str, norm: str, **settings
+    x: jax.Array,
+    context: Context,
+    channels: int,
+    name: str,
+    norm: str,
+    *,
+    epsilon: float = 1e-5,
+    **settings,
 ) -> jax.Array:
     """Adds a convolution and a batch norm to the calling module.
 
@@ -156,9 +163,10 @@ def conv_norm(
       channels: of the output.
       name: of the convolution.
       norm: name of the batch norm.
+      epsilon: of the batch norm.
       **settings: further attributes of `Conv`.
     Returns:
       `[B, H', W', channels]`.
     """
     x = Conv(channels, name=name, **settings)(x, context)
-    return BatchNorm(name=norm)(x, context)
+    return BatchNorm(epsilon=epsilon, name=norm)(x, context)

@@ -12,9 +12,11 @@ from protonorm_jax.models.layers import windows
 from protonorm_jax.models.layers.precision import accumulator
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def max_pool(x: jax.Array, kernel: int, stride: int, padding: int = 0) -> jax.Array:
-    """Takes the maximum of every window; incomplete windows are dropped.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def max_pool(
+    x: jax.Array, kernel: int, stride: int, padding: int = 0, incomplete: bool = False
+) -> jax.Array:
+    """Takes the maximum of every window.
 
     The gradient goes to the first of equal maxima, in row order, as in `lax.reduce_window`.
 
@@ -23,14 +25,18 @@ def max_pool(x: jax.Array, kernel: int, stride: int, padding: int = 0) -> jax.Ar
       kernel: height and width of the window, at most 11.
       stride: step between windows.
       padding: how far windows reach over the border; at most half of `kernel`.
+      incomplete: whether windows that reach further over the far border count, too, as in PyTorch
+        with `ceil_mode`.
     Returns:
       `[B, H', W', channels]`.
     """
-    return _max_pool_forward(x, kernel, stride, padding)[0]
+    return _max_pool_forward(x, kernel, stride, padding, incomplete)[0]
 
 
-def _max_pool_forward(x, kernel, stride, padding):
-    shape = [windows.output_size(size, kernel, stride, padding) for size in x.shape[1:3]]
+def _max_pool_forward(x, kernel, stride, padding, incomplete):
+    shape = [
+        windows.output_size(size, kernel, stride, padding, incomplete) for size in x.shape[1:3]
+    ]
     offsets = [tap - padding for tap in range(kernel)]
     parts = windows.shifted(x, offsets, offsets, shape, step=stride, fill=-jnp.inf)
     best = next(parts)
@@ -42,7 +48,7 @@ def _max_pool_forward(x, kernel, stride, padding):
     return best, (winner, jnp.zeros((0, *x.shape[1:3], 0), x.dtype))
 
 
-def _max_pool_backward(kernel, stride, padding, residuals, gradient):
+def _max_pool_backward(kernel, stride, padding, incomplete, residuals, gradient):
     winner, empty = residuals
     size = empty.shape[1:3]
     if kernel == stride and padding == 0:
@@ -50,8 +56,9 @@ def _max_pool_backward(kernel, stride, padding, residuals, gradient):
     shape = [-(-length // stride) for length in size]
 
     def phase(row_phase: int, column_phase: int) -> jax.Array:
-        rows = windows.phase_taps(row_phase, size[0], kernel, stride, padding)
-        columns = windows.phase_taps(column_phase, size[1], kernel, stride, padding)
+        sliding = (kernel, stride, padding, incomplete)
+        rows = windows.phase_taps(row_phase, size[0], *sliding)
+        columns = windows.phase_taps(column_phase, size[1], *sliding)
         total = jnp.zeros(
             (gradient.shape[0], *shape, gradient.shape[3]), accumulator(gradient.dtype)
         )
@@ -75,10 +82,11 @@ def _to_winners(winner, gradient, kernel, size):
     taps = np.arange(kernel * kernel, dtype=np.int8).reshape(1, 1, kernel, 1, kernel, 1)
     whole = jnp.where(winner[:, :, None, :, None] == taps, gradient[:, :, None, :, None], 0)
     whole = whole.reshape(batch, rows * kernel, columns * kernel, channels)
+    # Windows may leave the far end out, or reach over it.
     missing = [
-        (0, length - covered) for length, covered in zip(size, whole.shape[1:3], strict=True)
+        (0, length - covered, 0) for length, covered in zip(size, whole.shape[1:3], strict=True)
     ]
-    return jnp.pad(whole, ((0, 0), *missing, (0, 0)))
+    return lax.pad(whole, jnp.zeros((), whole.dtype), ((0, 0, 0), *missing, (0, 0, 0)))
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)

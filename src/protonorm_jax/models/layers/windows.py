@@ -11,9 +11,21 @@ import jax.numpy as jnp
 from jax import lax
 
 
-def output_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Counts the window positions along one axis (incomplete windows are dropped)."""
-    return (size + 2 * padding - kernel) // stride + 1
+def output_size(size: int, kernel: int, stride: int, padding: int, incomplete: bool = False) -> int:
+    """Counts the window positions along one axis.
+
+    Args:
+      size: length of the input axis.
+      kernel: length of the window.
+      stride: step between windows.
+      padding: how far windows reach over either end.
+      incomplete: whether the windows that reach further over the far end count, too, if they start
+        before it; PyTorch calls that `ceil_mode`.
+    """
+    last = size + 2 * padding - kernel
+    if not incomplete:
+        return last // stride + 1
+    return min(-(-last // stride) + 1, -(-(size + padding) // stride))
 
 
 def live_taps(size: int, kernel: int, stride: int, padding: int) -> range:
@@ -73,7 +85,7 @@ def shifted(
 
 
 def phase_taps(
-    phase: int, size: int, kernel: int, stride: int, padding: int
+    phase: int, size: int, kernel: int, stride: int, padding: int, incomplete: bool = False
 ) -> list[tuple[int, int]]:
     """Lists which windows see the input positions `phase, phase + stride, ...` of one axis.
 
@@ -83,11 +95,12 @@ def phase_taps(
       kernel: length of the window.
       stride: step between windows.
       padding: zeros on either side of the input.
+      incomplete: see `output_size`.
     Returns:
       Pairs `(tap, offset)`: through `tap`, window `position + offset` sees input
       `stride * position + phase`; windows in ascending order, none that is always out of range.
     """
-    count = output_size(size, kernel, stride, padding)
+    count = output_size(size, kernel, stride, padding, incomplete)
     positions = -(-size // stride)
     taps = reversed(range((phase + padding) % stride, kernel, stride))
     pairs = [(tap, (phase + padding - tap) // stride) for tap in taps]

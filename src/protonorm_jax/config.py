@@ -179,7 +179,7 @@ class Config:
 
 
 # Fields that came later: at their default they leave no trace in a digest.
-_LATER = ("shared_model",)
+_LATER = ("shared_model", "fidelity", "dropped_features")
 # Fields of configs that were recorded before settings belonged to methods.
 _MOVED = ("proximity", "scale", "align", "weighting", "collect")
 

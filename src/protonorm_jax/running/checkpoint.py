@@ -314,6 +314,10 @@ def _check_configs(
     for old, config in zip(saved, configs, strict=True):
         for name, value in config.to_dict().items():
             expected = old.get(name, fields[name].default)
+            if name == "method_settings":
+                group = settings.GROUPS[config.method]
+                defaults = {key: field.default for key, field in settings.fields(group).items()}
+                expected = defaults | dict(expected)
             if name not in _FREE and expected != value:
                 raise UsageError(
                     f"Config.{name} must be {expected!r} as in the checkpoint "

@@ -43,7 +43,9 @@ class Config:
         settings.Values(), "settings of the method that differ from its defaults"
     )
     family: str = _training(
-        "tiny", "tiny, ht0, or model names with commas; client i gets model i modulo their count"
+        "tiny",
+        "tiny, ht0, or model names with commas; client i gets model i modulo their count; + adds "
+        "hidden layers to a head, as in mlp,resnet8+256",
     )
     feature_dim: int = _training(512, "length of features and prototypes", least=1)
     rounds: int = _training(100, "communication rounds", least=1)

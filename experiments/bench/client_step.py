@@ -13,7 +13,10 @@ from protonorm_jax import models
 from . import harness, processes, roofline, timing
 from .tables import table, values
 
-NAMES = (*models.FAMILIES["ht0"], "fedavg_cnn", "googlenet", "resnet50")
+NAMES = (
+    *(*models.FAMILIES["ht0"], "fedavg_cnn", "googlenet", "resnet50"),
+    *("tiny_vit", "vit_b_32", "vit_b_16"),
+)
 
 _temp_mib: dict[str, float] = {}  # Of the architectures measured so far.
 

@@ -75,8 +75,8 @@ class Config:
     )
     family: str = _training(
         "tiny",
-        "tiny, ht0, htfe2 to htfe9, or model names with commas; client i gets model i modulo their "
-        "count",
+        "tiny, ht0, htfe2, ..., htm10, or model names with commas; client i gets model i modulo "
+        "their count; + adds hidden layers to a head, as in mlp,resnet8+256",
     )
     shared_model: str = _training(
         "family",

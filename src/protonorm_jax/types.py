@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 Variables = dict[str, Any]
-"""`{"params": {"base": ..., "head": {"kernel", "bias"}}, "batch_stats": ...}` of one model."""
+"""`{"params": {"base": ..., "head": ...}, "batch_stats": ...}` of one model; see `Model.init`."""
 
 
 class Dataset(NamedTuple):
@@ -49,7 +49,7 @@ class Outputs(NamedTuple):
     """What a model says of a batch.
 
     Attributes:
-      features: `[B, feature_dim]` float32, the input of the linear head.
+      features: `[B, feature_dim]` float32, the input of the head.
       logits: `[B, num_classes]` float32.
     """
 

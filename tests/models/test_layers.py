@@ -28,6 +28,7 @@ GEOMETRIES = {
     "larger than the image, with a stride": (1, 3, 2, 1),
     "reaches beyond the kernel": (5, 2, 3, 0),
     "one pixel": (7, 1, 2, 0),
+    "no overlap": (7, 3, 3, 0),
 }
 # Inputs of the image and of the kernel, and outputs: as inside of a net, of an image, depthwise.
 CHANNELS = ((6, 6, 5), (2, 2, 6), (6, 1, 6))

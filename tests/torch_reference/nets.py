@@ -341,6 +341,53 @@ def efficientnet_b0() -> nn.Module:
     return nn.Sequential(*layers, conv_norm(inputs, 1280, 1, activation=nn.SiLU), mean_over_image())
 
 
+class EncoderLayer(nn.Module):
+    """Self-attention, then two linear layers for each token, each behind a norm and added."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.first_norm = nn.LayerNorm(width, eps=1e-6)
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.second_norm = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, T, width]` to the same shape."""
+        y = self.first_norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.second_norm(x))
+
+
+class Encoder(nn.Module):
+    """Adds learned positions to tokens; layers and a norm follow."""
+
+    def __init__(self, length: int, width: int, layers: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.empty(1, length, width).normal_(std=0.02))
+        encoders = (EncoderLayer(width, heads, hidden) for _ in range(layers))
+        self.layers = nn.Sequential(*encoders, nn.LayerNorm(width, eps=1e-6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, length, width]` to the same shape."""
+        return self.layers(x + self.positions)
+
+
+class VisionTransformer(nn.Module):
+    """A vision transformer (arXiv:2010.11929) without dropout."""
+
+    def __init__(self, patch: int, layers: int, heads: int, width: int, hidden: int) -> None:
+        super().__init__()
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.cut = nn.Conv2d(3, width, patch, stride=patch)
+        self.encoder = Encoder((32 // patch) ** 2 + 1, width, layers, heads, hidden)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps `[B, 3, 32, 32]` to `[B, width]`."""
+        patches = self.cut(images).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(images), -1, -1), patches], dim=1)
+        return self.encoder(tokens)[:, 0]
+
+
 BASES = {
     "resnet4": (resnet4, 0.0),
     "resnet6": (resnet6, 0.0),
@@ -351,6 +398,9 @@ BASES = {
     "shufflenet_v2": (shufflenet_v2, 0.0),
     "efficientnet_b0": (efficientnet_b0, 0.2),
     "fedavg_cnn": (fedavg_cnn, 0.0),
+    "tiny_vit": (lambda: VisionTransformer(4, 4, 4, 64, 128), 0.0),
+    "vit_b_16": (lambda: VisionTransformer(16, 12, 12, 768, 3072), 0.0),
+    "vit_b_32": (lambda: VisionTransformer(32, 12, 12, 768, 3072), 0.0),
 }
 """Makes the base, and the rate of dropout before the head."""
 

@@ -19,7 +19,8 @@ GOLDEN = ROOT / "tests" / "golden"
 NAMES = {name: name for name in nets.BASES} | {"shufflenet_v2": "shufflenet_v2_x1_0"}
 
 
-@pytest.mark.parametrize("name", nets.BASES)
+# ViT-B is the class of the tiny net.
+@pytest.mark.parametrize("name", [name for name in nets.BASES if "vit_b" not in name])
 def test_our_model_and_the_net_agree_on_any_weights(name):
     torch.manual_seed(0)
     net = nets.build(name, num_classes=10, feature_dim=512)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from protonorm_jax.errors import UsageError
-from protonorm_jax.models import layers
+from protonorm_jax.models import heads, layers
 from protonorm_jax.models.architectures import (
     efficientnet,
     googlenet,
@@ -18,12 +18,13 @@ from protonorm_jax.models.architectures import (
     plain,
     resnet,
     shufflenet,
+    vit,
 )
 from protonorm_jax.models.layers import convolution as convolutions
 from protonorm_jax.models.layers.initialization import initialize
 from protonorm_jax.models.layers.pooling import adaptive_average_pool
 from protonorm_jax.models.layers.precision import PRECISIONS, accumulator
-from protonorm_jax.types import Model, Outputs, Variables, linear_classify
+from protonorm_jax.types import Model, Outputs, Variables
 
 
 class Architecture(NamedTuple):
@@ -33,7 +34,9 @@ class Architecture(NamedTuple):
       base: makes the module that maps `[B, H, W, channels]` and a `Context` to `[B, F]`.
       kernels: how convolutions start; see `initialization.initialize`.
       smallest: least height and width of an image.
+      multiple: of what the height and the width of an image must be multiples.
       dropout: rate before the head.
+      activation: of the hidden layers of a head that has any.
       step_cost: time of a training step, relative to the other rows; balances devices. Measured
         in milliseconds on one CPU core, for 32 images of 32 x 32 x 3.
     """
@@ -41,7 +44,9 @@ class Architecture(NamedTuple):
     base: Callable[[], nn.Module]
     kernels: str = "uniform"
     smallest: int = 1
+    multiple: int = 1
     dropout: float = 0.0
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
     step_cost: float = 20.0
 
 
@@ -72,12 +77,34 @@ ARCHITECTURES: dict[str, Architecture] = {
     "efficientnet_b0": Architecture(
         efficientnet.EfficientNetB0, "normal", dropout=0.2, step_cost=66
     ),
+    "tiny_vit": Architecture(
+        lambda: vit.VisionTransformer(4, 4, 64, 128),
+        "transformer",
+        smallest=8,
+        multiple=4,
+        activation=nn.tanh,
+        step_cost=40,
+    ),
+    "vit_b_16": Architecture(
+        lambda: vit.VisionTransformer(patch=16),
+        "transformer",
+        multiple=16,
+        activation=nn.tanh,
+        step_cost=970,
+    ),
+    "vit_b_32": Architecture(
+        lambda: vit.VisionTransformer(patch=32),
+        "transformer",
+        multiple=32,
+        activation=nn.tanh,
+        step_cost=530,
+    ),
 }
 
 ALIASES = {"shufflenet_v2_x1_0": "shufflenet_v2"}
 
 NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
-"""All model names."""
+"""All model names; each may be followed by the hidden layers of a head, see `build`."""
 
 FAMILIES: dict[str, tuple[str, ...]] = {
     "tiny": ("mlp", "cnn", "tiny_resnet", "tiny_mobilenet"),
@@ -99,12 +126,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 
 class Net(nn.Module):
-    """A base, its output averaged (or stretched) to `feature_dim`, and a linear head.
+    """A base, its output averaged (or stretched) to `feature_dim`, and a head.
 
     Attributes:
       base: the backbone.
       feature_dim: length of the features.
-      num_classes: number of logits.
+      head: maps features to logits.
       dropout: rate between features and head.
       precision: dtype of the activations of the base; `float32` leaves images as they are.
       dropped_features: whether the features it reports are those that dropout has left.
@@ -112,7 +139,7 @@ class Net(nn.Module):
 
     base: nn.Module
     feature_dim: int
-    num_classes: int
+    head: nn.Module
     dropout: float
     precision: str = "float32"
     dropped_features: bool = False
@@ -130,7 +157,7 @@ class Net(nn.Module):
         output = output.astype(accumulator(output.dtype))
         features = adaptive_average_pool(output, self.feature_dim)
         kept = layers.dropout(features, self.dropout, head_key)
-        logits = layers.Linear(self.num_classes, name="head")(kept)
+        logits = self.head(kept)
         return Outputs(kept if self.dropped_features else features, logits)
 
 
@@ -150,7 +177,9 @@ def build(
     jitted by the caller; run eagerly it takes longer than it takes to compile.
 
     Args:
-      name: one of `NAMES`.
+      name: one of `NAMES`, for a linear head. For one of several layers the widths of the hidden
+        ones follow, as in `resnet34+512`, or `resnet34+512+128` for two. Their activation is ReLU,
+        in transformers tanh; behind the last layer there is none.
       num_classes: number of logits, at least 2.
       feature_dim: length of the features; the output of the base is averaged or stretched to it.
       image_shape: `(height, width, channels)`; 1 or 3 channels.
@@ -167,13 +196,15 @@ def build(
       UsageError: if the name is unknown or a value impossible.
     """
     name = resolve(name)
-    row = ARCHITECTURES[name]
-    _check(name, row, num_classes, feature_dim, image_shape, convolution, precision)
+    base, widths = heads.split(name)
+    row = ARCHITECTURES[base]
+    _check(base, row, num_classes, feature_dim, image_shape, convolution, precision)
     shape = tuple(int(size) for size in image_shape)
+    head = heads.make(widths, int(num_classes), row.activation)
     net = Net(
         row.base(),
         feature_dim=int(feature_dim),
-        num_classes=int(num_classes),
+        head=head,
         dropout=row.dropout,
         precision=precision,
         dropped_features=dropped_features,
@@ -215,18 +246,19 @@ def build(
         key: jax.Array | None = None,
     ) -> jax.Array:
         kept = layers.dropout(features, row.dropout, key if train else None)
-        return linear_classify(variables, kept)
+        return jnp.asarray(head.apply({"params": variables["params"]["head"]}, kept))
 
-    return Model(init, apply, classify)
+    return Model(init, apply, classify, linear_head=not widths)
 
 
 def family(name: str) -> tuple[str, ...]:
     """Lists the models of a family.
 
     Args:
-      name: a key of `FAMILIES`, a model name, or several model names with commas between.
+      name: a key of `FAMILIES`, a model name, or several model names with commas between; a model
+        name is one that `build` takes.
     Returns:
-      Model names, each one of `NAMES`.
+      Model names, as `resolve` returns them.
     Raises:
       UsageError: if a name is unknown.
     """
@@ -252,22 +284,26 @@ def shared_model(name: str) -> str:
 
 
 def step_cost(name: str) -> float:
-    """Time of one training step of a model, relative to others; see `Architecture`."""
-    return ARCHITECTURES[resolve(name)].step_cost
+    """Time of one training step of a model, relative to others; see `Architecture`.
+
+    Hidden layers of the head do not count.
+    """
+    return ARCHITECTURES[heads.split(resolve(name))[0]].step_cost
 
 
 def resolve(name: str, known: tuple[str, ...] = NAMES) -> str:
-    """Returns the name under which the table has `name`.
+    """Returns the one name of a model: that of the table, and the widths of its head, if any.
 
     Args:
-      name: a model name or an alias of one.
+      name: a model name or an alias of one, and what may follow it.
       known: names to list and to suggest if `name` is not known.
     Raises:
       UsageError: if the name is unknown.
     """
-    name = ALIASES.get(name, name)
-    if name in ARCHITECTURES:
-        return name
+    base, widths = heads.split(str(name))
+    base = ALIASES.get(base, base)
+    if base in ARCHITECTURES:
+        return heads.join(base, widths)
     close = difflib.get_close_matches(str(name), known, n=1)
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     raise UsageError(f"model must be one of {', '.join(known)}, got {name!r}{hint}")
@@ -285,6 +321,11 @@ def _check(name, row, num_classes, feature_dim, image_shape, convolution, precis
     if min(image_shape[:2]) < row.smallest:
         raise UsageError(
             f"image_shape must be at least {row.smallest} x {row.smallest} for {name}, "
+            f"got {image_shape}"
+        )
+    if any(side % row.multiple for side in image_shape[:2]):
+        raise UsageError(
+            f"image_shape must have multiples of {row.multiple} for height and width for {name}, "
             f"got {image_shape}"
         )
     if convolution not in convolutions.FORMS:

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from protonorm_jax.errors import UsageError
+from protonorm_jax.models import heads
 from protonorm_jax.models.registry import build, resolve
 from protonorm_jax.types import Variables
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-_HEADS = ("head", "head.1", "fc", "classifier.1")
+_HEADS = ("head", "heads", "fc", "classifier")
 
 
 def from_torch(
@@ -24,13 +25,13 @@ def from_torch(
     """Turns a PyTorch state dict into the variables of our model of the same architecture.
 
     Takes the names of torchvision (`layer1.0.conv1.weight`) and those of the reference
-    implementation (`base.layer1.0.conv1.weight`). The head is what is called `head` or `head.1`,
-    else `fc` or `classifier.1`, and decides `num_classes` and `feature_dim`: torchvision's
-    1000-class head is kept as it is, so that the model gives torchvision's logits. For another
-    task use the `base` of the result with a new head.
+    implementation (`base.layer1.0.conv1.weight`). The head is made of the matrices in what is
+    called `head`, else `heads`, `fc` or `classifier`, in their order. It decides `num_classes` and
+    `feature_dim`: torchvision's 1000-class head is kept as it is, so that the model gives
+    torchvision's logits. For another task use the `base` of the result with a new head.
 
     Args:
-      name: one of `registry.NAMES`.
+      name: as `build` takes it, with the widths of the hidden layers of the head, if any.
       state_dict: arrays (or CPU tensors) by name; `num_batches_tracked` is ignored, and so are the
         auxiliary heads of torchvision's GoogLeNet.
       image_shape: `(height, width, channels)` that the model is for.
@@ -45,29 +46,32 @@ def from_torch(
         for key, value in state_dict.items()
         if not key.endswith("num_batches_tracked") and not _is_auxiliary(name, key)
     }
-    head = next((head for head in _HEADS if f"{head}.weight" in arrays), "head")
-    if f"{head}.weight" not in arrays or arrays[f"{head}.weight"].ndim != 2:
+    head, depth = _head(arrays), len(heads.split(name)[1]) + 1
+    if len(head) != depth:
         raise UsageError(
-            f"state_dict must hold a matrix as one of {', '.join(f'{h}.weight' for h in _HEADS)}, "
-            f"got none in {len(arrays)} arrays"
+            f"state_dict must have as many matrices under {' or '.join(_HEADS)} as there are in "
+            f"the head of {name}, {depth}, got {', '.join(head) or 'none'} in {len(arrays)} arrays"
         )
-    num_classes, feature_dim = arrays[f"{head}.weight"].shape
+    feature_dim = arrays[f"{head[0]}.weight"].shape[1]
+    num_classes = arrays[f"{head[-1]}.weight"].shape[0]
     model = build(name, num_classes=num_classes, feature_dim=feature_dim, image_shape=image_shape)
     template = jax.eval_shape(model.init, jax.random.key(0))
 
     def take(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         _, part, *modules, kind = [entry.key for entry in path]
-        modules = [head] if part == "head" else modules
+        if part == "head":
+            modules = [head[int(modules[0])] if modules else head[0]]
         key = ".".join([*modules, _LEAVES.get(kind, kind)])
+        key = key.replace(".in_proj.", ".in_proj_")  # Not a module of its own in PyTorch.
         if key not in arrays:
             raise UsageError(f"state_dict must have {key!r} for {name}, got no such key")
         array = arrays.pop(key)
         # Ours are `[height, width, in, out]` and `[in, out]`, PyTorch's `[out, in, height, width]`
         # and `[out, in]`.
-        shape = leaf.shape[:-3:-1] + leaf.shape[:-2] if leaf.ndim > 1 else leaf.shape
+        shape = leaf.shape[:-3:-1] + leaf.shape[:-2] if kind == "kernel" else leaf.shape
         if array.shape != shape:
             raise UsageError(f"state_dict[{key!r}] must be {shape} for {name}, got {array.shape}")
-        if leaf.ndim > 1:
+        if kind == "kernel":
             array = array.transpose(*range(2, leaf.ndim), 1, 0)
         return jnp.asarray(array)
 
@@ -79,4 +83,15 @@ def from_torch(
 
 def _is_auxiliary(name: str, key: str) -> bool:
     """Whether an array belongs to a head that torchvision has for training alone."""
-    return name == "googlenet" and key.removeprefix("base.").startswith(("aux1.", "aux2."))
+    is_googlenet = heads.split(name)[0] == "googlenet"
+    return is_googlenet and key.removeprefix("base.").startswith(("aux1.", "aux2."))
+
+
+def _head(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of the layers of the head, in their order."""
+    matrices = [key for key, array in arrays.items() if array.ndim == 2 and key.endswith(".weight")]
+    for part in _HEADS:
+        layers = [key.removesuffix(".weight") for key in matrices if key.startswith(f"{part}.")]
+        if layers:
+            return layers
+    return []

@@ -14,16 +14,17 @@ import jax.numpy as jnp
 def initialize(key: jax.Array, template: Any, kernels: str) -> Any:
     """Draws the parameters of a model.
 
-    Batch norms start as the identity. Matrices and their biases are uniform in
-    +-1/sqrt(fan in), PyTorch's default.
+    Norms start as the identity. Matrices and their biases are uniform in +-1/sqrt(fan in),
+    PyTorch's default.
 
     Args:
       key: consumed.
       template: nested dicts with the shapes of `params`; a layer is a dict of leaves named
-        `kernel` and `bias`, or `scale` and `bias` for batch norm.
+        `kernel` and `bias`, or `scale` and `bias` for norms.
       kernels: how convolutions start. `uniform`: like matrices. `normal`: with variance
         2/(height * width * out), and biases at zero, as in torchvision's residual nets. `narrow`:
-        normal with deviation 0.01, as in torchvision's GoogLeNet.
+        normal with deviation 0.01, as in torchvision's GoogLeNet. `transformer`: the base starts as
+        torchvision's vision transformers do.
     Returns:
       `template` with arrays for shapes.
     """
@@ -57,6 +58,8 @@ def _distribution(path: tuple[str, ...], shapes: dict, kernels: str) -> tuple[st
     if kind == "scale":
         return "constant", 1.0
     kernel = shapes.get((*layer, "kernel"))
+    if kernels == "transformer" and path[0] == "base":
+        return _transformer(path, kernel)
     if kernel is None:
         return "constant", 0.0
     if kernels == "uniform" or len(kernel) == 2:
@@ -66,3 +69,19 @@ def _distribution(path: tuple[str, ...], shapes: dict, kernels: str) -> tuple[st
     if kernels == "narrow":
         return "normal", 0.01
     return "normal", math.sqrt(2.0 / (kernel[0] * kernel[1] * kernel[3]))
+
+
+def _transformer(path: tuple[str, ...], kernel: tuple[int, ...] | None) -> tuple[str, float]:
+    """Returns the same for the base of a vision transformer, as torchvision has it."""
+    *_, layer, kind = path
+    if kind == "encoder.pos_embedding":
+        return "normal", 0.02
+    if kernel is None:
+        return "constant", 0.0
+    if kind == "bias":
+        return ("normal", 1e-6) if layer.startswith("mlp") else ("constant", 0.0)
+    if len(kernel) == 4:
+        return "normal", 1.0 / math.sqrt(math.prod(kernel[:-1]))
+    if layer == "out_proj":
+        return "uniform", 1.0 / math.sqrt(kernel[0])
+    return "uniform", math.sqrt(6.0 / sum(kernel))

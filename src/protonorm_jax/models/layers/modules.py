@@ -77,10 +77,11 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[B, in]` to `[B, units]`."""
+        """Maps `[..., in]` to `[..., units]`."""
         kernel = self.param("kernel", nn.initializers.zeros, (x.shape[-1], self.units), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.units,), jnp.float32)
-        return (matmul(x, kernel) + bias.reshape(1, -1)).astype(x.dtype)
+        y = matmul(x.reshape(-1, x.shape[-1]), kernel) + bias.reshape(1, -1)
+        return y.astype(x.dtype).reshape(*x.shape[:-1], self.units)
 
 
 class BatchNorm(nn.Module):

@@ -9,7 +9,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -25,17 +24,20 @@ def narrow(x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     return x.astype(dtype), y.astype(dtype)
 
 
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Multiplies `[B, in]` with `[in, out]`, to the dtype of `x`."""
-    return x @ kernel if x.dtype == kernel.dtype else _matmul(x, kernel, x.dtype)
+def matmul(x: jax.Array, y: jax.Array, dtype: jnp.dtype | None = None) -> jax.Array:
+    """Multiplies `[..., B, in]` with `[..., in, out]`, to `dtype`, by default that of `x`.
+
+    The leading axes of both are equal.
+    """
+    dtype = x.dtype if dtype is None else dtype
+    return x @ y if x.dtype == y.dtype == accumulator(dtype) else _matmul(x, y, dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _matmul(x: jax.Array, y: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Multiplies in the narrower of two dtypes, to `dtype`; so do both gradients."""
-    operands = narrow(x, y)
-    sums = accumulator(operands[0].dtype)
-    return lax.dot(*operands, preferred_element_type=sums).astype(dtype)
+    x, y = narrow(x, y)
+    return jnp.matmul(x, y, preferred_element_type=accumulator(x.dtype)).astype(dtype)
 
 
 def _matmul_forward(x, y, dtype):
@@ -45,7 +47,7 @@ def _matmul_forward(x, y, dtype):
 def _matmul_backward(dtype, residuals, gradient):
     del dtype
     x, y = residuals
-    return _matmul(gradient, y.T, x.dtype), _matmul(x.T, gradient, y.dtype)
+    return _matmul(gradient, y.mT, x.dtype), _matmul(x.mT, gradient, y.dtype)
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)

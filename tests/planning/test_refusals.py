@@ -1,0 +1,48 @@
+"""Models that a method cannot exchange are refused before anything is compiled."""
+
+import re
+
+import pytest
+
+from protonorm_jax import methods, models
+from protonorm_jax.config import Config
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import plan
+
+
+def check(heads, *names):
+    """Checks models of these names for a method that takes such heads."""
+    nets = {
+        name: models.build(name, num_classes=5, feature_dim=8, image_shape=(8, 8, 1))
+        for name in names
+    }
+    method = methods.build("local", methods.Setup(5, 8, 2, 3, 4), {})._replace(heads=heads)
+    plan._check_heads(method, Config(method="local"), nets)
+
+
+def test_a_method_gets_the_heads_that_it_takes():
+    check("any", "mlp", "mlp+6", "tiny_vit+6")
+    check("equal", "mlp+6", "tiny_vit+6")
+    check("equal", "mlp", "tiny_vit")
+    check("linear", "mlp", "tiny_vit")
+
+
+@pytest.mark.parametrize(
+    ("heads", "names", "message"),
+    [
+        ("equal", ("mlp", "mlp+6"), "mlp with bias [5], kernel [8, 5] and mlp+6 with 0.bias [6],"),
+        ("equal", ("mlp+6", "cnn+7"), "mlp+6 with 0.bias [6], 0.kernel [8, 6], 1.bias [5], 1.k"),
+        ("linear", ("mlp", "mlp+6"), "a linear head for method local, got mlp+6"),
+    ],
+)
+def test_other_heads_are_refused(heads, names, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        check(heads, *names)
+
+
+def test_whole_models_are_averaged_only_with_one_head(small_set):
+    settings = Config(num_clients=2, alpha=1.0, feature_dim=8, devices=1, method="fedavg")
+    with pytest.raises(UsageError, match=r"one model for method fedavg.* with mlp, mlp\+6"):
+        plan.make([settings.replace(family="mlp,mlp+6")], small_set)
+    made = plan.make([settings.replace(family="mlp+6")], small_set)
+    assert made.architectures == ("mlp+6", "mlp+6")

@@ -72,6 +72,7 @@ class Config:
         "reference: as the published code does it, in everything that `protonorm methods NAME` "
         "and --help name so",
         choices=FIDELITIES,
+        later=True,
     )
     family: str = _training(
         "tiny",
@@ -82,6 +83,7 @@ class Config:
         "family",
         "model that all clients share beside their own, for methods with one; family: fedavg_cnn "
         "if the family has it, else the family's first",
+        later=True,
     )
     feature_dim: int = _training(512, "length of features and prototypes", least=1)
     rounds: int = _training(100, "communication rounds", least=1)
@@ -100,6 +102,7 @@ class Config:
         "in training, losses see features as the dropout before the head leaves them "
         "(efficientnet_b0, whose published code drops in place)",
         reference=True,
+        later=True,
     )
     participation: float = _training(1.0, "share of clients that train a round", above=0, most=1)
     dropout: float = _training(0.0, "chance that an upload is lost", least=0, most=1)
@@ -170,16 +173,12 @@ class Config:
 
     def digest(self) -> str:
         """Sixteen hex digits that name this config: equal settings, equal digest."""
-        values = self.to_dict()
-        for name in _LATER:
-            if values[name] == settings.fields(Config)[name].default:
-                del values[name]
+        own = settings.lasting(settings.GROUPS[self.method], self.method_settings)
+        values = settings.lasting(Config, self.to_dict()) | {"method_settings": own}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-# Fields that came later: at their default they leave no trace in a digest.
-_LATER = ("shared_model", "fidelity", "dropped_features")
 # Fields of configs that were recorded before settings belonged to methods.
 _MOVED = ("proximity", "scale", "align", "weighting", "collect")
 

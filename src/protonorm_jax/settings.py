@@ -22,6 +22,7 @@ def setting(
     traced: bool = False,
     probe: tuple[Any, Any] | None = None,
     reference: Any = None,
+    later: bool = False,
     section: str = "",
     **rule: Any,
 ) -> Any:
@@ -34,11 +35,13 @@ def setting(
       probe: two values between which results differ, for the contract that all methods are
         tested by; `None` for the default and twice the default, or the first two choices.
       reference: what the published code does, where that is not the default; see `faithful`.
+      later: whether there are records from before it came; see `lasting`.
       section: under which heading the command line lists it.
       **rule: `choices`, or the bounds `above` (exclusive), `least` and `most`.
     """
     metadata = {"help": help, "traced": traced, "probe": probe, "reference": reference}
-    return dataclasses.field(default=default, metadata={**metadata, "section": section, **rule})
+    metadata |= {"later": later, "section": section, **rule}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @typing.dataclass_transform(
@@ -130,6 +133,16 @@ def without(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if name not in references(group)
         or value not in (references(group)[name], group_fields[name].default)
+    }
+
+
+def lasting(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values but those that came later and have their default, as they had before."""
+    own = fields(group)
+    return {
+        name: value
+        for name, value in values.items()
+        if not (own[name].metadata["later"] and value == own[name].default)
     }
 
 

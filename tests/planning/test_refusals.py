@@ -8,6 +8,7 @@ from protonorm_jax import methods, models
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan
+from protonorm_jax.running import job
 
 
 def check(heads, *names):
@@ -46,3 +47,26 @@ def test_whole_models_are_averaged_only_with_one_head(small_set):
         plan.make([settings.replace(family="mlp,mlp+6")], small_set)
     made = plan.make([settings.replace(family="mlp+6")], small_set)
     assert made.architectures == ("mlp+6", "mlp+6")
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "rule"),
+    [
+        (
+            "lg_fedavg",
+            "mlp,cnn+6",
+            "heads of one form for method lg_fedavg, got mlp with bias [5], kernel [8, 5] and "
+            "cnn+6 with 0.bias [6], 0.kernel [8, 6], 1.bias [5], 1.kernel [6, 5]",
+        ),
+        ("fedgh", "mlp,cnn+6", "a linear head for method fedgh, got cnn+6"),
+        ("fedgh", "mlp+6", "a linear head for method fedgh, got mlp+6"),
+        ("fedgen", "cnn,mlp+6", "a linear head for method fedgen, got mlp+6"),
+    ],
+)
+def test_a_run_with_such_heads_is_refused(method, family, rule, small_set, tmp_path):
+    settings = Config(num_clients=4, feature_dim=8, devices=1, method=method, family=family)
+    with pytest.raises(
+        UsageError, match=rf"^{re.escape(f'Config.family must have models with {rule}')}$"
+    ):
+        job.run(settings, tmp_path / "new", display=None, dataset=small_set)
+    assert list(tmp_path.iterdir()) == []

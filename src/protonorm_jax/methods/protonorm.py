@@ -22,6 +22,7 @@ class Settings:
         "upscaling: whether prototypes are sent with length s; without it alone they have length "
         "1, and without alignment that of the plain averages",
         probe=(True, False),
+        later=True,
     )
     align: str = settings.setting(
         "auto",

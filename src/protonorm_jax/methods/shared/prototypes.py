@@ -42,6 +42,7 @@ def distance() -> Any:
         "of a sample's features from its prototype: the mean over elements of the squared "
         "difference, or its sum (the squared length, D times as much)",
         choices=DISTANCES,
+        later=True,
     )
 
 

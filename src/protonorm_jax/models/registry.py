@@ -96,6 +96,15 @@ NAMES: tuple[str, ...] = tuple(ARCHITECTURES)
 FAMILIES: dict[str, tuple[str, ...]] = {
     "tiny": ("mlp", "cnn", "tiny_resnet", "tiny_mobilenet"),
     "ht0": ("resnet8", "mobilenet_v2", "shufflenet_v2", "efficientnet_b0"),
+    "htm10": (
+        *("fedavg_cnn", "googlenet", "mobilenet_v2", "resnet18", "resnet34"),
+        *("resnet50", "resnet101", "resnet152", "vit_b_16+768", "vit_b_32+768"),
+    ),
+    "htfe8_htc4": (
+        *("fedavg_cnn", "googlenet+512", "mobilenet_v2+256", "resnet18+128"),
+        *("resnet34", "resnet50+512", "resnet101+256", "resnet152+128"),
+    ),
+    "res34_htc4": ("resnet34", "resnet34+512", "resnet34+256", "resnet34+128"),
 }
 """Named groups of models; client `i` of a run has model `i` modulo the group's size."""
 

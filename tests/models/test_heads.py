@@ -10,7 +10,7 @@ import weights
 
 from protonorm_jax import models
 from protonorm_jax.errors import UsageError
-from protonorm_jax.models import registry
+from protonorm_jax.models import heads, registry
 from protonorm_jax.types import linear_classify
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -30,6 +30,18 @@ def test_names_may_say_what_the_head_is():
             models.family(f"cnn,{name}")
     with pytest.raises(UsageError, match=r"one of mlp, .*got 'resnet9\+8' .did you mean 'resnet"):
         build("resnet9+8")
+
+
+def test_families_with_heads_of_several_layers():
+    """HtFLlib's: heads in turn on all models, and vision transformers behind the other eight."""
+    widths = ((), (512,), (256,), (128,))
+    for name, base, times in (("htfe8_htc4", "htfe8", 2), ("res34_htc4", "resnet34", 1)):
+        bases, found = zip(*map(heads.split, models.family(name)), strict=True)
+        assert found == times * widths
+        assert bases == models.family(base) * (len(bases) // len(models.family(base)))
+    *rest, first, second = models.family("htm10")
+    assert tuple(rest) == models.family("htfe8")
+    assert (first, second) == ("vit_b_16+768", "vit_b_32+768")
 
 
 def test_the_table_of_parameters_and_what_is_said_of_a_head():

@@ -14,7 +14,7 @@ from protonorm_jax import models
 from protonorm_jax.errors import UsageError
 from protonorm_jax.models.architectures import efficientnet, googlenet
 from protonorm_jax.models.layers.initialization import initialize
-from protonorm_jax.models.registry import ARCHITECTURES
+from protonorm_jax.models.registry import ARCHITECTURES, resolve
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
 QUICKLY = {"xla_backend_optimization_level": 0}
@@ -343,7 +343,8 @@ def test_families():
     assert models.shared_model("htfe4") == models.shared_model("mlp,fedavg_cnn") == "fedavg_cnn"
     assert models.shared_model("htfe9") == "resnet4"
     assert models.family("mlp, shufflenet_v2_x1_0,mlp") == ("mlp", "shufflenet_v2", "mlp")
-    assert all(name in models.NAMES for family in models.FAMILIES.values() for name in family)
+    assert models.shared_model("res34_htc4") == "fedavg_cnn"
+    assert all(resolve(name) == name for family in models.FAMILIES.values() for name in family)
     for name, count in (("htfe2", 2), ("htfe3", 3), ("htfe5", 5), ("htfe8", 8), ("htfe9", 9)):
         assert len(set(models.family(name))) == count
     with pytest.raises(UsageError, match=r"tiny, ht0, .*got 'tinny'.*did you mean 'tiny'"):

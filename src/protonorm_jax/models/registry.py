@@ -121,8 +121,20 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         *("resnet4", "resnet6", "resnet8", "resnet10", "resnet18"),
         *("resnet34", "resnet50", "resnet101", "resnet152"),
     ),
+    "htm10": (
+        *("fedavg_cnn", "googlenet", "mobilenet_v2", "resnet18", "resnet34"),
+        *("resnet50", "resnet101", "resnet152", "vit_b_16+768", "vit_b_32+768"),
+    ),
+    "htfe8_htc4": (
+        *("fedavg_cnn", "googlenet+512", "mobilenet_v2+256", "resnet18+128"),
+        *("resnet34", "resnet50+512", "resnet101+256", "resnet152+128"),
+    ),
+    "res34_htc4": ("resnet34", "resnet34+512", "resnet34+256", "resnet34+128"),
 }
 """Named groups of models; client `i` of a run has model `i` modulo the group's size."""
+
+_SHARED = {"res34_htc4": "fedavg_cnn"}
+"""Families whose shared model is none of theirs."""
 
 
 class Net(nn.Module):
@@ -280,6 +292,8 @@ def shared_model(name: str) -> str:
       UsageError: if a name is unknown.
     """
     names = family(name)
+    if name in _SHARED:
+        return _SHARED[name]
     return "fedavg_cnn" if "fedavg_cnn" in names else names[0]
 
 

@@ -4,7 +4,7 @@ A row is a factory, `factory(setup, fixed) -> Method`, and the method's group of
 factory sees the untraced settings alone (`fixed`), hooks see all of them (`round.settings`).
 """
 
-from protonorm_jax.methods import fedavg, fedproto, fedtgp, fml, protonorm
+from protonorm_jax.methods import fedavg, fedkd, fedproto, fedtgp, fml, protonorm
 from protonorm_jax.methods.local import local
 from protonorm_jax.methods.method import (
     LossInfo,
@@ -67,4 +67,12 @@ METHODS["fedtgp"] = Row(
     up="prototypes of the client's classes, C_i D",
     down="trained prototypes of all classes, C D",
     source="arXiv:2401.03230",
+)
+METHODS["fedkd"] = Row(
+    fedkd.fedkd,
+    fedkd.Settings,
+    up="the shared model at a lower rank, r (m + n + 1) of an m x n matrix, and its running "
+    "statistics",
+    down="the average shared model at a lower rank, to all clients, and its running statistics",
+    source="arXiv:2108.13323",
 )

@@ -4,7 +4,7 @@ A row is a factory, `factory(setup, fixed) -> Method`, and the method's group of
 factory sees the untraced settings alone (`fixed`), hooks see all of them (`round.settings`).
 """
 
-from protonorm_jax.methods import fedavg, fedkd, fedproto, fedtgp, fml, protonorm
+from protonorm_jax.methods import fedavg, fedkd, fedmrl, fedproto, fedtgp, fml, protonorm
 from protonorm_jax.methods.local import local
 from protonorm_jax.methods.method import (
     LossInfo,
@@ -75,4 +75,11 @@ METHODS["fedkd"] = Row(
     "statistics",
     down="the average shared model at a lower rank, to all clients, and its running statistics",
     source="arXiv:2108.13323",
+)
+METHODS["fedmrl"] = Row(
+    fedmrl.fedmrl,
+    fedmrl.Settings,
+    up="the shared model, P_g and its running statistics",
+    down="the average shared model, P_g and its running statistics",
+    source="arXiv:2406.00488",
 )

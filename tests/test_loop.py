@@ -134,10 +134,11 @@ def federate(config, simulation):
     plan = simulation.plan
     dataset, parts, root = plan.dataset, plan.runs[0].partition, keys.root(config.seed)
     sizes = {"num_classes": dataset.num_classes, "feature_dim": config.feature_dim}
-    built = {
-        name: models.build(name, image_shape=dataset.images.shape[1:], **sizes)
-        for name in models.family(config.family)
-    }
+
+    def build(name, **other):
+        return models.build(name, image_shape=dataset.images.shape[1:], **sizes | other)
+
+    built = {name: build(name) for name in models.family(config.family)}
 
     def client(number):
         model = built[plan.architectures[number]]
@@ -150,8 +151,9 @@ def federate(config, simulation):
         ]
         return model, jax.jit(model.init)(key), batches
 
-    common = built[models.shared_model(config.family)]
-    common_key = keys.derive(root, keys.Stream.SERVER_INIT)
+    asked = plan.program.method.shared
+    shared_dim = asked.feature_dim if asked else None
+    common = build(models.shared_model(config.family), feature_dim=shared_dim or config.feature_dim)
     chances = jnp.float32(config.participation), jnp.float32(0)
     return loop.federate(
         config.method,
@@ -160,7 +162,7 @@ def federate(config, simulation):
         learning_rate=config.learning_rate,
         settings=config.method_settings,
         seed=config.seed,
-        shared=(common, jax.jit(common.init)(common_key)),
+        shared=(common._replace(init=jax.jit(common.init)), None),
         batch_size=config.batch_size,
         participants=np.stack(
             [

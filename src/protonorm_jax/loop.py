@@ -57,7 +57,7 @@ def federate(
     learning_rate: float,
     settings: Mapping[str, Any] = {},
     seed: int = 0,
-    shared: tuple[Model, Variables] | None = None,
+    shared: tuple[Model, Variables | None] | None = None,
     batch_size: int | None = None,
     num_samples: Sequence[int] | None = None,
     participants: Any = None,
@@ -79,8 +79,8 @@ def federate(
       settings: of the method; those left out have their defaults. For a `Method` all that its
         hooks look for in `round.settings`.
       seed: of the keys.
-      shared: the second architecture and its initial variables, for methods that ask for one.
-        FedAvg's is the clients' own and need not be given.
+      shared: the second architecture and its initial variables, for methods that ask for one;
+        None for those that its `init` draws. FedAvg's is the clients' own and need not be given.
       batch_size: of a server that trains; by default that of the largest batch.
       num_samples: training samples that a client weighs; by default those in its batches.
       participants: bool `[rounds, clients]`, who takes part; by default all.
@@ -238,12 +238,12 @@ def _receive(uploads: Sequence[Upload | None], weights: jax.Array, method: Metho
     return Received(each, mean, jnp.asarray(arrived), weights)
 
 
-def _shared(given: tuple[Model, Variables] | None) -> Model | None:
+def _shared(given: tuple[Model, Variables | None] | None) -> Model | None:
     """The shared model, the same for all clients; its `init` gives the variables handed in."""
     if given is None:
         return None
     model, variables = given
-    return model._replace(init=lambda key: variables)
+    return model if variables is None else model._replace(init=lambda key: variables)
 
 
 def _batch(pair: tuple[Any, Any]) -> Batch:

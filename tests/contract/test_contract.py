@@ -163,10 +163,12 @@ def test_without_a_budget_nothing_is_trained(programs):
     """The architecture with batch norm; the upload is finite nevertheless."""
     config, dataset = programs.config, programs.dataset
     method = build(programs.name)
-    net = models.build(
-        "contract_normed", num_classes=6, feature_dim=config.feature_dim, image_shape=(8, 8, 1)
+    shared_dim = method.shared.feature_dim if method.shared else None
+    net, shared = (
+        models.build("contract_normed", num_classes=6, feature_dim=dim, image_shape=(8, 8, 1))
+        for dim in (config.feature_dim, shared_dim or config.feature_dim)
     )
-    both = Models(net, net if method.shared else None)
+    both = Models(net, shared if method.shared else None)
     own = jax.tree.map(jnp.float32, methods.settings_of(config.method, config.method_settings))
     counts = jnp.tile(jnp.array([[3, 3, 3, 3, 3, 0]], jnp.int32), (7, 1))
     round = methods.Round(jnp.int32(0), jnp.float32(0.1), own, counts)

@@ -122,3 +122,12 @@ def test_room_is_made_before_anything_is_compiled(monkeypatch):
     monkeypatch.setattr(devices, "make_room_for_programs", asked)
     with pytest.raises(AskedError):
         driver.compile_plan(None)
+
+
+def test_lapack_has_one_thread_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    devices.prepare_cpu(1)
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    devices.prepare_cpu(1)
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"

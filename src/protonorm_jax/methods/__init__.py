@@ -4,7 +4,17 @@ A row is a factory, `factory(setup, fixed) -> Method`, and the method's group of
 factory sees the untraced settings alone (`fixed`), hooks see all of them (`round.settings`).
 """
 
-from protonorm_jax.methods import fd, fedavg, fedgh, fedproto, fedtgp, fml, protonorm
+from protonorm_jax.methods import (
+    fd,
+    fedavg,
+    fedgh,
+    fedkd,
+    fedmrl,
+    fedproto,
+    fedtgp,
+    fml,
+    protonorm,
+)
 from protonorm_jax.methods.lg_fedavg import lg_fedavg
 from protonorm_jax.methods.local import local
 from protonorm_jax.methods.method import (
@@ -92,4 +102,19 @@ METHODS["fedgh"] = Row(
     up="mean features of the client's classes, C_i D",
     down="the trained head, to all clients, H",
     source="arXiv:2303.13137",
+)
+METHODS["fedkd"] = Row(
+    fedkd.fedkd,
+    fedkd.Settings,
+    up="the shared model at a lower rank, r (m + n + 1) of an m x n matrix, and its running "
+    "statistics",
+    down="the average shared model at a lower rank, to all clients, and its running statistics",
+    source="arXiv:2108.13323",
+)
+METHODS["fedmrl"] = Row(
+    fedmrl.fedmrl,
+    fedmrl.Settings,
+    up="the shared model, P_g and its running statistics",
+    down="the average shared model, P_g and its running statistics",
+    source="arXiv:2406.00488",
 )

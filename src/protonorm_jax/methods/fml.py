@@ -13,11 +13,10 @@ from protonorm_jax.methods.method import (
     Setup,
     Shared,
     cross_entropy,
-    forward,
     variables_of,
 )
 from protonorm_jax.methods.shared import averages, mentee
-from protonorm_jax.types import Batch, Client, Models, Variables
+from protonorm_jax.types import Batch, Models, Variables
 
 
 @settings.group
@@ -72,13 +71,7 @@ def fml(setup: Setup, fixed: Settings) -> Method:
         models: Models,
     ) -> tuple[jax.Array, LossInfo]:
         del down
-        assert models.shared is not None, "the method asks for a shared model"
-        private_key, shared_key = jax.random.split(key)
-        outputs, statistics = forward(models, params, statistics, batch, private_key)
-        variables = variables_of(Client(params, statistics), mentee.SHARED)
-        shared, variables = models.shared.apply(
-            variables, batch.inputs, train=True, mask=batch.mask, key=shared_key
-        )
+        outputs, shared, statistics = mentee.forward_both(models, params, statistics, batch, key)
         private_logits, shared_logits = outputs.logits, shared.logits
         as_given = jax.lax.stop_gradient if fixed.detach else lambda logits: logits
         entropy = cross_entropy(private_logits, batch.labels, batch.mask)
@@ -92,7 +85,6 @@ def fml(setup: Setup, fixed: Settings) -> Method:
             "private_loss": alpha * entropy + (1 - alpha) * to_shared,
             "mentee_loss": beta * shared_entropy + (1 - beta) * to_private,
         }
-        statistics = {**statistics, mentee.SHARED: variables["batch_stats"]}
         total = terms["private_loss"] + terms["mentee_loss"]
         return total, LossInfo(outputs, statistics, terms)
 

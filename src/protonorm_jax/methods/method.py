@@ -343,8 +343,10 @@ def mean_of_rows(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean softmax cross-entropy over the real rows; zero without any."""
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return mean_of_rows(losses, mask)
+    # The gradient of picking the label's entry is a scatter, which XLA merges with the sum that
+    # follows or does not, as the program around it has it: the bits would depend on the devices.
+    wanted = jax.nn.one_hot(labels, logits.shape[1])
+    return mean_of_rows(optax.softmax_cross_entropy(logits, wanted), mask)
 
 
 def head_loss(

@@ -94,7 +94,11 @@ def prepare_cpu(num_devices: int) -> None:
     XLA's thread pool is left at one thread for each core or device, whichever are more. With twice
     as many (`NPROC`) a round takes a quarter longer, as the threads displace each other; and none
     is missing for a collective as long as every call of a program waits for the one before it.
+
+    LAPACK, where a method needs it, gets one thread, for any number of devices: its results depend
+    on how many it has, and those of several devices displace each other.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # Read when it is first used.
     flags = os.environ.get("XLA_FLAGS", "")
     chosen = jax.config.jax_num_cpu_devices != -1  # type: ignore[attr-defined]
     if num_devices < 2 or chosen or "xla_force_host_platform_device_count" in flags:

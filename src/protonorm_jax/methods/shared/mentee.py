@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from protonorm_jax.methods.method import mean_of_rows, variables_of
-from protonorm_jax.types import Client, Models, Variables
+from protonorm_jax.methods.method import forward, mean_of_rows, variables_of
+from protonorm_jax.types import Batch, Client, Models, Outputs, Variables
 
 SHARED = "shared"
 """The key of the mentee in a client's parameters and statistics."""
+
+PROJECTION = "projection"
+"""The same of the layer that takes features from one space to another, of methods that have it."""
 
 
 def init_server(key: jax.Array, models: Models, first: Variables) -> Variables:
@@ -40,6 +43,20 @@ def receive(client: Client, down: Variables, models: Models) -> Client:
     )
 
 
+def forward_both(
+    models: Models, params: dict[str, Any], statistics: dict[str, Any], batch: Batch, key: jax.Array
+) -> tuple[Outputs, Outputs, dict[str, Any]]:
+    """Training-mode outputs of the private model and of the mentee, and the new statistics."""
+    assert models.shared is not None, "the method asks for a shared model"
+    private_key, shared_key = jax.random.split(key)
+    private, statistics = forward(models, params, statistics, batch, private_key)
+    variables = variables_of(Client(params, statistics), SHARED)
+    shared, variables = models.shared.apply(
+        variables, batch.inputs, train=True, mask=batch.mask, key=shared_key
+    )
+    return private, shared, {**statistics, SHARED: variables["batch_stats"]}
+
+
 def predict(client: Client, down: Any, inputs: Any, *, models: Models) -> dict[str, jax.Array]:
     """Class scores of the private model and of the mentee."""
     del down
@@ -47,6 +64,19 @@ def predict(client: Client, down: Any, inputs: Any, *, models: Models) -> dict[s
     private, _ = models.private.apply(variables_of(client), inputs)
     shared, _ = models.shared.apply(variables_of(client, SHARED), inputs)
     return {"head": private.logits, "mentee": shared.logits}
+
+
+def linear(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
+    """Draws a linear layer: `kernel` `[inputs, outputs]` and `bias` `[outputs]` float32.
+
+    Both are uniform in +-1/sqrt(inputs), as PyTorch has it.
+    """
+    kernel_key, bias_key = jax.random.split(key)
+    bound = 1 / inputs**0.5
+    return {
+        "kernel": jax.random.uniform(kernel_key, (inputs, outputs), minval=-bound, maxval=bound),
+        "bias": jax.random.uniform(bias_key, (outputs,), minval=-bound, maxval=bound),
+    }
 
 
 def divergence(logits: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:

@@ -265,6 +265,8 @@ class Programs:
             "plain": {},
             "another seed": {"seed": 1},
             "all lost": {"dropout": 1.0},
+            # Of equally many samples each, 3 batches and a half; the plain loop compiles two steps.
+            "nothing lost": {"dropout": 0.0, "partition": "iid", "train_fraction": 0.825},
         }
         group = methods.METHODS[name].settings
         for one in settings.traced(group):

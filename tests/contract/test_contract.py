@@ -22,6 +22,7 @@ from compiled import (
     server_of,
 )
 
+import plainly
 from protonorm_jax import keys, methods, models, settings
 from protonorm_jax.engine import simulate
 from protonorm_jax.engine.client import local_update
@@ -93,6 +94,26 @@ def test_the_number_of_devices_does_not_matter(programs):
     for program in (programs.two, programs.four):
         (outcome,) = program.outcomes()
         assert_same(plain, outcome)
+
+
+def test_the_plain_loop_gives_the_same(programs):
+    """But for rounding."""
+    index = list(programs.changes).index("nothing lost")
+    plan, outcome = programs.alone.simulation.plan, programs.outcomes["nothing lost"]
+    trace = plainly.federate(plan, index)
+    for uploads, terms, shown, row, arrays in zip(
+        trace.uploads, trace.terms, trace.shown, outcome.rows, outcome.arrays, strict=True
+    ):
+        assert row["uploads_arrived"] == sum(upload is not None for upload in uploads) == 5
+        assert row["floats_up"] == sum(int(one.floats) for one in uploads if one is not None)
+        trained = [steps for steps in terms if steps]
+        for name in trained[0][0] if trained else ():
+            means = [np.mean([step[name] for step in steps]) for steps in trained]
+            plainly.check(np.float32(row[name]), np.float32(np.mean(means)))
+        plainly.check(arrays, {name: shown[name] for name in arrays})
+    plainly.check(outcome.server, trace.servers[-1])
+    for one, client in zip(outcome.clients, trace.clients, strict=True):
+        plainly.check(one, jax.tree.map(jnp.ravel, client))
 
 
 def test_vmapped_clients_and_runs_agree_with_each_alone(programs):

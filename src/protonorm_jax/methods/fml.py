@@ -16,7 +16,7 @@ from protonorm_jax.methods.method import (
     forward,
     variables_of,
 )
-from protonorm_jax.methods.shared import averages, mentee
+from protonorm_jax.methods.shared import averages, clipping, mentee
 from protonorm_jax.types import Batch, Client, Models, Variables
 
 
@@ -97,7 +97,7 @@ def fml(setup: Setup, fixed: Settings) -> Method:
         return total, LossInfo(outputs, statistics, terms)
 
     def optimizer(round: Round) -> optax.GradientTransformation:
-        clip = mentee.clip_each_net(round.settings.clip)
+        clip = clipping.clip_each_net(round.settings.clip)
         return optax.chain(clip, optax.sgd(round.learning_rate))
 
     return Method(

@@ -34,6 +34,7 @@ CONFIG = Config(
 )
 OWN = {
     "fedavg": {"family": "normed"},
+    "fedgen": {"server_epochs": 2, "noise_dim": 4, "hidden_dim": 8},
     "fedtgp": {"server_epochs": 2, "margin": 0.1},
     "protonorm": {"scale": 4.0},
 }

@@ -4,7 +4,16 @@ A row is a factory, `factory(setup, fixed) -> Method`, and the method's group of
 factory sees the untraced settings alone (`fixed`), hooks see all of them (`round.settings`).
 """
 
-from protonorm_jax.methods import fd, fedavg, fedgh, fedproto, fedtgp, fml, protonorm
+from protonorm_jax.methods import (
+    fd,
+    fedavg,
+    fedgen,
+    fedgh,
+    fedproto,
+    fedtgp,
+    fml,
+    protonorm,
+)
 from protonorm_jax.methods.lg_fedavg import lg_fedavg
 from protonorm_jax.methods.local import local
 from protonorm_jax.methods.method import (
@@ -92,4 +101,11 @@ METHODS["fedgh"] = Row(
     up="mean features of the client's classes, C_i D",
     down="the trained head, to all clients, H",
     source="arXiv:2303.13137",
+)
+METHODS["fedgen"] = Row(
+    fedgen.fedgen,
+    fedgen.Settings,
+    up="the head, H",
+    down="the average head and the generator, to all clients, H + |G|",
+    source="arXiv:2105.10056",
 )

@@ -35,6 +35,7 @@ CONFIG = Config(
 OWN = {
     "fedavg": {"family": "normed"},
     "fedgen": {"server_epochs": 2, "noise_dim": 4, "hidden_dim": 8},
+    "fedl2g": {"server_learning_rate": 100.0, "study_batches": 2},
     "fedtgp": {"server_epochs": 2, "margin": 0.1},
     "protonorm": {"scale": 4.0},
 }

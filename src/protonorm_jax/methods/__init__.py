@@ -9,6 +9,7 @@ from protonorm_jax.methods import (
     fedavg,
     fedgen,
     fedgh,
+    fedl2g,
     fedproto,
     fedtgp,
     fml,
@@ -108,4 +109,11 @@ METHODS["fedgen"] = Row(
     up="the head, H",
     down="the average head and the generator, to all clients, H + |G|",
     source="arXiv:2105.10056",
+)
+METHODS["fedl2g"] = Row(
+    fedl2g.fedl2g,
+    fedl2g.Settings,
+    up="gradients of the guiding vectors of the classes studied, at most C_i D (C_i C for logits)",
+    down="guiding vectors of all classes, C D (C C for logits)",
+    source="arXiv:2410.06490",
 )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 Variables = dict[str, Any]
@@ -166,6 +167,19 @@ class Batch(NamedTuple):
     inputs: Any
     labels: jax.Array
     mask: jax.Array
+
+
+def take(data: ClientData, rows: jax.Array, mask: jax.Array) -> Batch:
+    """The samples `rows` `[B]` of the whole data set, pixels scaled from 0..255 to [-1, 1].
+
+    Leaves of the inputs that are not uint8 are no images and stay as they are.
+    """
+
+    def one(leaf: jax.Array) -> jax.Array:
+        taken = leaf[rows]
+        return taken.astype(jnp.float32) / 127.5 - 1.0 if leaf.dtype == jnp.uint8 else taken
+
+    return Batch(jax.tree.map(one, data.inputs), data.labels[rows], mask)
 
 
 class Prototypes(NamedTuple):

@@ -296,6 +296,19 @@ def test_rows_come_and_go(table):
         del table["mine"]
 
 
+@pytest.mark.parametrize("name", sorted(methods.METHODS))
+def test_factories_compute_nothing(name):
+    """They are called before it is settled how many devices a CPU is; jax must not start."""
+    setup = methods.Setup(3, 4, 2, 5, 8)
+    values = settings.complete(name, methods.METHODS[name].settings, {})
+
+    def make():
+        methods.build(name, setup, values)
+        return ()
+
+    assert not jax.make_jaxpr(make)().eqns
+
+
 def test_factories_do_not_see_traced_settings():
     """A value that a closure holds would be the same for all runs of a program."""
 

@@ -7,23 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from protonorm_jax.engine import lockstep, loops
-from protonorm_jax.types import Batch, ClientData
+from protonorm_jax.types import Batch, ClientData, take
 
 Repeat = Callable[..., Any]
 """`lockstep.repeat`, with its widths bound where clients run side by side."""
-
-
-def take(data: ClientData, rows: jax.Array, mask: jax.Array) -> Batch:
-    """The samples `rows` `[B]` of the whole data set, pixels scaled from 0..255 to [-1, 1].
-
-    Leaves of the inputs that are not uint8 are no images and stay as they are.
-    """
-
-    def one(leaf: jax.Array) -> jax.Array:
-        taken = leaf[rows]
-        return taken.astype(jnp.float32) / 127.5 - 1.0 if leaf.dtype == jnp.uint8 else taken
-
-    return Batch(jax.tree.map(one, data.inputs), data.labels[rows], mask)
 
 
 def pad(indices: jax.Array, batch_size: int) -> jax.Array:

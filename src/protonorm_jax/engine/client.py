@@ -10,7 +10,7 @@ import optax
 from protonorm_jax.config import Config
 from protonorm_jax.engine import batches, lockstep, loops
 from protonorm_jax.methods.method import Method, Round, infer, observe_nothing
-from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs
+from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs, take
 
 
 class Keys(NamedTuple):
@@ -236,8 +236,8 @@ def _batch_at(index: jax.Array, orders: jax.Array, data: ClientData, config: Con
     start = position * batch_size
     rows = jax.lax.dynamic_slice(orders, (epoch, start), (1, batch_size))[0]
     if config.last_batch == "drop":  # A constant, so that the compiler drops the masks as well.
-        return batches.take(data, rows, jnp.ones(batch_size, bool))
-    return batches.take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
+        return take(data, rows, jnp.ones(batch_size, bool))
+    return take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
 
 
 def _orders(key: jax.Array, data: ClientData, config: Config) -> jax.Array:

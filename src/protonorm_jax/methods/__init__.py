@@ -7,8 +7,10 @@ factory sees the untraced settings alone (`fixed`), hooks see all of them (`roun
 from protonorm_jax.methods import (
     fd,
     fedavg,
+    fedgen,
     fedgh,
     fedkd,
+    fedl2g,
     fedmrl,
     fedproto,
     fedtgp,
@@ -117,4 +119,18 @@ METHODS["fedmrl"] = Row(
     up="the shared model, P_g and its running statistics",
     down="the average shared model, P_g and its running statistics",
     source="arXiv:2406.00488",
+)
+METHODS["fedgen"] = Row(
+    fedgen.fedgen,
+    fedgen.Settings,
+    up="the head, H",
+    down="the average head and the generator, to all clients, H + |G|",
+    source="arXiv:2105.10056",
+)
+METHODS["fedl2g"] = Row(
+    fedl2g.fedl2g,
+    fedl2g.Settings,
+    up="gradients of the guiding vectors of the classes studied, at most C_i D (C_i C for logits)",
+    down="guiding vectors of all classes, C D (C C for logits)",
+    source="arXiv:2410.06490",
 )

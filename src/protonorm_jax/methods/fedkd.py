@@ -19,7 +19,7 @@ from protonorm_jax.methods.method import (
     mean_of_rows,
     variables_of,
 )
-from protonorm_jax.methods.shared import averages, low_rank, mentee
+from protonorm_jax.methods.shared import averages, clipping, low_rank, mentee
 from protonorm_jax.types import Batch, Client, ClientData, Models, Variables
 
 CLIP = 10.0  # The largest norm of the gradient of each net.
@@ -146,7 +146,7 @@ def fedkd(setup: Setup, fixed: Settings) -> Method:
         shared = optax.sgd(round.settings.mentee_learning_rate)
         nets = {"model": "private", mentee.PROJECTION: "private", mentee.SHARED: "shared"}
         by_net = optax.partition({"private": private, "shared": shared}, nets)
-        return optax.chain(mentee.clip_each_net(CLIP), by_net)
+        return optax.chain(clipping.clip_each_net(CLIP), by_net)
 
     def compress(variables: Variables, round: Round) -> tuple[Variables, jax.Array]:
         return low_rank.compress(variables, energy_of(round), which=fixed.low_rank)

@@ -15,7 +15,7 @@ from protonorm_jax.methods.method import (
     cross_entropy,
     variables_of,
 )
-from protonorm_jax.methods.shared import averages, mentee
+from protonorm_jax.methods.shared import averages, clipping, mentee
 from protonorm_jax.types import Batch, Models, Variables
 
 
@@ -89,7 +89,7 @@ def fml(setup: Setup, fixed: Settings) -> Method:
         return total, LossInfo(outputs, statistics, terms)
 
     def optimizer(round: Round) -> optax.GradientTransformation:
-        clip = mentee.clip_each_net(round.settings.clip)
+        clip = clipping.clip_each_net(round.settings.clip)
         return optax.chain(clip, optax.sgd(round.learning_rate))
 
     return Method(

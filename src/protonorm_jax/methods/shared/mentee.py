@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from protonorm_jax.methods.method import forward, mean_of_rows, variables_of
 from protonorm_jax.types import Batch, Client, Models, Outputs, Variables
@@ -92,21 +91,3 @@ def divergence(logits: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Arr
     wanted = jax.nn.log_softmax(target)
     terms = jnp.exp(wanted) * (wanted - jax.nn.log_softmax(logits))
     return mean_of_rows(jnp.mean(terms, axis=1), mask)
-
-
-def clip_each_net(limit: Any) -> optax.GradientTransformation:
-    """Scales the gradient of every net of a client to a norm of at most `limit`.
-
-    By min(1, limit / (norm + 1e-6)), as PyTorch does it; nets are the top-level keys.
-    """
-
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        del params
-
-        def clip(net: Any) -> Any:
-            factor = jnp.minimum(1.0, limit / (optax.tree.norm(net) + 1e-6))
-            return jax.tree.map(lambda leaf: factor * leaf, net)
-
-        return {name: clip(net) for name, net in updates.items()}, state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

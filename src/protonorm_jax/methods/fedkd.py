@@ -51,9 +51,9 @@ class Settings:
     )
     low_rank: str = settings.setting(
         "smaller",
-        "which weight matrices are sent at a lower rank: those that it makes smaller, or all "
-        "(the reference code)",
+        "which weight matrices are sent at a lower rank: those that it makes smaller, or all",
         choices=("smaller", "all"),
+        reference="all",
     )
 
 

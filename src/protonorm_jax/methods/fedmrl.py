@@ -35,8 +35,9 @@ class Settings:
     projection: str = settings.setting(
         "kept",
         "whether a client keeps the projection that it has trained, or has the first one again in "
-        "every round and evaluation (reset; the reference code)",
+        "every round and evaluation (reset)",
         choices=("kept", "reset"),
+        reference="reset",
     )
 
 

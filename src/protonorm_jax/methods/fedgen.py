@@ -17,7 +17,7 @@ from protonorm_jax.methods.method import (
     forward,
     variables_of,
 )
-from protonorm_jax.methods.shared import averages, heads
+from protonorm_jax.methods.shared import averages, heads, linear
 from protonorm_jax.types import Batch, Client, Models, Variables, linear_classify
 
 
@@ -79,20 +79,12 @@ class Samples(NamedTuple):
 
 
 def init_generator(key: jax.Array, inputs: int, hidden: int, outputs: int) -> Any:
-    """Draws a generator, its linear layers as PyTorch does."""
-
-    def linear(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
-        bound = 1 / jnp.sqrt(inputs)
-        keys = jax.random.split(key)
-        kernel = jax.random.uniform(keys[0], (inputs, outputs), minval=-bound, maxval=bound)
-        bias = jax.random.uniform(keys[1], (outputs,), minval=-bound, maxval=bound)
-        return {"kernel": kernel, "bias": bias}
-
+    """Draws a generator."""
     first, last = jax.random.split(key)
     return {
-        "fc1": linear(first, inputs, hidden),
+        "fc1": linear.draw(first, inputs, hidden),
         "norm": {"scale": jnp.ones(hidden), "bias": jnp.zeros(hidden)},
-        "fc2": linear(last, hidden, outputs),
+        "fc2": linear.draw(last, hidden, outputs),
     }
 
 

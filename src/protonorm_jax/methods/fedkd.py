@@ -19,7 +19,7 @@ from protonorm_jax.methods.method import (
     mean_of_rows,
     variables_of,
 )
-from protonorm_jax.methods.shared import averages, clipping, low_rank, mentee
+from protonorm_jax.methods.shared import averages, clipping, linear, low_rank, mentee
 from protonorm_jax.types import Batch, Client, ClientData, Models, Variables
 
 CLIP = 10.0  # The largest norm of the gradient of each net.
@@ -99,7 +99,7 @@ def fedkd(setup: Setup, fixed: Settings) -> Method:
     def init_server(key: jax.Array, models: Models, first: Variables) -> Server:
         mentee_key, projection_key = jax.random.split(key)
         variables = mentee.init_server(mentee_key, models, first)
-        projection = {"kernel": mentee.linear(projection_key, dim, dim)["kernel"]}
+        projection = {"kernel": linear.draw(projection_key, dim, dim)["kernel"]}
         return Server(variables, jnp.int32(averages.num_floats(variables)), projection)
 
     def init_client(

@@ -17,7 +17,7 @@ from protonorm_jax.methods.method import (
     cross_entropy,
     variables_of,
 )
-from protonorm_jax.methods.shared import averages, mentee
+from protonorm_jax.methods.shared import averages, linear, mentee
 from protonorm_jax.types import Batch, Client, Models, Outputs, Variables
 
 
@@ -88,7 +88,7 @@ def fedmrl(setup: Setup, fixed: Settings) -> Method:
     def init_server(key: jax.Array, models: Models, first: Variables) -> Server:
         mentee_key, projection_key = jax.random.split(key)
         variables = mentee.init_server(mentee_key, models, first)
-        return Server(variables, mentee.linear(projection_key, mentee_dim + dim, dim))
+        return Server(variables, linear.draw(projection_key, mentee_dim + dim, dim))
 
     def init_client(
         key: jax.Array, variables: Variables, server: Server, models: Models, counts: jax.Array

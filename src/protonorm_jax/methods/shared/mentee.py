@@ -65,19 +65,6 @@ def predict(client: Client, down: Any, inputs: Any, *, models: Models) -> dict[s
     return {"head": private.logits, "mentee": shared.logits}
 
 
-def linear(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
-    """Draws a linear layer: `kernel` `[inputs, outputs]` and `bias` `[outputs]` float32.
-
-    Both are uniform in +-1/sqrt(inputs), as PyTorch has it.
-    """
-    kernel_key, bias_key = jax.random.split(key)
-    bound = 1 / inputs**0.5
-    return {
-        "kernel": jax.random.uniform(kernel_key, (inputs, outputs), minval=-bound, maxval=bound),
-        "bias": jax.random.uniform(bias_key, (outputs,), minval=-bound, maxval=bound),
-    }
-
-
 def divergence(logits: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean over real rows **and** classes of KL(softmax(target) || softmax(logits)).
 

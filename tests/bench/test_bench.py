@@ -14,8 +14,10 @@ from experiments.bench import (
     client_step,
     federated_round,
     harness,
+    method_round,
     processes,
     scale,
+    server_step,
     start,
     tables,
     timing,
@@ -111,6 +113,26 @@ def test_a_step_and_a_round_with_the_floor_of_its_memory(here):
     assert memory["ratio"] == memory["needed_bytes"] / sum(parts)
     assert memory["activation_bytes"] == round(step["temp_mib"] * 2**20)
     assert memory["least_activation_bytes"] == step["work"]["activation_bytes"]
+
+
+def test_a_round_of_a_method_beside_local_training(here):
+    figures = method_round.measure(("fedproto",), 2, 1)
+    assert {"method / local", "MiB a device"} <= printed(method_round, figures)
+    row = figures["fedproto"]
+    times = row["milliseconds"]
+    assert row["over_local"] == times["method"] / times["local"] > 0 and row["family"] == "tiny"
+
+
+def test_the_work_of_a_server(here, monkeypatch):
+    """Six pairs in one batch, two epochs; backward takes twice as much as forward."""
+    monkeypatch.setattr(server_step, "NUM_CLIENTS", 2)
+    case = server_step.Case("fedtgp", 3, (("server_epochs", 2),))
+    figures = server_step.measure((case,), 1, beside_torch=False)
+    assert {"CPU ms", "GFLOP/s", "jax / torch"} <= printed(server_step, figures)
+    row = figures["fedtgp, 3 classes"]
+    products = 2 * 2 * 3 * 512**2 + 2 * 32 * 3 * 512
+    assert row["flops"] == 3 * 2 * products
+    assert row["gigaflops"] == row["flops"] / row["cpu_milliseconds"]["jax"] / 1e6
 
 
 def test_the_first_accuracy_of_a_run_is_seen(tmp_path):

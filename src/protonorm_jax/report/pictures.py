@@ -32,8 +32,10 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
     _count_rounds(loss)
     loss.set_ylabel("loss")
     loss.set_title("training, mean over steps and clients")
-    loss.margins(y=0.25)
-    loss.legend(loc="upper center", ncols=3, fontsize="small")
+    # Room for the legend above the lines, two entries a row.
+    entries = len(loss.get_lines())
+    loss.margins(y=0.15 + 0.1 * -(-entries // 2))
+    loss.legend(loc="upper center", ncols=2, fontsize="small")
     loss.grid(alpha=0.3)
     figure.savefig(file, format="png", dpi=120)
 
@@ -116,11 +118,13 @@ def pairwise_angles(vectors: np.ndarray) -> np.ndarray:
 
 
 def _line(axes: Any, rows: Sequence[dict[str, Any]], key: str, label: str, **style: Any) -> None:
-    points = [(row["round"], row[key]) for row in rows if row[key]]  # Zero has no logarithm.
-    if not points:
+    # Zero has no logarithm, as a number that is not there; the line has a gap.
+    values = np.array([row[key] or np.nan for row in rows], float)
+    gaps = np.isnan(values)
+    if gaps.all():
         return
-    marker = "o" if len(points) == 1 else None
-    axes.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
+    marker = "." if gaps.any() or len(rows) == 1 else None
+    axes.plot([row["round"] for row in rows], values, label=label, marker=marker, **style)
 
 
 def _finish_accuracy(axes: Any, yardstick: float | None) -> None:

@@ -9,7 +9,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 help:
 	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
 	@echo "make test    run the tests"
-	@echo "make test-large  run those of the largest nets"
+	@echo "make test-large  run those that take long"
 	@echo "make lint    check style, format and types"
 	@echo "make bench   measure speed and memory"
 	@echo "make profile write a trace of one round"
@@ -37,7 +37,7 @@ test: $(VENV)/.dev
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-large: $(VENV)/.dev
-	$(BIN)/pytest -m large
+	$(BIN)/pytest -m large --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -79,6 +79,7 @@ def test_the_command_prints_tables_and_adds_lines_to_its_history(tmp_path, capsy
     assert ",".join(command.SECTIONS) in capsys.readouterr().err
 
 
+@pytest.mark.large
 def test_the_scale_of_runs_clients_and_devices(here):
     sizes = {"client_counts": (2,), "device_counts": (1,), "memory_of": (FEDERATION,)}
     figures = scale.measure(family="mlp", run_counts=(1, 2), model="mlp", repetitions=1, **sizes)
@@ -99,6 +100,7 @@ def test_the_scale_of_runs_clients_and_devices(here):
     assert row["estimate_over_needed"] == row["estimate_bytes"] / row["needed_bytes"]
 
 
+@pytest.mark.large
 def test_a_step_and_a_round_with_the_floor_of_its_memory(here):
     steps = client_step.measure(("mlp",), 2, 1, (64, 1), beside_torch=False)
     rounds = federated_round.measure("mlp", 2, 1, num_devices=(1,), beside_torch=False)
@@ -115,6 +117,7 @@ def test_a_step_and_a_round_with_the_floor_of_its_memory(here):
     assert memory["least_activation_bytes"] == step["work"]["activation_bytes"]
 
 
+@pytest.mark.large
 def test_a_round_of_a_method_beside_local_training(here):
     figures = method_round.measure(("fedproto",), 2, 1)
     assert {"method / local", "MiB a device"} <= printed(method_round, figures)
@@ -123,6 +126,7 @@ def test_a_round_of_a_method_beside_local_training(here):
     assert row["over_local"] == times["method"] / times["local"] > 0 and row["family"] == "tiny"
 
 
+@pytest.mark.large
 def test_the_work_of_a_server(here, monkeypatch):
     """Six pairs in one batch, two epochs; backward takes twice as much as forward."""
     monkeypatch.setattr(server_step, "NUM_CLIENTS", 2)
@@ -135,6 +139,7 @@ def test_the_work_of_a_server(here, monkeypatch):
     assert row["gigaflops"] == row["flops"] / row["cpu_milliseconds"]["jax"] / 1e6
 
 
+@pytest.mark.large
 def test_the_first_accuracy_of_a_run_is_seen(tmp_path):
     settings = ("--method", "local", "--family", "mlp", "--num-clients", "1", "--devices", "1")
     assert start._seconds(settings, tmp_path, "cold") > 0
@@ -160,6 +165,7 @@ def test_medians_are_of_times_taken_by_turns_and_a_table_prints_values():
     assert cells == [("net", "left"), ("3.0", "right"), ("-", "right")]
 
 
+@pytest.mark.large
 def test_a_profile_is_written_and_operations_within_others_count_once(here, tmp_path, capsys):
     profile.main(["--family", "mlp", "--num-clients", "2", "--out", str(tmp_path)])
     (folder,) = (tmp_path / "plugins" / "profile").iterdir()

@@ -27,12 +27,17 @@ class Finalised:
         interrupt()
 
 
+def at_the_end(phase, info):
+    if phase == "stop":
+        interrupt()
+
+
 def in_a_collection():
-    gc.callbacks.append(interrupt)
+    gc.callbacks.append(at_the_end)
     try:
         gc.collect()
     finally:
-        gc.callbacks.remove(interrupt)
+        gc.callbacks.remove(at_the_end)
 
 
 def in_a_finaliser():

@@ -35,11 +35,25 @@ from protonorm_jax.types import ClientData, Models
 pytestmark = pytest.mark.timeout(180)
 
 
-@pytest.fixture(scope="module", params=sorted(methods.METHODS))
+WHOLE = ("fedavg", "fedkd", "fedl2g", "protonorm")
+"""Methods of which `make test` tests the whole contract: whole models averaged, decompositions, a
+gradient of a gradient, the alignment. That of the others is for `make test-large`."""
+
+
+def rows():
+    """The methods; those not in `WHOLE` twice."""
+    for name in sorted(methods.METHODS):
+        yield pytest.param((name, name in WHOLE), id=name)
+        if name not in WHOLE:
+            yield pytest.param((name, True), id=f"{name}, whole", marks=pytest.mark.large)
+
+
+@pytest.fixture(scope="module", params=rows())
 def programs(request, small_set):
     """The programs of one method, each compiled when first asked for."""
     registry.ARCHITECTURES.update(ARCHITECTURES)
-    yield Programs(request.param, small_set)
+    name, whole = request.param
+    yield Programs(name, small_set, whole=whole)
     for name in ARCHITECTURES:
         del registry.ARCHITECTURES[name]
 
@@ -117,6 +131,8 @@ def test_the_plain_loop_gives_the_same(programs):
 
 
 def test_vmapped_clients_and_runs_agree_with_each_alone(programs):
+    if not programs.whole:
+        pytest.skip("make test-large has it")
     plan = programs.mapped.simulation.plan
     assert plan.spread.vmap_runs == 2 and plan.program.architectures[0].chunk == 2
     for purpose, outcome in zip(programs.changes, programs.mapped.outcomes(), strict=False):
@@ -150,7 +166,7 @@ def test_other_settings_change_the_name_of_the_config(programs):
 
 def test_rubbish_where_nothing_is_changes_no_bit(programs):
     """Beyond a client's samples, and in slots without a client, which hold NaN."""
-    for program in (programs.four, programs.mapped):
+    for program in (programs.four, programs.mapped)[: 1 + programs.whole]:
         slots = sum(one.client_ids.size for one in program.simulation.plan.runs[0].layout[0])
         assert slots > 7
         for outcome, other in zip(program.outcomes(), program.littered().outcomes(), strict=True):
@@ -302,13 +318,15 @@ class Watcher:
 
 
 def test_a_stopped_run_goes_on_and_can_be_verified(programs, monkeypatch, tmp_path):
-    """Begun on two devices, continued on four, and run again on two."""
-    known = {2: programs.two.simulation, 4: programs.four.simulation}
+    """Begun on two devices, continued on four, and run again on two, if there are such programs."""
+    known = {4: programs.four.simulation}
+    fewer = 2 if programs.whole else 4
+    known[fewer] = programs.two.simulation
     monkeypatch.setattr(planning, "make", lambda configs, _: known[configs[0].devices].plan)
     monkeypatch.setattr(driver, "compile_plan", lambda plan: known[len(plan.devices)])
     monkeypatch.setattr(record.report, "draw_curves", lambda *_: None)
     monkeypatch.setattr(record.report, "draw_prototypes", lambda *_: None)
-    config, watcher = known[2].plan.program.config, Watcher(True)
+    config, watcher = known[fewer].plan.program.config, Watcher(True)
     assert job.run(config, tmp_path, display=watcher)["status"] == "stopped"
     assert watcher.rounds == [1] and len(record.read_rows(tmp_path)) == 1
     watcher = Watcher(False)
@@ -321,7 +339,7 @@ def test_a_stopped_run_goes_on_and_can_be_verified(programs, monkeypatch, tmp_pa
     assert plain.arrays[-1].keys() <= arrays.keys()
     assert_same(plain.arrays[-1], {name: arrays[name] for name in plain.arrays[-1]})
     assert len(arrays) == len(plain.arrays[-1]) + len(jax.tree.leaves(plain.nets))
-    verified = verify.run(tmp_path, display=Watcher(False), num_devices=2)
+    verified = verify.run(tmp_path, display=Watcher(False), num_devices=fewer)
     assert verified.identical and verified.reproduced and not verified.changes
 
 

@@ -32,7 +32,9 @@ def certain() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     if _is_lost_in(frame):
-        timer = threading.Timer(_DELAY, signal.raise_signal, [number])
+        main = threading.main_thread().ident
+        # Sent to the main thread, it also wakes it where it sleeps.
+        timer = threading.Timer(_DELAY, signal.pthread_kill, [main, number])
         timer.daemon = True
         timer.start()
     else:

@@ -139,11 +139,16 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
                 mean_and_error([row[key] for row in finished if row.get(key) is not None])
                 for key, _ in columns
             ),
-            *(
-                _mean([row[key] for row in finished], ",.0f")
-                for key in ("floats_up", "floats_down")
+            *(_mean(finished, key, ",.0f") for key in ("floats_up", "floats_down")),
+            _mean(
+                [
+                    {"a round": row["seconds"] / row["rounds"]}
+                    for row in finished
+                    if "seconds" in row
+                ],
+                "a round",
+                ".3g",
             ),
-            _mean([row["seconds"] / row["rounds"] for row in finished], ".3g"),
         )
     return table
 
@@ -196,7 +201,9 @@ def mean_and_error(values: Sequence[float]) -> str:
     return f"{mean:.3f}±{np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
 
 
-def _mean(values: Sequence[float], form: str) -> str:
+def _mean(rows: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
+    """Over the rows that have it; processes that do not write know nothing of their runs."""
+    values = [row[key] for row in rows if key in row]
     return format(np.mean(values), form) if values else "-"
 
 

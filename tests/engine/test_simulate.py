@@ -169,6 +169,7 @@ def test_a_run_that_diverges_does_not_disturb_the_others(each_alone, small_set):
     assert [step[1].row for step in news] == each_alone[0].rows
 
 
+@pytest.mark.large
 def test_shard_map_in_place_of_pmap_has_the_same_bits(small_set):
     """For the day when jax has no `pmap` any more: the simulation of one device stays as it is."""
     with thorough():

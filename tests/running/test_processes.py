@@ -78,6 +78,7 @@ def test_two_processes_have_the_bits_of_one_and_the_first_writes(flags, tmp_path
     assert manifest["device"]["count"] == 4 and manifest["device"]["processes"] == 2
 
 
+@pytest.mark.large
 def test_a_sweep_of_two_processes_is_stopped_and_goes_on_in_one(flags, tmp_path):
     """Three runs, two at a time, each on the two devices of one process."""
     command = ("sweep", *flags, "--rounds", "60", "--seeds", "3", "--runs-per-program", "2")

@@ -90,10 +90,10 @@ def test_sweep_averages_over_seeds_and_leaves_failures_out():
     assert names(table)[:3] == ["alpha", "runs", "failed"], "What does not vary is left out."
     error = 0.25 / np.sqrt(3)
     assert cells(table) == [
-        ("1", "3", "0", f"0.500±{error:.3f}", "-", "-", "8", "1,000", "1"),
+        ("1", "3", "0", f".500±{error:.3f}".replace("0.", "."), "-", "-", "8", "1,000", "1"),
         ("2", "0", "1", "-", "-", "-", "-", "-", "-"),
     ]
-    columns = ["runs", "head", "best", "majority", "floats up", "floats down", "s a round"]
+    columns = ["runs", "head", "best", "majority", "floats up", "floats down", "s/round"]
     assert names(report.sweep_table(rows, ["alpha"])) == columns
 
 

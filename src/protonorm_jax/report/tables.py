@@ -114,7 +114,7 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     table = Table(
         title="Accuracy of the last and of the best round, mean ± standard error over seeds",
         caption="majority: guessing each client's most frequent class; floats: all clients, last "
-        "round; s a round: of all runs that train side by side, evaluations included",
+        "round; s/round: of all runs that train side by side, evaluations included",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
@@ -124,7 +124,7 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     for name in ("runs", *(["failed"] if failures else [])):
         table.add_column(name, justify="right", no_wrap=True)
     columns = [*_accuracy_columns(_predictors(rows)), ("majority_accuracy", "majority")]
-    for head in (*(head for _, head in columns), "floats up", "floats down", "s a round"):
+    for head in (*(head for _, head in columns), "floats up", "floats down", "s/round"):
         table.add_column(head, justify="right", overflow="fold")
     points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
@@ -136,7 +136,10 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
             *("-" if value is None else str(value) for value in point),
             *map(str, counts),
             *(
-                mean_and_error([row[key] for row in finished if row.get(key) is not None])
+                # Without zeros before the point there is room for all predictors.
+                mean_and_error([row[key] for row in finished if row.get(key) is not None]).replace(
+                    "0.", "."
+                )
                 for key, _ in columns
             ),
             *(_mean(finished, key, ",.0f") for key in ("floats_up", "floats_down")),

@@ -1,20 +1,23 @@
-"""Speed and memory: alignment, the search on the sphere, a step, a round, the start, many runs.
+"""Speed and memory: alignment, steps of clients and servers, rounds, the start, many runs.
 
     make bench
-    python -m experiments.bench --only alignment,sphere,client_step,round,start,scale --devices 1,2
+    python -m experiments.bench --only client_step,round,methods,server --devices 1,2
 
 Prints tables and adds one line of JSON, with device, versions, commit and load, to
 `bench/history.jsonl`. Where torch is installed (it is no dependency; the CPU build will do), the
-alignment, the client step and the round are also measured beside plain torch, by turns: the first
-two on one core each, the round with as many threads as we have devices. Compilation is never part
-of another figure but that of the start, and only the start uses a compilation cache, its own.
+alignment, the client step, the server's work and the round are also measured beside plain torch, by
+turns: all but the last on one core each, the round with as many threads as we have devices.
+Compilation is never part of another figure but that of the start, and only the start uses a
+compilation cache, its own.
 
     client_step  on one core and on two devices; how near to the least time of its operations
     round        20 clients of the paper's four architectures: time, and memory against its floor
+    methods      a round of each method, beside local training of the same clients
+    server       what servers do beyond averaging: training, decompositions
     start        seconds from `protonorm run` to the first accuracy, with and without a cache
     scale        what more runs in a program, more clients and more devices cost; memory expected
 
-Takes about a quarter of an hour, most of which compiles; `--quick` takes a minute. `make profile`
+Most of the time goes into compiling; `--quick` takes a minute or two. `make profile`
 (`experiments/profile.py`) says where in a round the time goes.
 
 Measured with jax 0.10.2 and torch 2.13 on two cores of an x86-64 server. Client step, batch 32,
@@ -26,6 +29,10 @@ ms of CPU time, nothing else running:
     shufflenet_v2    13.0         61.9          0.21                  46.1          0.28
     efficientnet_b0  63.5        224.7          0.28                 142.1          0.45
     fedavg_cnn       17.8         21.3          0.84                  15.2          1.17
+
+With other programs running, load average 6 to 12, so that ratios are rougher, against channels_last:
+googlenet 84.6 and 118.7 ms, 0.71; resnet50 210 and 339, 0.62; tiny_vit 39 and 54, 0.74; vit_b_32
+475 and 501, 0.95; vit_b_16 937 and 1035, 0.91.
 
 Alignment of C vectors of length 512, ms of CPU time, and by how much torch takes longer:
 

@@ -51,7 +51,7 @@ QUICK: dict[str, dict[str, Any]] = {
         "rate_sizes": (512, 64),
     },
     "round": {"family": "fedavg_cnn", "num_clients": 2, "repetitions": 1},
-    "methods": {"names": ("local", "fedtgp"), "repetitions": 1},
+    "methods": {"names": ("fedproto",), "num_clients": 4, "repetitions": 1},
     "server": {"cases": server_step.CASES[:1], "repetitions": 1},
     "schedule": {"num_splits": 1, "num_devices": (1, 2)},
     "start": {"settings": ("--family", "mlp", "--num-clients", "2", "--devices", "1")},

@@ -30,9 +30,9 @@ ms of CPU time, nothing else running:
     efficientnet_b0  63.5        224.7          0.28                 142.1          0.45
     fedavg_cnn       17.8         21.3          0.84                  15.2          1.17
 
-With other programs running, load average 6 to 12, so that ratios are rougher, against channels_last:
-googlenet 84.6 and 118.7 ms, 0.71; resnet50 210 and 339, 0.62; tiny_vit 39 and 54, 0.74; vit_b_32
-475 and 501, 0.95; vit_b_16 937 and 1035, 0.91.
+The same against channels_last with other programs running (load average 6 to 12), so that ratios
+are rougher: googlenet 84.6 and 118.7, 0.71; resnet50 210 and 339, 0.62; tiny_vit 39 and 54, 0.74;
+vit_b_32 475 and 501, 0.95; vit_b_16 937 and 1035, 0.91.
 
 Alignment of C vectors of length 512, ms of CPU time, and by how much torch takes longer:
 

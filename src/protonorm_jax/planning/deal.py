@@ -37,7 +37,7 @@ def varied(method: str) -> tuple[str, ...]:
 
 def common(config: Config) -> Config:
     """The config with all that runs of a program may differ in at its default."""
-    plain = Config(method=config.method)
+    plain = Config(method=config.method, fidelity=config.fidelity)
     defaults = {name: getattr(plain, name) for name in _VARIED}
     traced = settings.traced(settings.GROUPS[config.method])
     return config.replace(**defaults, **{name: plain.method_settings[name] for name in traced})

@@ -156,9 +156,10 @@ def time_round(federation: Federation) -> timing.Times:
     return timing.clock(_running[federation].advance)
 
 
-def forget() -> None:
-    """Frees all federations that were prepared in this process."""
-    _running.clear()
+def forget(*federations: Federation) -> None:
+    """Frees federations that were prepared in this process; without any, all."""
+    for federation in federations or list(_running):
+        del _running[federation]
 
 
 def sizes(simulation: driver.Simulation) -> dict[str, Any]:

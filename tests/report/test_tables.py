@@ -123,3 +123,5 @@ def test_pairwise_angles_do_not_depend_on_lengths():
     np.testing.assert_allclose(angles[0, [1, 2, 4]], [90.0, 180.0, 45.0])
     np.testing.assert_allclose(angles[[1, 2, 4], 0], [90.0, 180.0, 45.0])
     assert np.isnan(np.diagonal(angles)).all() and np.isnan(angles[3]).all()
+    large = report.pairwise_angles(np.float32(1e30) * vectors.astype(np.float32))
+    np.testing.assert_allclose(large, angles, atol=1e-4)

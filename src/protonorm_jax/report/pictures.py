@@ -110,6 +110,7 @@ def draw_prototypes(arrays: dict[str, np.ndarray], file: BinaryIO) -> None:
 
 def pairwise_angles(vectors: np.ndarray) -> np.ndarray:
     """Degrees between all rows of `vectors` `[C, D]`; NaN on the diagonal and for zero rows."""
+    vectors = np.asarray(vectors, np.float64)  # Squares of large float32 numbers overflow.
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = np.divide(vectors, lengths, out=np.full_like(vectors, np.nan), where=lengths > 0)
     angles = np.degrees(np.arccos(np.clip(unit @ unit.T, -1, 1)))

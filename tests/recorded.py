@@ -34,8 +34,16 @@ def arrays_of(directory):
         return dict(file)
 
 
+def content(path):
+    """What is in a file that another process may remove at any moment; nothing if it is gone."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def count_lines(path):
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    return content(path).count(b"\n")
 
 
 def assert_same(first, second):

@@ -13,7 +13,7 @@ import pytest
 
 from protonorm_jax import data
 from protonorm_jax.running import checkpoint
-from recorded import assert_same, count_lines, rows_of
+from recorded import assert_same, content, count_lines, rows_of
 
 
 def protonorm(*flags):
@@ -65,8 +65,8 @@ def test_killed_at_random_moments(many_rounds, tmp_path):
         process = protonorm(*flags)
         flags = ("resume", str(killed))
         # A start writes the manifest, and cuts the rows to those of the checkpoint.
-        before = manifest.read_bytes() if manifest.exists() else b""
-        wait_for(process, lambda b=before: manifest.exists() and manifest.read_bytes() != b)
+        before = content(manifest)
+        wait_for(process, lambda b=before: content(manifest) not in (b"", b))
         wanted = count_lines(rows) + generator.randrange(5, 45)
         wait_for(process, lambda w=wanted: count_lines(rows) >= w)
         while number % 2 and not any(folder.glob("*tmp*")):

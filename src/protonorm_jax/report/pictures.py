@@ -124,8 +124,11 @@ def _line(axes: Any, rows: Sequence[dict[str, Any]], key: str, label: str, **sty
     gaps = np.isnan(values)
     if gaps.all():
         return
-    marker = "." if gaps.any() or len(rows) == 1 else None
-    axes.plot([row["round"] for row in rows], values, label=label, marker=marker, **style)
+    around = np.pad(gaps, 1, constant_values=True)
+    alone = np.flatnonzero(~gaps & around[:-2] & around[2:]).tolist()  # No line shows them.
+    if alone:
+        style |= {"marker": "o", "markevery": alone}
+    axes.plot([row["round"] for row in rows], values, label=label, **style)
 
 
 def _finish_accuracy(axes: Any, yardstick: float | None) -> None:

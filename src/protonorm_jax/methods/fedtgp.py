@@ -8,7 +8,7 @@ import optax
 
 from protonorm_jax import settings
 from protonorm_jax.methods.method import Method, Received, Round, Setup, cross_entropy
-from protonorm_jax.methods.shared import class_table, prototypes, server_training
+from protonorm_jax.methods.shared import class_table, linear, prototypes, server_training
 from protonorm_jax.types import Models, Prototypes, Variables
 
 
@@ -85,17 +85,11 @@ def fedtgp(setup: Setup, fixed: Settings) -> Method:
 
     def init_server(key: jax.Array, models: Models, first: Variables) -> Server:
         del models, first
-        embedding_key, *layer_keys = jax.random.split(key, 5)
-        bound = 1 / jnp.sqrt(dim)
-        shapes = ((dim, dim), (dim,), (dim, dim), (dim,))
-        kernel1, bias1, kernel2, bias2 = (
-            jax.random.uniform(one, shape, minval=-bound, maxval=bound)
-            for one, shape in zip(layer_keys, shapes, strict=True)
-        )
+        embedding_key, first_key, second_key = jax.random.split(key, 3)
         net = {
             "embedding": jax.random.normal(embedding_key, (num_classes, dim)),
-            "fc1": {"kernel": kernel1, "bias": bias1},
-            "fc2": {"kernel": kernel2, "bias": bias2},
+            "fc1": linear.draw(first_key, dim, dim),
+            "fc2": linear.draw(second_key, dim, dim),
         }
         return Server(net, prototypes.unknown(num_classes, dim))
 

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from protonorm_jax import settings
-from protonorm_jax.config import Config
+from protonorm_jax.config import Config, from_dict
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning.plan import Plan, PlannedRun
@@ -306,21 +305,16 @@ def _check_configs(
     saved: Sequence[dict[str, Any]], configs: Sequence[Config], folder: Path
 ) -> None:
     """Refuses a checkpoint of runs with other settings; a field that came later had its default."""
-    fields = settings.fields(Config)
     if len(saved) != len(configs):
         raise UsageError(
             f"checkpoint must be of {len(configs)} runs, got {len(saved)} in {str(folder)!r}"
         )
-    for old, config in zip(saved, configs, strict=True):
+    for values, config in zip(saved, configs, strict=True):
+        before = from_dict(values).to_dict()
         for name, value in config.to_dict().items():
-            expected = old.get(name, fields[name].default)
-            if name == "method_settings":
-                group = settings.GROUPS[config.method]
-                defaults = {key: field.default for key, field in settings.fields(group).items()}
-                expected = defaults | dict(expected)
-            if name not in _FREE and expected != value:
+            if name not in _FREE and before[name] != value:
                 raise UsageError(
-                    f"Config.{name} must be {expected!r} as in the checkpoint "
+                    f"Config.{name} must be {before[name]!r} as in the checkpoint "
                     f"{str(folder)!r}, got {value!r}"
                 )
 

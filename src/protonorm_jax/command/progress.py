@@ -132,9 +132,6 @@ class SweepDisplay(_Bar):
         self._before = 0  # Rounds of finished runs.
         self._together = 0  # Runs that train now.
 
-    def plan(self, planned: Plan) -> None:
-        """Says nothing: the table of all programs has said it."""
-
     def start(self, simulation: Simulation, round_index: int = 0) -> None:
         """Says what was compiled and where it runs."""
         plan = simulation.plan

@@ -18,16 +18,20 @@ from protonorm_jax.types import Dataset
 
 
 class Display(Protocol):
-    """What is told of the progress of a run."""
-
-    def plan(self, planned: planning.Plan) -> None:
-        """All is settled, and will be compiled now."""
+    """What is told of the progress of runs."""
 
     def start(self, simulation: driver.Simulation, round_index: int = 0) -> None:
         """Everything is compiled, and goes on from this round."""
 
     def add(self, step: driver.Step) -> None:
         """A call of the program has ended."""
+
+
+class RunDisplay(Display, Protocol):
+    """What is told of the progress of one run."""
+
+    def plan(self, planned: planning.Plan) -> None:
+        """All is settled, and will be compiled now."""
 
 
 class StopRequest:
@@ -63,7 +67,7 @@ def run(
     settings: Config,
     directory: Path,
     *,
-    display: Display,
+    display: RunDisplay,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Trains one run and records it.
@@ -88,7 +92,7 @@ def run(
 def resume(
     directory: Path,
     *,
-    display: Display,
+    display: RunDisplay,
     num_devices: int | None = None,
     dataset: Dataset | None = None,
 ) -> dict[str, Any]:
@@ -140,16 +144,16 @@ def check_methods_file(directory: Path, *, equal: bool = True) -> str | None:
 def _run(
     settings: Config,
     directory: Path,
-    display: Display,
+    display: RunDisplay,
     dataset: Dataset | None,
     saved: checkpoint.Saved | None,
 ) -> dict[str, Any]:
     first = devices.is_first()
     with StopRequest() as stop:
         plan = planning.make([settings], dataset)
+        display.plan(plan)
         recorder = record.Recorder(directory, plan)
         created = first and recorder.create()
-        display.plan(plan)
         try:
             simulation = driver.compile_plan(plan)
         except BaseException:

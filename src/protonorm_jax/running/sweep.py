@@ -329,9 +329,6 @@ def _describe(sweep: Sweep, directory: Path) -> None:
 class _Silent:
     """Shows nothing."""
 
-    def plan(self, planned: Plan) -> None:
-        pass
-
     def start(self, simulation: driver.Simulation, round_index: int = 0) -> None:
         pass
 

@@ -71,7 +71,7 @@ class Verification(NamedTuple):
 def run(
     directory: Path,
     *,
-    display: job.Display,
+    display: job.RunDisplay,
     num_devices: int | None = None,
     dataset: Dataset | None = None,
 ) -> Verification:

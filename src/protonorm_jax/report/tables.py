@@ -1,6 +1,7 @@
 """Tables and lines for people."""
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -137,21 +138,11 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
             *map(str, counts),
             *(
                 # Without zeros before the point there is room for all predictors.
-                mean_and_error([row[key] for row in finished if row.get(key) is not None]).replace(
-                    "0.", "."
-                )
+                re.sub(r"\b0\.", ".", mean_and_error(_present(finished, key)))
                 for key, _ in columns
             ),
-            *(_mean(finished, key, ",.0f") for key in ("floats_up", "floats_down")),
-            _mean(
-                [
-                    {"a round": row["seconds"] / row["rounds"]}
-                    for row in finished
-                    if "seconds" in row
-                ],
-                "a round",
-                ".3g",
-            ),
+            *(_mean(_present(finished, key), ",.0f") for key in ("floats_up", "floats_down")),
+            _mean([row["seconds"] / row["rounds"] for row in finished if "seconds" in row], ".3g"),
         )
     return table
 
@@ -204,9 +195,12 @@ def mean_and_error(values: Sequence[float]) -> str:
     return f"{mean:.3f}±{np.std(values, ddof=1) / np.sqrt(len(values)):.3f}"
 
 
-def _mean(rows: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
-    """Over the rows that have it; processes that do not write know nothing of their runs."""
-    values = [row[key] for row in rows if key in row]
+def _present(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """The values that there are; processes that do not write know nothing of their runs."""
+    return [row[key] for row in rows if row.get(key) is not None]
+
+
+def _mean(values: Sequence[float], form: str) -> str:
     return format(np.mean(values), form) if values else "-"
 
 

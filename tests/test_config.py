@@ -135,6 +135,18 @@ def test_one_switch_for_what_the_published_code_does():
     assert Config(fidelity="reference", method="local").shuffle is False
 
 
+def test_the_switch_leaves_mistakes_to_their_own_messages():
+    for values, message in (
+        ({"method": ["local"]}, r"Config.method must be text, got \['local'\]"),
+        ({"method": "fedprot"}, "Config.method must be one of"),
+        ({"method_settings": 3}, "Config.method_settings must be a mapping, got 3"),
+        ({"method_settings": {"margn": 1}}, "protonorm has no setting 'margn'"),
+    ):
+        for fidelity in ("paper", "reference"):
+            with pytest.raises(UsageError, match=message):
+                Config(fidelity=fidelity, **values)
+
+
 def test_the_switch_can_be_turned_in_a_sweep_and_with_the_method():
     config = Config(fidelity="reference", rounds=7)
     assert config.replace(fidelity="paper") == Config(rounds=7)

@@ -30,12 +30,14 @@ def _faithful(cls: type[_T]) -> type[_T]:
 
     @functools.wraps(make)
     def expanded(self: Any, **given: Any) -> None:
-        group = settings.GROUPS.get(given.get("method", "protonorm"))
-        own = given.get("method_settings", {})
-        if given.get("fidelity") == "reference" and group and isinstance(own, Mapping):
+        if given.get("fidelity") == "reference":
             given = settings.faithful("Config", cls, given)
-            own = settings.faithful(given.get("method", "protonorm"), group, own)
-            given["method_settings"] = own
+            method = given.get("method", settings.fields(cls)["method"].default)
+            own = given.get("method_settings", {})
+            # What is no method or no mapping is refused below.
+            if isinstance(own, Mapping) and method in list(settings.GROUPS):
+                own = settings.faithful(method, settings.GROUPS[method], own)
+                given["method_settings"] = own
         make(self, **given)
 
     cls.__init__ = expanded  # type: ignore[method-assign]
@@ -163,8 +165,8 @@ class Config:
         if method != self.method:
             values["method_settings"] = {}
         if changes.get("fidelity", self.fidelity) != self.fidelity:
-            own = settings.without(settings.GROUPS[self.method], values["method_settings"])
-            values = {**settings.without(Config, values), "method_settings": own}
+            own = settings.own_choices(settings.GROUPS[self.method], values["method_settings"])
+            values = {**settings.own_choices(Config, values), "method_settings": own}
         own = {name: value for name, value in changes.items() if name in settings.fields(Config)}
         values |= own
         rest = {name: value for name, value in changes.items() if name not in own}

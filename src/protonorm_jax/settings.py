@@ -125,7 +125,7 @@ def faithful(owner: str, group: Any, values: Mapping[str, Any]) -> dict[str, Any
     return {**values, **wanted}
 
 
-def without(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+def own_choices(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values but those that `faithful` may have put there, or that have their default."""
     group_fields = fields(group)
     return {

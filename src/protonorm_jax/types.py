@@ -1,5 +1,6 @@
 """The values that cross the borders between rooms."""
 
+import enum
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,22 +10,6 @@ import numpy as np
 
 Variables = dict[str, Any]
 """`{"params": {"base": ..., "head": ...}, "batch_stats": ...}` of one model; see `Model.init`."""
-
-
-class Dataset(NamedTuple):
-    """A labelled image set, whole in memory.
-
-    Attributes:
-      images: `[N, H, W, channels]` uint8.
-      labels: `[N]` int32 in `[0, num_classes)`.
-      num_classes: number of classes.
-      name: what messages and file names call the set.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    num_classes: int
-    name: str = "data"
 
 
 class Partition(NamedTuple):
@@ -44,6 +29,34 @@ class Partition(NamedTuple):
     train_count: np.ndarray
     test: np.ndarray
     test_count: np.ndarray
+
+
+class Part(enum.IntEnum):
+    """Which part of a published set a sample belongs to, as numbered in `Dataset.parts`."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+class Dataset(NamedTuple):
+    """A labelled image set, whole in memory.
+
+    Attributes:
+      images: `[N, H, W, channels]` uint8.
+      labels: `[N]` int32 in `[0, num_classes)`.
+      num_classes: number of classes.
+      name: what messages and file names call the set.
+      parts: `[N]` uint8, of each sample its `Part`, where the source tells parts apart.
+      dealt: who holds which samples, where the source says so itself.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+    name: str = "data"
+    parts: np.ndarray | None = None
+    dealt: Partition | None = None
 
 
 class Outputs(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from protonorm_jax.errors import UsageError
-from protonorm_jax.types import Dataset
+from protonorm_jax.types import Dataset, Part, Partition
 
 MAX_CLASSES = 65_536
 """More classes than this are taken for a mistake (ids or regression targets as labels)."""
@@ -58,6 +58,8 @@ def dataset(
     origin: str,
     name: str,
     num_classes: int | None = None,
+    parts: np.ndarray | None = None,
+    dealt: Partition | None = None,
 ) -> Dataset:
     """Checks the arrays of a source and makes a `Dataset` of them.
 
@@ -69,6 +71,8 @@ def dataset(
       name: name of the set.
       num_classes: number of classes; by default the highest label plus one. Classes that no
         sample has are allowed.
+      parts: `[N]` of any integer dtype, of each sample its `Part`; None where there are none.
+      dealt: who holds which samples, where the source says so itself.
 
     Returns:
       The set, images `[N, H, W, channels]` uint8 and labels `[N]` int32.
@@ -102,7 +106,24 @@ def dataset(
         labels=labels.astype(np.int32),
         num_classes=high + 1 if num_classes is None else num_classes,
         name=name,
+        parts=None if parts is None else _checked_parts(np.asarray(parts), len(images), origin),
+        dealt=dealt,
     )
+
+
+def _checked_parts(parts: np.ndarray, num_samples: int, origin: str) -> np.ndarray:
+    """The parts as `[N]` uint8."""
+    if parts.shape != (num_samples,) or parts.dtype.kind not in "iu":
+        raise UsageError(
+            f"{origin}: parts must be [{num_samples}] integers, got {parts.dtype} of shape "
+            f"{list(parts.shape)}"
+        )
+    if not np.isin(parts, list(Part)).all():
+        raise UsageError(
+            f"{origin}: parts must be {', '.join(f'{int(one)} ({one.name})' for one in Part)}, got "
+            f"{parts.min()}..{parts.max()}"
+        )
+    return parts.astype(np.uint8)
 
 
 def _checked_images(images: np.ndarray, origin: str) -> np.ndarray:

@@ -84,6 +84,8 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
         origin="dataset",
         name=dataset.name,
         num_classes=dataset.num_classes,
+        parts=dataset.parts,
+        dealt=dataset.dealt,
     )
     with naming("Config.family"):
         family = models.family(config.family)

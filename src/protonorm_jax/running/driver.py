@@ -255,12 +255,8 @@ def compile_plan(plan: Plan) -> Simulation:
     states = compiled_init(first)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
     scalars = devices.put((np.int32(1), np.bool_(True)), everywhere)
-    # By default XLA leaves out roundings to bfloat16 where it can, which depends on the layout of
-    # the clients; the bits would differ with the number of devices.
-    low = program.config.precision == "bfloat16"
-    compiled = advance.lower(states, first, samples, *scalars).compile(
-        {"xla_allow_excess_precision": False} if low else None
-    )
+    options = compiler_options(program.config.precision, plan.devices[0].platform)
+    compiled = advance.lower(states, first, samples, *scalars).compile(options)
     # Every process gets what all devices have to say.
     several = jax.process_count() > 1
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
@@ -302,6 +298,25 @@ def compile_plan(plan: Plan) -> Simulation:
         needed,
         compile_seconds,
     )
+
+
+def compiler_options(precision: str, platform: str) -> dict[str, bool]:
+    """What XLA must do otherwise than it would.
+
+    Args:
+      precision: see `Config`.
+      platform: of the devices.
+    """
+    options = {}
+    if precision == "bfloat16":
+        # Otherwise XLA leaves out roundings to bfloat16 where it can, which depends on the layout
+        # of the clients; the bits would differ with the number of devices.
+        options["xla_allow_excess_precision"] = False
+    if platform == "gpu":
+        # Choosing what to fuse with a product for Triton ends the process (a failed check in
+        # jaxlib 0.11.2) where a convolution is made of windows.
+        options["xla_gpu_enable_triton_gemm"] = False
+    return options
 
 
 def check_finite(config: Config, report: dict[str, Any]) -> None:

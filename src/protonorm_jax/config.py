@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +12,17 @@ from protonorm_jax import settings
 from protonorm_jax.errors import UsageError
 
 PARTITIONS = ("dirichlet", "pathological", "iid")
+FIXED = ("data", "file:")
+"""Partitions that say who holds what themselves: nothing is left to be dealt."""
+DEALING = (
+    "partition",
+    "num_clients",
+    "alpha",
+    "classes_per_client",
+    "min_samples",
+    "train_fraction",
+)
+"""The settings that say how samples are dealt to clients."""
 LAST_BATCHES = ("mask", "drop")
 PRECISIONS = ("float32", "bfloat16")
 FIDELITIES = ("paper", "reference")
@@ -38,10 +49,21 @@ def _faithful(cls: type[_T]) -> type[_T]:
             if isinstance(own, Mapping) and method in list(settings.GROUPS):
                 own = settings.faithful(method, settings.GROUPS[method], own)
                 given["method_settings"] = own
-        make(self, **given)
+        make(self, **_who_deals(cls, given))
 
     cls.__init__ = expanded  # type: ignore[method-assign]
     return cls
+
+
+def _who_deals(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves the clients to the data, or to a file, where these say who holds what."""
+    values = {name: field.default for name, field in settings.fields(cls).items()} | dict(given)
+    if str(values["data"]).startswith("pfllib:"):
+        given = {"partition": "data", **given}
+        values |= given
+    if str(values["partition"]).startswith((*FIXED, "groups:")):
+        given = {"num_clients": 0, **given}
+    return dict(given)
 
 
 @_faithful
@@ -57,8 +79,17 @@ class Config:
     """
 
     data: str = _data("digits", "digits, FILE.npz, idx:DIR, folder:DIR or tfds:NAME")
-    num_clients: int = _data(20, "number of clients", least=1)
-    partition: str = _data("dirichlet", "how samples are dealt to clients", choices=PARTITIONS)
+    num_clients: int = _data(
+        20,
+        "number of clients; of groups: the largest ones; 0 for as many as the data, the file or "
+        "the groups name, which is the default there",
+        least=0,
+    )
+    partition: str = _data(
+        "dirichlet",
+        "how samples are dealt to clients: dirichlet, pathological, iid, file:FILE (indices by "
+        "client), groups:FILE (of each sample its owner) or data (as the data themselves say)",
+    )
     alpha: float = _data(0.1, "dirichlet: concentration; small is more skewed", above=0)
     classes_per_client: int = _data(2, "pathological: classes a client holds", least=1)
     min_samples: int = _data(10, "fewest samples a client may get", least=1)
@@ -135,6 +166,7 @@ class Config:
             if name != "method_settings":
                 value = settings.check("Config", Config, name, getattr(self, name))
                 object.__setattr__(self, name, value)
+        _check_dealing(self)
         if self.method not in settings.GROUPS:
             raise UsageError(
                 f"Config.method must be one of {', '.join(settings.GROUPS)}, got {self.method!r}"
@@ -164,6 +196,7 @@ class Config:
         method = changes.get("method", self.method)
         if method != self.method:
             values["method_settings"] = {}
+        values = _without_dealers(self, values, changes)
         if changes.get("fidelity", self.fidelity) != self.fidelity:
             own = settings.own_choices(settings.GROUPS[self.method], values["method_settings"])
             values = {**settings.own_choices(Config, values), "method_settings": own}
@@ -179,6 +212,76 @@ class Config:
         values = settings.lasting(Config, self.to_dict()) | {"method_settings": own}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _check_dealing(config: Config) -> None:
+    """Refuses a partition that there is not, and settings that contradict clients that are fixed.
+
+    Raises:
+      UsageError: names the field, the rule and the value.
+    """
+    kind, _, argument = config.partition.partition(":")
+    named = kind in ("file", "groups") and argument
+    if config.partition not in (*PARTITIONS, "data") and not named:
+        known = ", ".join((*PARTITIONS, "file:FILE", "groups:FILE"))
+        hint = settings.hint(config.partition, PARTITIONS)
+        raise UsageError(f"Config.partition must be one of {known}, got {config.partition!r}{hint}")
+    if config.data.startswith("pfllib:") and config.partition != "data":
+        raise UsageError(
+            f"Config.partition must be left out for {config.data}, which says itself who holds "
+            f"what, got {config.partition!r}"
+        )
+    if not config.num_clients and config.partition in PARTITIONS:
+        raise UsageError("Config.num_clients must be >= 1, got 0")
+    for name in _dealt_elsewhere(config.partition):
+        value = getattr(config, name)
+        if value != settings.fields(Config)[name].default:
+            raise UsageError(f"Config.{name} must be left out {_where(config)}, got {value!r}")
+
+
+def check_given(config: Config, names: Iterable[str]) -> None:
+    """Refuses settings that were given though the clients are fixed, even with their defaults.
+
+    Args:
+      config: the settings.
+      names: of those that were given, and not only left as they are.
+
+    Raises:
+      UsageError: names the field, the rule and the value.
+    """
+    for name in _dealt_elsewhere(config.partition):
+        if name in names:
+            value = getattr(config, name)
+            raise UsageError(f"Config.{name} must be left out {_where(config)}, got {value!r}")
+
+
+def _dealt_elsewhere(partition: str) -> tuple[str, ...]:
+    """The settings that mean nothing with a partition that says itself who holds what."""
+    if partition.startswith(FIXED):
+        return tuple(name for name in DEALING if name not in ("partition", "num_clients"))
+    return ("alpha", "classes_per_client") if partition.startswith("groups:") else ()
+
+
+def _where(config: Config) -> str:
+    place = config.data if config.partition == "data" else config.partition
+    return f"for {place}, which says itself who holds what"
+
+
+def _without_dealers(
+    config: Config, values: dict[str, Any], changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values of a config that is to be changed, but for what its data or partition decided.
+
+    As these may change, and a default is not told from a setting that was left out.
+    """
+    before = config.partition
+    if changes.get("data", config.data) != config.data and before in ("data", "dirichlet"):
+        values = {name: value for name, value in values.items() if name != "partition"}
+    if changes.get("partition", before) != before or "partition" not in values:
+        asked = settings.fields(Config)["num_clients"].default
+        if before.startswith((*FIXED, "groups:")) or config.num_clients == asked:
+            values = {name: value for name, value in values.items() if name != "num_clients"}
+    return values
 
 
 # Fields of configs that were recorded before settings belonged to methods.

@@ -67,7 +67,70 @@ def make(
             f"got {min_samples}"
         )
     train, test = split_clients(parts, train_fraction=train_fraction, seed=seed)
+    return pack(train, test)
+
+
+def pack(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> Partition:
+    """A partition of `M` arrays of training indices and `M` arrays of test indices."""
     return Partition(*_pack(train), *_pack(test))
+
+
+def unpack(parts: Partition) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each client its training and its test indices, without padding."""
+    return (
+        [row[:count] for row, count in zip(parts.train, parts.train_count, strict=True)],
+        [row[:count] for row, count in zip(parts.test, parts.test_count, strict=True)],
+    )
+
+
+def check(
+    train: Sequence[np.ndarray],
+    test: Sequence[np.ndarray],
+    num_samples: int,
+    *,
+    origin: str,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Refuses a partition that somebody else has made, and made wrong.
+
+    Args:
+      train: `M` arrays of integers, the training indices of each client.
+      test: `M` arrays of integers, its test indices.
+      num_samples: of the set; indices are from 0 to one less.
+      origin: what messages name as the place of the mistake.
+      names: what messages call the clients; by default their numbers.
+
+    Raises:
+      UsageError: no client, a client without training samples, an index that is out of range, or
+        one that is there twice.
+    """
+    if not len(train) or len(train) != len(test):
+        raise UsageError(
+            f"{origin}: train and test must hold equally many clients, at least one, got "
+            f"{len(train)} and {len(test)}"
+        )
+    names = [str(client) for client in range(len(train))] if names is None else names
+    held = np.zeros(num_samples, bool)
+    for client, both in enumerate(zip(train, test, strict=True)):
+        if not len(both[0]):
+            raise UsageError(
+                f"{origin}: train of client {names[client]} must hold at least one sample, got none"
+            )
+        for name, rows in zip(("train", "test"), both, strict=True):
+            wrong = rows[(rows < 0) | (rows >= num_samples)]
+            if len(wrong):
+                raise UsageError(
+                    f"{origin}: {name} of client {names[client]} must hold indices in "
+                    f"[0, {num_samples}), got {wrong[0]}"
+                )
+            in_order = np.sort(rows)
+            twice = np.append(rows[held[rows]], in_order[1:][np.diff(in_order) == 0])
+            if len(twice):
+                raise UsageError(
+                    f"{origin}: train and test must hold a sample once among all clients, got "
+                    f"{twice[0]} in {name} of client {names[client]} and before"
+                )
+            held[rows] = True
 
 
 def dirichlet(

@@ -44,11 +44,15 @@ def chosen(parsed: argparse.Namespace) -> config.Config:
     given = {name: getattr(parsed, name) for name in names if name in parsed}
     if not parsed.config:
         own = {name: given.pop(name) for name in _own_settings(parsed) if name in given}
-        return config.from_dict({**given, "method_settings": own})
+        result = config.from_dict({**given, "method_settings": own})
+        config.check_given(result, given)
+        return result
     values = config.load_values(parsed.config)
     if given.get("method") not in (None, values.get("method")):
         values = config.without_method(values)
-    return config.from_recorded(values).replace(**given)
+    result = config.from_recorded(values).replace(**given)
+    config.check_given(result, given)
+    return result
 
 
 def given_settings(parsed: argparse.Namespace) -> list[str]:

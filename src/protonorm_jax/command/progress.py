@@ -96,7 +96,7 @@ class RunDisplay(_Bar):
         """Says what was compiled, where it runs, and from which round on."""
         plan = simulation.plan
         self.say(
-            f"{self._config.method} on {self._config.data}: {self._config.num_clients} clients "
+            f"{self._config.method} on {self._config.data}: {len(plan.architectures)} clients "
             f"({self._config.family}), {_devices(plan)}, "
             f"compiled in {simulation.compile_seconds:.1f} s, "
             f"{simulation.bytes_per_device / MIB:,.0f} MiB each; "

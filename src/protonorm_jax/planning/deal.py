@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from protonorm_jax import data, methods, metrics, models, partition, settings
-from protonorm_jax.config import Config
+from protonorm_jax.config import PARTITIONS, Config
 from protonorm_jax.data import checks
 from protonorm_jax.engine import client
 from protonorm_jax.errors import UsageError
@@ -38,7 +38,10 @@ def varied(method: str) -> tuple[str, ...]:
 def common(config: Config) -> Config:
     """The config with all that runs of a program may differ in at its default."""
     plain = Config(method=config.method, fidelity=config.fidelity)
-    defaults = {name: getattr(plain, name) for name in _VARIED}
+    # A file or the data themselves say how many clients there are.
+    asked = config.partition in PARTITIONS
+    names = [name for name in _VARIED if asked or name != "partition"]
+    defaults = {name: getattr(plain, name) for name in names}
     traced = settings.traced(settings.GROUPS[config.method])
     return config.replace(**defaults, **{name: plain.method_settings[name] for name in traced})
 
@@ -47,7 +50,7 @@ class Dealt(NamedTuple):
     """Who has what, before it is known on which devices.
 
     Attributes:
-      configs: one for each run.
+      configs: one for each run, with the number of clients that there are.
       dataset: all samples.
       setup: the sizes that the method was made for.
       method: the federated method.
@@ -87,6 +90,9 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
         parts=dataset.parts,
         dealt=dataset.dealt,
     )
+    configs, partitions = zip(*(_deal_samples(one, dataset) for one in configs), strict=True)
+    config = configs[0]
+    _check_common(configs)
     with naming("Config.family"):
         family = models.family(config.family)
         costs = {name: models.step_cost(name) for name in family}
@@ -102,9 +108,8 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     shared = shared_name(config, method, family)
     if shared and shared != "private":
         costs = {name: cost + models.step_cost(shared) for name, cost in costs.items()}
-    partitions = [_deal_samples(one, dataset) for one in configs]
     steps = [client.num_steps(one.train_count, config, method.reserve) for one in partitions]
-    return Dealt(configs, dataset, setup, method, partitions, architectures, costs, steps)
+    return Dealt(configs, dataset, setup, method, list(partitions), architectures, costs, steps)
 
 
 def _check_common(configs: Sequence[Config]) -> None:
@@ -125,8 +130,22 @@ def _check_common(configs: Sequence[Config]) -> None:
                 )
 
 
-def _deal_samples(config: Config, dataset: Dataset) -> Partition:
-    return partition.make(
+def _deal_samples(config: Config, dataset: Dataset) -> tuple[Config, Partition]:
+    """Who holds which samples, and the settings with the number of clients that hold them.
+
+    Raises:
+      UsageError: what is asked for cannot be had of this set.
+    """
+    if dataset.dealt is not None:
+        config = _as_dealt(config, dataset.dealt, dataset.name)
+        partition.check(*partition.unpack(dataset.dealt), len(dataset.labels), origin=config.data)
+        return config, dataset.dealt
+    if config.partition == "data":
+        raise UsageError(
+            f"Config.partition must be one of {', '.join(PARTITIONS)}, file:FILE or groups:FILE "
+            f"for {config.data}, which does not say who holds what, got 'data'"
+        )
+    return config, partition.make(
         config.partition,
         dataset.labels,
         config.num_clients,
@@ -137,6 +156,34 @@ def _deal_samples(config: Config, dataset: Dataset) -> Partition:
         seed=config.seed,
         num_classes=dataset.num_classes,
     )
+
+
+def _as_dealt(config: Config, dealt: Partition, name: str) -> Config:
+    """The settings with as many clients as the data name; a default counts as left out.
+
+    Raises:
+      UsageError: they ask for other clients.
+    """
+    if config.partition not in ("data", Config.partition):
+        raise UsageError(
+            f"Config.partition must be left out for {name}, which says itself who holds what, got "
+            f"{config.partition!r}"
+        )
+    return _with_clients(config.replace(partition="data"), len(dealt.train_count), name)
+
+
+def _with_clients(config: Config, found: int, origin: str) -> Config:
+    """The settings with the number of clients that there are, which are those of `origin`.
+
+    Raises:
+      UsageError: another number was asked for.
+    """
+    if config.num_clients not in (0, found):
+        raise UsageError(
+            f"Config.num_clients must be left out or {found}, the clients of {origin}, got "
+            f"{config.num_clients}"
+        )
+    return config.replace(num_clients=found)
 
 
 def class_counts(

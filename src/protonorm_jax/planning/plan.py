@@ -84,7 +84,7 @@ def make(
       UsageError: a setting, file or data set that cannot be used, or too little memory.
     """
     dealt = deal(configs, dataset)
-    config = configs[0]
+    config = dealt.configs[0]
     devices.prepare_cpu(
         config.devices or min(devices.num_cores(), config.num_clients * len(configs))
     )

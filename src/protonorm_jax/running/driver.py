@@ -72,7 +72,7 @@ class History(NamedTuple):
     """A finished run.
 
     Attributes:
-      config: its settings.
+      config: its settings, with the number of clients that there are.
       rows: one dict for each evaluated round.
       summary: last and best figures, the yardstick and the times.
       arrays: of the last evaluation.
@@ -135,7 +135,8 @@ def run(
             if on_evaluation:
                 on_evaluation(event)
     ended = summary(simulation, 0, rows, last.seconds)
-    return History(config, rows, ended, last.arrays, last.nets)
+    settled = simulation.plan.runs[0].config
+    return History(settled, rows, ended, last.arrays, last.nets)
 
 
 def summary(

@@ -42,10 +42,10 @@ def test_digits():
 
 
 def test_unknown_specs():
-    assert "Config.data must be one of digits, npz, idx, folder, tfds" in refusal("mnist")
+    assert "Config.data must be one of digits, npz, pfllib, idx, folder, tfds" in refusal("mnist")
     assert "got 'digits:small'" in refusal("digits:small")
     assert "must exist" in refusal("npz:nowhere")
-    for name in ("npz", "idx", "folder", "tfds"):
+    for name in ("npz", "pfllib", "idx", "folder", "tfds"):
         assert f"got '{name}:'" in refusal(name + ":")
         assert f"got '{name}'" in refusal(name)
 

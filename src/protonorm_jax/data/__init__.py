@@ -5,6 +5,8 @@
 | `digits` | 1,797 digits of 8x8 pixels, shipped with the package |
 | `npz:PATH` or `PATH.npz` | one numpy archive with `images` and `labels` |
 | `pfllib:FOLDER` | the clients of PFLlib, HtFLlib, FedTGP and ProtoNorm, as they are |
+| `cifar:PATH` | CIFAR-10 or CIFAR-100 as downloaded, python version, unpacked or not |
+| `cifar-coarse:PATH` | CIFAR-100 with its 20 coarse labels |
 | `idx:FOLDER` or `idx:FOLDER/PREFIX` | the MNIST family's idx files, gzipped or not |
 | `folder:PATH` | one sub-folder a class, image files in it |
 | `tfds:NAME` | an image classification set of TensorFlow Datasets |
@@ -23,17 +25,21 @@ allocates.
 import os
 from collections.abc import Callable
 
-from protonorm_jax.data import digits, folder, idx, npz, pfllib, tfds
+import numpy as np
+
+from protonorm_jax.data import cifar, digits, folder, idx, npz, pfllib, tfds
 from protonorm_jax.data.npz import save as save_npz
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset
 
-__all__ = ["SOURCES", "load", "save_npz"]
+__all__ = ["SOURCES", "load", "notes", "save_npz"]
 
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
     "npz": npz.load,
     "pfllib": pfllib.load,
+    "cifar": cifar.load,
+    "cifar-coarse": cifar.load_coarse,
     "idx": idx.load,
     "folder": folder.load,
     "tfds": tfds.load,
@@ -73,4 +79,20 @@ def load(
     raise UsageError(
         f"Config.data must be one of {', '.join(SOURCES)} (as SOURCE:ARGUMENT) "
         f"or a path ending in .npz, got {spec!r}"
+    )
+
+
+def notes(dataset: Dataset) -> tuple[str, ...]:
+    """What of a set is allowed but may be a mistake, each a line.
+
+    That is labels that leave most classes empty, such as 0, 100 and 200: all methods keep
+    a row for each class, and all models an output.
+    """
+    present = np.unique(dataset.labels)
+    if 2 * len(present) >= dataset.num_classes:
+        return ()
+    shown = ", ".join(map(str, present[:5])) + (", ..." if len(present) > 5 else "")
+    return (
+        f"{dataset.name}: only {len(present)} of {dataset.num_classes} classes have samples "
+        f"({shown})",
     )

@@ -167,26 +167,16 @@ def read_npy(file: Any, size: int, place: str, *, pickled: bool = False) -> Any:
             )
         limits.check_memory(place, needed)
         array = np.empty(shape, dtype, order="F" if by_column else "C")
-        _fill(file, array.T if by_column else array)
+        if limits.read_into(file, array.T if by_column else array) < needed:
+            raise EOFError("ends within an array")
+        if file.read(1):  # Also has the checksum compared.
+            raise ValueError("more bytes than it says")
     return np.ascontiguousarray(array, dtype.newbyteorder("=")).reshape(shape)
 
 
 def _header(file: Any, version: tuple[int, ...]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether by column, and dtype."""
     return _HEADERS[version](file)  # type: ignore[index]
-
-
-def _fill(file: Any, array: np.ndarray) -> None:
-    """Reads the elements, part by part."""
-    if not array.size:
-        return
-    view = array.reshape(-1).view(np.uint8).data
-    for start in range(0, len(view), limits.CHUNK):
-        part = view[start : start + limits.CHUNK]
-        if file.readinto(part) != len(part):
-            raise EOFError("ends within an array")
-    if file.read(1):  # Also has the file's checksum compared.
-        raise ValueError("more bytes than it says")
 
 
 def _begun(start: bytes) -> str:

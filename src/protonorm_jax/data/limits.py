@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psutil
 
 from protonorm_jax.errors import UsageError
@@ -72,6 +74,26 @@ def num_bytes(place: str | Path, shape: Sequence[int], item_size: int) -> int:
             f"{list(shape)[: MAX_DIMENSIONS + 1]}"
         )
     return math.prod(shape) * item_size
+
+
+def read_into(file: Any, array: np.ndarray) -> int:
+    """Reads the elements of an array, part by part, as they lie in memory.
+
+    Args:
+      file: with `readinto`.
+      array: contiguous; receives them.
+
+    Returns:
+      How many bytes there were, at most as many as the array has.
+    """
+    view = array.reshape(-1).view(np.uint8).data
+    done = 0
+    while done < len(view):
+        count = file.readinto(view[done : done + CHUNK])
+        if not count:
+            break
+        done += count
+    return done
 
 
 def shown(name: object, limit: int = 100) -> str:

@@ -214,8 +214,8 @@ def _joined(
     starts = dict(zip(paths, np.cumsum([0, *counts.values()]), strict=False))
     rows: dict[str, list[np.ndarray]] = {"train": [], "test": []}
     for number in range(sum(path.parent.name == "train" for path in paths)):
-        for part, of_part in rows.items():
-            path = root / part / f"{number}.npz"
+        for name, of_part in rows.items():
+            path = root / name / f"{number}.npz"
             of_part.append(starts.get(path, 0) + np.arange(counts.get(path, 0)))
         if not len(rows["train"][-1]):
             raise UsageError(

@@ -9,7 +9,7 @@ import pytest
 from protonorm_jax import data
 from protonorm_jax.data import cache
 from protonorm_jax.errors import UsageError
-from protonorm_jax.types import Dataset
+from protonorm_jax.types import Dataset, Part, Partition
 
 IMAGES = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -99,6 +99,54 @@ def test_npz_layouts(tmp_path, names):
     assert dataset.labels.tolist() == LABELS.tolist()
 
 
+@pytest.mark.parametrize("names", ["x_{}", "{}_images"])
+def test_npz_parts_of_published_layouts(tmp_path, names):
+    arrays = {}
+    for number, part in enumerate(("train", "val", "test")):
+        name = names.format(part)
+        arrays[name] = IMAGES[: number + 2]
+        arrays[name.replace("x_", "y_").replace("images", "labels")] = LABELS[: number + 2]
+    parts = data.load(str(saved(tmp_path / "a.npz", **arrays))).parts
+    assert parts.tolist() == [Part.TRAIN] * 2 + [Part.VALIDATION] * 3 + [Part.TEST] * 4
+    for name in list(arrays):
+        if "val" in name:
+            del arrays[name]
+    parts = data.load(str(saved(tmp_path / "b.npz", **arrays))).parts
+    assert parts.tolist() == [Part.TRAIN] * 2 + [Part.TEST] * 4
+
+
+def test_npz_parts_of_its_own(tmp_path):
+    parts = np.array([0, 0, 1, 2, 2, 0])
+    path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS, parts=parts)
+    dataset = data.load(str(path))
+    assert dataset.parts.tolist() == parts.tolist() and dataset.parts.dtype == np.uint8
+    again = data.load(str(data.save_npz(dataset, tmp_path / "again.npz")))
+    assert again.parts.tolist() == parts.tolist()
+    for bad, message in (
+        (parts[:5], "parts must be [6] integers"),
+        (parts + 1, "parts must be 0 (TRAIN), 1 (VALIDATION), 2 (TEST), got 1..3"),
+    ):
+        assert message in refusal(saved(path, images=IMAGES, labels=LABELS, parts=bad))
+
+
+def test_npz_arrays_by_column_and_of_other_machines(tmp_path):
+    for images in (np.asfortranarray(IMAGES), IMAGES.astype(">u2"), IMAGES.astype(">i8")):
+        labels = LABELS.astype(">i4")
+        dataset = data.load(str(saved(tmp_path / "a.npz", images=images, labels=labels)))
+        assert np.array_equal(dataset.images[..., 0], IMAGES) and dataset.images.flags.c_contiguous
+        assert dataset.labels.tolist() == LABELS.tolist()
+
+
+def test_labels_that_leave_most_classes_empty_are_worth_a_line():
+    labels = np.array([0, 100, 200, 0, 100, 200], np.int32)
+    sparse = Dataset(IMAGES[..., None], labels, 201, "mine")
+    assert data.notes(sparse) == ("mine: only 3 of 201 classes have samples (0, 100, 200)",)
+    labels = np.arange(6, dtype=np.int32)
+    assert data.notes(sparse._replace(labels=labels, num_classes=12)) == ()
+    note = "mine: only 6 of 13 classes have samples (0, 1, 2, 3, 4, ...)"
+    assert data.notes(sparse._replace(labels=labels, num_classes=13)) == (note,)
+
+
 def test_npz_num_classes_may_leave_gaps(tmp_path):
     path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS * 2, num_classes=np.array(9))
     assert data.load(str(path)).num_classes == 9
@@ -115,6 +163,17 @@ def test_npz_num_classes_may_leave_gaps(tmp_path):
         ({"images": IMAGES / 255}, "images must be uint8 in 0..255, got dtype float64; for"),
         ({"images": IMAGES.astype(int) - 1}, "images must be uint8 in 0..255, got -1..118"),
         ({"images": IMAGES.astype(int) * 9}, "images must be uint8 in 0..255, got 0..1071"),
+        ({"images": IMAGES * np.nan}, "images must be finite, got NaN or infinity"),
+        ({"images": IMAGES[..., None].repeat(2, -1)}, "must have 1 or 3 channels, in the last dim"),
+        (
+            {"images": IMAGES[..., None].repeat(4, -1)},
+            "1 or 3 channels, in the last dimension, got",
+        ),
+        (
+            {"images": IMAGES.astype([("a", "u1")])},
+            "images must hold plain numbers, got dtype [('a",
+        ),
+        ({"images": IMAGES * 1j}, "images must hold plain numbers, got dtype complex128"),
         ({"images": IMAGES > 9}, "images must be uint8 in 0..255, got dtype bool"),
         ({"images": IMAGES[:, 0]}, "images must have shape [N, H, W] or [N, H, W, channels], got"),
         ({"images": IMAGES.reshape(6, 1, 4, 5)}, "images must have 1 or 3 channels, in the last"),
@@ -161,7 +220,7 @@ def test_npz_files_that_cannot_be_read(tmp_path, monkeypatch):
     for keep in (0, 1):
         path.write_bytes(whole[:keep])
         assert f"{path} must be a .npz archive, got" in refusal(path)
-    for keep in (50, len(whole) // 2, len(whole) - 1):
+    for keep in (70, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:keep])
         assert f"{path} must be readable, got" in refusal(path)
     path.write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
@@ -188,8 +247,17 @@ def test_save_and_load_again(tmp_path):
     path = tmp_path / "new" / "folder" / "file"  # no suffix is added
     assert data.save_npz(dataset, path) == path
     again = data.load(f"npz:{path}")
-    assert all(np.array_equal(a, b) for a, b in zip(dataset, again, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(dataset[:4], again[:4], strict=True))
+    assert again.parts is None and again.dealt is None
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_save_does_not_lose_who_holds_what(tmp_path):
+    rows, counts = np.array([[0]], np.int32), np.array([1], np.int32)
+    dealt = Dataset(IMAGES, LABELS, 3, dealt=Partition(rows, counts, rows, counts))
+    with pytest.raises(UsageError, match="must be a pfllib folder to keep who holds what"):
+        data.save_npz(dealt, tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_save_is_all_or_nothing(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import gzip
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -83,7 +83,11 @@ def load(argument: str, *, coarse: bool = False, **_: object) -> Dataset:
         such a dict; or CIFAR-10 is asked for coarse labels.
     """
     path, kind = _found(Path(argument).expanduser())
-    batches = dict(_unpacked(path, kind) if path.is_dir() else _packed(path))
+    batches: dict[str, dict[str, Any]] = {}
+    for name, batch in _unpacked(path, kind) if path.is_dir() else _packed(path):
+        if name in batches:
+            raise UsageError(f"{path} must hold one file of each name, got a second {name}")
+        batches[name] = batch
     if kind is None:
         kind = next((one for one in _KINDS if set(one.parts) & set(batches)), _KINDS[0])
     missing = [name for name in kind.parts if name not in batches]
@@ -149,8 +153,8 @@ def _packed(path: Path) -> Iterator[tuple[str, Any]]:
         packed = file.read(2) == b"\x1f\x8b"
         stored = file.seek(0, 2)
         file.seek(0)
-        content = _Limited(gzip.GzipFile(fileobj=file) if packed else file, stored)
-        with tarfile.open(fileobj=content, mode="r|") as archive:  # type: ignore[call-overload]
+        content: Any = _Limited(gzip.GzipFile(fileobj=file) if packed else file, stored)
+        with tarfile.open(fileobj=content, mode="r|") as archive:
             for count, member in enumerate(archive):
                 name = limits.shown(member.name)
                 if count >= MAX_MEMBERS:
@@ -159,10 +163,9 @@ def _packed(path: Path) -> Iterator[tuple[str, Any]]:
                     continue
                 if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
                     raise UsageError(f"{path} must hold plain files, got a link or device {name}")
-                if PurePosixPath(member.name).name in wanted:
-                    inner = archive.extractfile(member)
-                    assert inner is not None
-                    yield PurePosixPath(member.name).name, _batch(inner, f"{path}: {name}")
+                base = PurePosixPath(member.name).name
+                if base in wanted:
+                    yield base, _batch(archive.extractfile(member), f"{path}: {name}")
 
 
 class _Limited:
@@ -182,7 +185,7 @@ class _Limited:
         return content
 
 
-def _batch(file: BinaryIO | Any, place: str) -> dict[str, Any]:
+def _batch(file: Any, place: str) -> dict[str, Any]:
     """What one file holds."""
     content = file.read(MAX_BATCH + 1)
     if len(content) > MAX_BATCH:

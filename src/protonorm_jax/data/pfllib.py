@@ -317,6 +317,7 @@ def save(
     directory = Path(os.path.realpath(Path(directory).expanduser()))
     check_free(directory)
     temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.tmp")
+    missing = [folder for folder in directory.parents if not folder.exists()]
     try:
         try:
             for part in ("train", "test"):
@@ -335,8 +336,12 @@ def save(
             }
             (temporary / CONFIG).write_text(json.dumps(values), encoding="utf-8")
             os.replace(temporary, directory)
-        finally:
+        except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for folder in missing:
+                    folder.rmdir()
+            raise
     except OSError as error:
         raise UsageError(f"{directory} must be writable, got {checks.one_line(error)}") from error
     return directory

@@ -10,6 +10,7 @@ and builds those itself; whatever else a program names is refused, and nothing o
 import io
 import pickletools
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ import numpy as np
 from protonorm_jax.data import checks, limits
 from protonorm_jax.errors import UsageError
 
-MAX_OBJECTS = 2_000_000
+MAX_OBJECTS = 1_000_000
 """Instructions of a pickle, and values that it holds, each counted as often as it occurs."""
 
 MAX_DEPTH = 32
@@ -50,7 +51,8 @@ def load(content: bytes, place: str) -> Any:
     Raises:
       UsageError: it is broken, holds anything else, itself, or more than the limits above.
     """
-    with checks.reading(place):
+    with checks.reading(place), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of odd escapes in texts.
         try:
             value = _Machine(content, place).run()
         except (IndexError, TypeError, OverflowError) as error:
@@ -107,7 +109,10 @@ class _Machine:
                 raise UsageError(f"{self._place} must hold at most {MAX_OBJECTS} values, got more")
             name = instruction.name
             if name == "STOP":
-                return self._stack.pop()
+                (value,) = self._popped(1)
+                if self._stack:
+                    raise ValueError("values left over at the end of a pickle")
+                return value
             if name in _PLAIN:
                 self._stack.append(bytes(argument) if name == "BYTEARRAY8" else argument)
             elif name in _CONSTANTS:
@@ -184,8 +189,9 @@ class _Machine:
             raise ValueError("values missing from a pickle")
         values = self._stack[-count:]
         del self._stack[-count:]
-        if any(value is _MARK for value in values):
-            raise ValueError("a mark in place of a value")
+        for value in values:
+            if value is _MARK:
+                raise ValueError("a mark in place of a value")
         return values
 
     def _since_mark(self) -> list[Any]:
@@ -372,6 +378,8 @@ def _check_nesting(value: Any, place: str) -> None:
         if id(one) in active:
             raise UsageError(f"{place} must not hold itself, got a {_kind(one)} that does")
         active.add(id(one))
+        if len(active) > MAX_DEPTH:
+            raise UsageError(f"{place} must be nested at most {MAX_DEPTH} deep, got more")
         stack.append((one, True))
         stack.extend((child, False) for child in _children(one))
 

@@ -34,8 +34,8 @@ ALLOWED = {
         *("config", "engine", "keys", "methods", "metrics", "planning", "report", "settings"),
     },
     "command": {
-        *("config", "keys", "methods", "metrics", "planning", "report", "running", "settings"),
-        "thomson",
+        *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
+        *("settings", "thomson"),
     },
     "__main__": {"command"},
     "__init__": {"config", "running"},
@@ -45,7 +45,7 @@ ORDER = {
     "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
     "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
-    "command": ("thomson", "flags", "interruption", "progress", "cli"),
+    "command": ("thomson", "export", "flags", "interruption", "progress", "cli"),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
 WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")

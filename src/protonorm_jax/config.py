@@ -78,7 +78,12 @@ class Config:
       UsageError: a value is outside its range; the message names field, rule and value.
     """
 
-    data: str = _data("digits", "digits, FILE.npz, idx:DIR, folder:DIR or tfds:NAME")
+    data: str = _data("digits", "digits, FILE.npz, pfllib:DIR, idx:DIR, folder:DIR or tfds:NAME")
+    inexact_pixels: bool = _data(
+        False,
+        "pfllib: take floats that are no whole pixels of 0..255 for the nearest ones",
+        later=True,
+    )
     num_clients: int = _data(
         20,
         "number of clients; of groups: the largest ones; 0 for as many as the data, the file or "

@@ -1,4 +1,4 @@
-"""The command line: `protonorm run`, `sweep`, `resume`, `verify`, `compare` and `thomson`."""
+"""The command line: `protonorm run`, `sweep`, `resume`, `verify` and the others."""
 
 import argparse
 import inspect
@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 from rich.console import Console
 
 from protonorm_jax import config, methods, report, settings
-from protonorm_jax.command import flags, interruption, progress, thomson
+from protonorm_jax.command import export, flags, interruption, progress, thomson
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, plan
 from protonorm_jax.running import job, record, sweep, verify
@@ -276,4 +276,5 @@ COMMANDS = {
     "verify": _verify,
     "compare": _compare,
     "thomson": thomson.command,
+    "export": lambda parsed: export.command(parsed, flags.chosen(parsed)),
 }

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import protonorm_jax
 from protonorm_jax import config, methods, settings
+from protonorm_jax.command import export as exports
 from protonorm_jax.command import thomson as points
 from protonorm_jax.errors import UsageError
 
@@ -161,6 +162,20 @@ def _parser(
     _add_settings(run, method)
     _add_processes(run)
 
+    export = places.add_parser(
+        "export",
+        help="write data and who holds what for other codes",
+        description="Deals a data set to clients as a run would, and writes each client's samples "
+        "as PFLlib, HtFLlib, FedTGP and ProtoNorm read them, so that both sides run on one split.",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    export.set_defaults(command=commands["export"])
+    exports.add_flags(export)
+    _add_settings(export, method, sections=("data",), names=("seed",))
+    _add_methods(export)
+    _add_debug(export)
+
     many = places.add_parser(
         "sweep",
         help="train many federations, several at once",
@@ -289,10 +304,19 @@ def _add_methods(parser: Any) -> None:
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser, method: str) -> None:
+def _add_settings(
+    parser: argparse.ArgumentParser,
+    method: str,
+    *,
+    sections: Sequence[str] = ("data", "method", "training", "execution"),
+    names: Sequence[str] = (),
+) -> None:
+    """Adds the flags of the settings in some sections, and of some others by name."""
     groups: dict[str, Any] = {}
     for name, field in settings.fields(config.Config).items():
         section = field.metadata["section"]
+        if section not in sections and name not in names:
+            continue
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
         if name != "method_settings":

@@ -4,6 +4,9 @@
 |---|---|
 | `digits` | 1,797 digits of 8x8 pixels, shipped with the package |
 | `npz:PATH` or `PATH.npz` | one numpy archive with `images` and `labels` |
+| `pfllib:FOLDER` | the clients of PFLlib, HtFLlib, FedTGP and ProtoNorm, as they are |
+| `cifar:PATH` | CIFAR-10 or CIFAR-100 as downloaded, python version, unpacked or not |
+| `cifar-coarse:PATH` | CIFAR-100 with its 20 coarse labels |
 | `idx:FOLDER` or `idx:FOLDER/PREFIX` | the MNIST family's idx files, gzipped or not |
 | `folder:PATH` | one sub-folder a class, image files in it |
 | `tfds:NAME` | an image classification set of TensorFlow Datasets |
@@ -13,28 +16,35 @@ How to bring your own data: put the images in one folder a class (`folder:PATH`)
 `labels` `[N]` integers from 0 (`npz:mine.npz`). All images of a set have one size. Training and
 test files are joined: each client splits its own share again.
 
-How to add a source: one file with `load(argument, **places) -> Dataset` that ends in
-`checks.dataset(...)`, and one row in `SOURCES`. `places` are `cache_dir` and `data_dir`.
+How to add a source: one file with `load(argument, **options) -> Dataset` that ends in
+`checks.dataset(...)`, and one row in `SOURCES`. `options` are those of `load` below. Files come
+from anywhere: a source executes nothing of them, and checks what they declare (`limits`) before it
+allocates.
 """
 
 import os
 from collections.abc import Callable
 
-from protonorm_jax.data import digits, folder, idx, npz, tfds
+import numpy as np
+
+from protonorm_jax.data import cifar, digits, folder, idx, npz, pfllib, tfds
 from protonorm_jax.data.npz import save as save_npz
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset
 
-__all__ = ["SOURCES", "load", "save_npz"]
+__all__ = ["SOURCES", "load", "notes", "save_npz"]
 
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
     "npz": npz.load,
+    "pfllib": pfllib.load,
+    "cifar": cifar.load,
+    "cifar-coarse": cifar.load_coarse,
     "idx": idx.load,
     "folder": folder.load,
     "tfds": tfds.load,
 }
-"""Source name -> `load(argument, *, cache_dir, data_dir)`."""
+"""Source name -> `load(argument, *, cache_dir, data_dir, inexact_pixels)`."""
 
 
 def load(
@@ -42,6 +52,7 @@ def load(
     *,
     cache_dir: str | os.PathLike | None = None,
     data_dir: str | os.PathLike | None = None,
+    inexact_pixels: bool = False,
 ) -> Dataset:
     """Reads a data set.
 
@@ -49,6 +60,7 @@ def load(
       spec: `SOURCE` or `SOURCE:ARGUMENT` (see the table above), or a path that ends in `.npz`.
       cache_dir: where sets that are slow to read are kept (see `cache.folder`).
       data_dir: where prepared TFDS sets lie (see `tfds.load`).
+      inexact_pixels: whether pixels that are no whole ones are rounded (see `pfllib.load`).
 
     Returns:
       The set, checked: images `[N, H, W, channels]` uint8, labels `[N]` int32.
@@ -59,10 +71,28 @@ def load(
     """
     name, _, argument = spec.partition(":")
     if name in SOURCES and (argument or name == "digits"):
-        return SOURCES[name](argument, cache_dir=cache_dir, data_dir=data_dir)
+        return SOURCES[name](
+            argument, cache_dir=cache_dir, data_dir=data_dir, inexact_pixels=inexact_pixels
+        )
     if spec.endswith(".npz"):
         return npz.load(spec)
     raise UsageError(
         f"Config.data must be one of {', '.join(SOURCES)} (as SOURCE:ARGUMENT) "
         f"or a path ending in .npz, got {spec!r}"
+    )
+
+
+def notes(dataset: Dataset) -> tuple[str, ...]:
+    """What of a set is allowed but may be a mistake, each a line.
+
+    That is labels that leave most classes empty, such as 0, 100 and 200: all methods keep
+    a row for each class, and all models an output.
+    """
+    present = np.unique(dataset.labels)
+    if 2 * len(present) >= dataset.num_classes:
+        return ()
+    shown = ", ".join(map(str, present[:5])) + (", ..." if len(present) > 5 else "")
+    return (
+        f"{dataset.name}: only {len(present)} of {dataset.num_classes} classes have samples "
+        f"({shown})",
     )

@@ -80,7 +80,7 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     config = configs[0]
     _check_common(configs)
     if dataset is None:
-        dataset = data.load(config.data)
+        dataset = data.load(config.data, inexact_pixels=config.inexact_pixels)
     dataset = checks.dataset(
         dataset.images,
         dataset.labels,

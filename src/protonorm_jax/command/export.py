@@ -1,0 +1,68 @@
+"""The command `protonorm export`: a data set and who holds what, as other codes read it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from protonorm_jax.config import Config
+from protonorm_jax.data import pfllib
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import deal
+
+_PARTITIONS = {"dirichlet": "dir", "pathological": "pat", "iid": None}
+"""What PFLlib calls our partitions; an even split has no name there."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what is the command's own."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--to", metavar="pfllib:DIR", required=True, help="new or empty directory for the folder"
+    )
+    group.add_argument(
+        "--config", metavar="FILE", help="start from the settings in a run's config.json"
+    )
+
+
+def command(parsed: argparse.Namespace, chosen: Config) -> int:
+    """Deals the samples as a run with these settings would, and writes them.
+
+    Args:
+      parsed: the command line.
+      chosen: its settings.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      UsageError: a setting or the data cannot be used, or the place is taken.
+    """
+    layout, _, place = parsed.to.partition(":")
+    if layout != "pfllib" or not place:
+        raise UsageError(f"--to must be pfllib:DIR, got {parsed.to!r}")
+    pfllib.check_free(Path(place).expanduser())
+    dealt = deal.deal([chosen])
+    (partition,) = dealt.partitions
+    directory = pfllib.save(dealt.dataset, partition, place, described(chosen))
+    num_train, num_test = partition.train_count.sum(), partition.test_count.sum()
+    Console().print(
+        f"{len(partition.train)} clients with {num_train} training and {num_test} test samples "
+        f"are in {directory}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    return 0
+
+
+def described(chosen: Config) -> dict[str, Any]:
+    """How the samples were dealt, in the words of PFLlib's `config.json`."""
+    return {
+        "non_iid": chosen.partition != "iid",
+        "balance": chosen.partition == "iid",
+        "partition": _PARTITIONS.get(chosen.partition, chosen.partition),
+        "alpha": chosen.alpha,
+        "batch_size": chosen.batch_size,
+    }

@@ -34,8 +34,8 @@ ALLOWED = {
         *("config", "engine", "keys", "methods", "metrics", "planning", "report", "settings"),
     },
     "command": {
-        *("config", "keys", "methods", "metrics", "planning", "report", "running", "settings"),
-        "thomson",
+        *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
+        *("settings", "thomson"),
     },
     "__main__": {"command"},
     "__init__": {"config", "running"},

@@ -56,7 +56,14 @@ class Config:
       UsageError: a value is outside its range; the message names field, rule and value.
     """
 
-    data: str = _data("digits", "digits, FILE.npz, idx:DIR, folder:DIR or tfds:NAME")
+    data: str = _data("digits", "digits, FILE.npz, idx:DIR, folder:DIR, parquet:DIR or tfds:NAME")
+    image_size: int = _data(
+        0,
+        "side of the square that images are cut and resized to; 0 leaves them as they are",
+        least=0,
+        most=4096,
+        later=True,
+    )
     num_clients: int = _data(20, "number of clients", least=1)
     partition: str = _data("dirichlet", "how samples are dealt to clients", choices=PARTITIONS)
     alpha: float = _data(0.1, "dirichlet: concentration; small is more skewed", above=0)

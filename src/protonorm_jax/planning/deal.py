@@ -77,7 +77,8 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     config = configs[0]
     _check_common(configs)
     if dataset is None:
-        dataset = data.load(config.data)
+        dataset = data.load(config.data, image_size=config.image_size)
+    dataset = data.resized(dataset, config.image_size)
     dataset = checks.dataset(
         dataset.images,
         dataset.labels,

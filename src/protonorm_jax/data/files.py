@@ -72,6 +72,11 @@ def name_of(path: Path) -> str:
     return shown(path.resolve().name) or "data"
 
 
+def below(path: Path, root: Path) -> str:
+    """The path within a folder that it was come to from; fast."""
+    return os.fspath(path).removeprefix(os.fspath(root) + os.sep)
+
+
 def entry(path: Path) -> Entry:
     """Looks at a file or folder, without opening it.
 

@@ -102,8 +102,8 @@ def load(
 
     def digest() -> str:
         digests = files.digests(entries, on_progress)
-        names = [os.path.relpath(entry.path, root) for entry in entries]
-        known = [(int(sample.part), sample.label) for sample in found.samples]
+        names = [files.below(entry.path, root) for entry in entries]
+        known = [(sample.part.name, sample.label) for sample in found.samples]
         return cache.key(image_size, found.classes, names, known, digests)
 
     large = sum(entry.size for entry in entries) >= CACHED_BYTES or len(entries) >= CACHED_IMAGES

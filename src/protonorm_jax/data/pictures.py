@@ -12,6 +12,7 @@ Resizing takes the largest square in the middle of each image and resizes it as 
 import contextlib
 import functools
 import io
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -83,14 +84,14 @@ def stack(
         first; or they do not fit into memory.
     """
     pictures = iter(pictures)
-    with _without_warnings():
+    with _in_silence():
         first = next(pictures)
-        image = decode(first, image_size)
+        image = _decode(first, image_size)
         images = _room(count, image.shape, origin)
         images[0] = image
 
         def one(picture: Picture) -> tuple[Picture, np.ndarray]:
-            return picture, decode(picture, image_size)
+            return picture, _decode(picture, image_size)
 
         work = threads.mapped(one, pictures, lambda picture: picture.num_bytes + image.nbytes)
         for done, (picture, image) in enumerate(work, 1):
@@ -107,7 +108,7 @@ def stack(
     return images
 
 
-def decode(picture: Picture, image_size: int = 0) -> np.ndarray:
+def _decode(picture: Picture, image_size: int) -> np.ndarray:
     """One image as `[H, W, 1]` or `[H, W, 3]` uint8; see `stack`."""
     if picture.num_bytes > MAX_FILE_BYTES:
         raise UsageError(
@@ -152,11 +153,17 @@ def resized_array(image: np.ndarray, image_size: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Silences Pillow on odd metadata; what matters is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _in_silence() -> Iterator[None]:
+    """Silences Pillow, which warns of odd metadata; what matters is an error."""
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 @functools.cache
@@ -198,14 +205,21 @@ def _plain(image: PIL.Image.Image, origin: str) -> PIL.Image.Image:
     if image.mode in GREY_MODES:
         return image.convert("L")
     if image.mode in DEEP_GREY_MODES:
-        deep = np.asarray(image).astype(np.uint32)
-        return PIL.Image.fromarray(((deep * 255 + 32767) // 65535).astype(np.uint8))
+        return PIL.Image.fromarray(_of_8_bits(np.asarray(image)))
     if image.mode in COLOUR_MODES:
         # By way of RGBA, which Pillow wants for palettes with transparency.
         return image.convert("RGBA" if image.mode in ("P", "PA") else "RGB").convert("RGB")
     raise UsageError(
         f"{origin} must have 8 bits a channel, or 16 of grey, got Pillow mode {image.mode}"
     )
+
+
+def _of_8_bits(deep: np.ndarray) -> np.ndarray:
+    """0..65535 to 0..255, rounded; row by row, as it takes four bytes a pixel on the way."""
+    made = np.empty(deep.shape, np.uint8)
+    for row, target in zip(deep, made, strict=True):
+        target[:] = (row.astype(np.uint32) * 255 + 32767) // 65535
+    return made
 
 
 def _resized(image: PIL.Image.Image, image_size: int) -> PIL.Image.Image:

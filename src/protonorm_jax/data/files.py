@@ -59,12 +59,7 @@ def path_of(argument: str) -> Path:
 
 def shown(path: str | Path) -> str:
     """A path as messages and names have it: on one line, what cannot be printed escaped."""
-    text = str(path)
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )
+    return checks.printable(str(path))
 
 
 def name_of(path: Path) -> str:

@@ -375,5 +375,5 @@ def _content(value: Any, origin: str) -> bytes:
         value, path = value.get("bytes"), value.get("path")
     if value is not None:
         return value
-    got = "none" if path is None else f"only the path {files.shown(str(path))!r}"
+    got = "none" if path is None else f"only the path {files.shown(str(path))}"
     raise UsageError(f"{origin} must hold the bytes of an image, got {got}")

@@ -78,10 +78,20 @@ class Config:
       UsageError: a value is outside its range; the message names field, rule and value.
     """
 
-    data: str = _data("digits", "digits, FILE.npz, pfllib:DIR, idx:DIR, folder:DIR or tfds:NAME")
+    data: str = _data(
+        "digits",
+        "digits, FILE.npz, pfllib:DIR, cifar:DIR, idx:DIR, folder:DIR, parquet:DIR or tfds:NAME",
+    )
     inexact_pixels: bool = _data(
         False,
         "pfllib: take floats that are no whole pixels of 0..255 for the nearest ones",
+        later=True,
+    )
+    image_size: int = _data(
+        0,
+        "side of the square that images are cut and resized to; 0 leaves them as they are",
+        least=0,
+        most=4096,
         later=True,
     )
     num_clients: int = _data(

@@ -42,13 +42,11 @@ def test_digits():
 
 
 def test_unknown_specs():
-    assert (
-        "Config.data must be one of digits, npz, pfllib, cifar, cifar-coarse, idx, folder, tfds"
-        in refusal("mnist")
-    )
+    known = "digits, npz, pfllib, cifar, cifar-coarse, idx, folder, parquet, tfds"
+    assert f"Config.data must be one of {known}" in refusal("mnist")
     assert "got 'digits:small'" in refusal("digits:small")
     assert "must exist" in refusal("npz:nowhere")
-    for name in ("npz", "pfllib", "idx", "folder", "tfds"):
+    for name in ("npz", "pfllib", "idx", "folder", "parquet", "tfds"):
         assert f"got '{name}:'" in refusal(name + ":")
         assert f"got '{name}'" in refusal(name)
 
@@ -56,7 +54,7 @@ def test_unknown_specs():
 def test_import_is_light():
     code = (
         "import sys, protonorm_jax.data\n"
-        "heavy = {'tensorflow_datasets', 'tensorflow', 'sklearn', 'array_record'}\n"
+        "heavy = {'tensorflow_datasets', 'tensorflow', 'sklearn', 'array_record', 'pyarrow'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
@@ -289,24 +287,3 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.folder() == tmp_path / ".cache" / "protonorm_jax"
     assert cache.folder(tmp_path / "mine") == tmp_path / "mine"
-
-
-def test_cache_makes_once_and_keeps_nothing_of_a_failure(tmp_path):
-    made = []
-
-    def make():
-        made.append(1)
-        if len(made) == 1:
-            raise UsageError("no")
-        return data.load("digits")
-
-    with pytest.raises(UsageError):
-        cache.load_or_make("a/../b:c", make, tmp_path)
-    assert not list(tmp_path.iterdir())
-    for _ in range(2):
-        assert len(cache.load_or_make("a/../b:c", make, tmp_path).labels) == 1797
-    assert len(made) == 2
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a-..-b-c.npz"]
-    (tmp_path / "a-..-b-c.npz").write_bytes(b"PK")
-    with pytest.raises(UsageError, match=r"a-\.\.-b-c\.npz must be readable"):
-        cache.load_or_make("a/../b:c", make, tmp_path)

@@ -63,7 +63,9 @@ def _run(parsed: argparse.Namespace) -> int:
     record.check_free(directory, overwrite=parsed.overwrite)
     _start_up(parsed, chosen.devices)
     if parsed.dry_run:
-        for line in progress.plan_lines(plan.make([chosen])):
+        with progress.LoadDisplay(_console()):
+            planned = plan.make([chosen])
+        for line in progress.plan_lines(planned):
             _console().print(line, soft_wrap=True, highlight=False)
         return 0
     with progress.RunDisplay(chosen, _console()) as display:
@@ -89,9 +91,10 @@ def _sweep(parsed: argparse.Namespace) -> int:
     directory = Path(parsed.out or _default_directory(base, "sweep"))
     record.check_free(directory, overwrite=parsed.overwrite)
     _start_up(parsed, base.devices)
-    planned = sweep.plan(
-        base, changes, runs_per_program=parsed.runs_per_program, vmap_runs=parsed.vmap_runs
-    )
+    with progress.LoadDisplay(_console()):
+        planned = sweep.plan(
+            base, changes, runs_per_program=parsed.runs_per_program, vmap_runs=parsed.vmap_runs
+        )
     _console().print(report.plan_table(sweep.description(planned)))
     if parsed.dry_run:
         return 0
@@ -164,7 +167,8 @@ def _resume(parsed: argparse.Namespace) -> int:
     directory = Path(parsed.directory)
     _start_up(parsed, parsed.devices)
     if (directory / record.SWEEP).exists():
-        planned = sweep.resume(directory, num_devices=parsed.devices)
+        with progress.LoadDisplay(_console()):
+            planned = sweep.resume(directory, num_devices=parsed.devices)
         return _train_sweep(planned, directory, resumed=True)
     chosen = job.settings_of(directory, parsed.devices)
     display = progress.RunDisplay(chosen, _console())

@@ -48,9 +48,18 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """`TypeName: message` without line breaks, cut at `limit` characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """`TypeName: message` on one line, cut at `limit` characters."""
+    text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """The text with what cannot be printed, or would end the line, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 def dataset(

@@ -80,7 +80,10 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     config = configs[0]
     _check_common(configs)
     if dataset is None:
-        dataset = data.load(config.data, inexact_pixels=config.inexact_pixels)
+        dataset = data.load(
+            config.data, image_size=config.image_size, inexact_pixels=config.inexact_pixels
+        )
+    dataset = data.resized(dataset, config.image_size)
     dataset = checks.dataset(
         dataset.images,
         dataset.labels,

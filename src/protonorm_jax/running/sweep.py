@@ -70,16 +70,17 @@ def plan(
     groups = list(by_program.values())
     if isinstance(runs_per_program, int):
         runs_per_program = [runs_per_program] * len(groups)
-    loaded: dict[str, Dataset] = {}
+    loaded: dict[tuple[str, int], Dataset] = {}
     plans = []
     for group, count in zip(groups, runs_per_program, strict=True):
+        source = (configs[group[0]].data, configs[group[0]].image_size)
         made = planning.make(
             [configs[number] for number in group],
-            dataset or loaded.get(configs[group[0]].data),
+            dataset or loaded.get(source),
             runs_per_program=count,
             vmap_runs=vmap_runs,
         )
-        loaded[configs[group[0]].data] = made.dataset
+        loaded[source] = made.dataset
         plans.append(made)
     return Sweep(base, list(changes), groups, plans)
 

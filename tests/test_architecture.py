@@ -42,7 +42,10 @@ ALLOWED = {
 }
 # Within a folder, a file may import those before it.
 ORDER = {
-    "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
+    "engine": (
+        *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
+        "simulate",
+    ),
     "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
     "command": ("thomson", "export", "flags", "interruption", "progress", "cli"),

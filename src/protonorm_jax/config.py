@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +27,8 @@ DEALING = (
 LAST_BATCHES = ("mask", "drop")
 PRECISIONS = ("float32", "bfloat16")
 FIDELITIES = ("paper", "reference")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+AUGMENTATIONS = ("none", "crop", "flip", "crop,flip")
 
 _T = TypeVar("_T")
 
@@ -135,9 +138,46 @@ class Config:
     )
     feature_dim: int = _training(512, "length of features and prototypes", least=1)
     rounds: int = _training(100, "communication rounds", least=1)
-    local_epochs: int = _training(1, "epochs a client trains each round", least=1)
+    local_epochs: float = _training(
+        1, "epochs a client trains each round; 0.5 for half of the steps, rounded up", above=0
+    )
+    local_steps: int = _training(
+        0,
+        "steps a client trains each round, in as many epochs as that takes; 0 for local-epochs",
+        least=0,
+        later=True,
+    )
     batch_size: int = _training(32, "samples a step", least=1)
-    learning_rate: float = _training(0.01, "of the clients' SGD", above=0)
+    optimizer: str = _training(
+        "sgd", "of the clients; starts afresh in every round", choices=OPTIMIZERS, later=True
+    )
+    learning_rate: float = _training(0.01, "of the clients' optimiser", above=0)
+    schedule: str = _training(
+        "constant",
+        "the clients' learning rate over the rounds: constant; cosine, from all of it in the first "
+        "round down to none after the last; exponential:0.99, times so much each round; or "
+        "step:30:0.1, times so much every so many rounds",
+        later=True,
+    )
+    momentum: float = _training(0.0, "of sgd", least=0, below=1, later=True)
+    nesterov: bool = _training(False, "look ahead along the momentum", later=True)
+    weight_decay: float = _training(
+        0.0,
+        "of all parameters of a client: times the parameters, added to the gradient, or with adamw "
+        "to the step",
+        least=0,
+        later=True,
+    )
+    clip_norm: float = _training(
+        0.0, "largest norm of a client's whole gradient; 0 for any", least=0, later=True
+    )
+    augment: str = _training(
+        "none",
+        "in training, crop images at random after padding them with black by an eighth of their "
+        "side, flip them from left to right at random, or both: crop, flip or crop,flip",
+        bare="crop,flip",
+        later=True,
+    )
     shuffle: bool = _training(True, "reorder a client's samples every epoch", reference=False)
     last_batch: str = _training(
         "mask",
@@ -154,6 +194,28 @@ class Config:
     )
     participation: float = _training(1.0, "share of clients that train a round", above=0, most=1)
     dropout: float = _training(0.0, "chance that an upload is lost", least=0, most=1)
+    failures: float = _training(
+        0.0,
+        "chance that a client drops out within a round: it uploads nothing, and loses what it has "
+        "trained",
+        least=0,
+        most=1,
+        later=True,
+    )
+    stragglers: float = _training(
+        0.0,
+        "share of the clients, drawn anew each round, that do only a part of their steps",
+        least=0,
+        most=1,
+        later=True,
+    )
+    straggler_work: float = _training(
+        0.2,
+        "the least part that a straggler does; how much is drawn between it and all",
+        least=0,
+        most=1,
+        later=True,
+    )
     seed: int = _execution(0, "of the partition and of every random key", least=0, most=2**32 - 1)
     eval_every: int = _execution(1, "rounds between evaluations", least=1)
     eval_batch_size: int = _execution(64, "samples at once where nothing is trained", least=1)
@@ -182,6 +244,11 @@ class Config:
                 value = settings.check("Config", Config, name, getattr(self, name))
                 object.__setattr__(self, name, value)
         _check_dealing(self)
+        if self.local_epochs.is_integer():  # As recorded when there were no parts of epochs.
+            object.__setattr__(self, "local_epochs", int(self.local_epochs))
+        object.__setattr__(self, "augment", _augmentation(self.augment))
+        rates(self.schedule, 1)
+        self._check_training()
         if self.method not in settings.GROUPS:
             raise UsageError(
                 f"Config.method must be one of {', '.join(settings.GROUPS)}, got {self.method!r}"
@@ -192,6 +259,21 @@ class Config:
             raise UsageError(f"Config.method_settings must be a mapping, got {values!r}")
         chosen = settings.complete(self.method, settings.GROUPS[self.method], values)
         object.__setattr__(self, "method_settings", settings.Values(chosen))
+
+    def _check_training(self) -> None:
+        """Refuses settings of the training that contradict each other."""
+        if self.local_steps and self.local_epochs != 1:
+            raise UsageError(
+                f"Config.local_steps must be 0 or left out with local_epochs {self.local_epochs}, "
+                f"got {self.local_steps}"
+            )
+        if self.momentum and self.optimizer != "sgd":
+            raise UsageError(
+                f"Config.momentum must be 0 or left out with optimizer {self.optimizer}, got "
+                f"{self.momentum}"
+            )
+        if self.nesterov and not self.momentum:
+            raise UsageError("Config.nesterov must be False with momentum 0, got True")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
@@ -297,6 +379,46 @@ def _without_dealers(
         if before.startswith((*FIXED, "groups:")) or config.num_clients == asked:
             values = {name: value for name, value in values.items() if name != "num_clients"}
     return values
+
+
+def _augmentation(text: str) -> str:
+    """One of `AUGMENTATIONS`, whose parts may be in any order and joined by + as well.
+
+    Raises:
+      UsageError: there is no such.
+    """
+    ordered = ",".join(sorted(text.replace("+", ",").split(",")))
+    if ordered not in AUGMENTATIONS:
+        raise UsageError(f"Config.augment must be none, crop, flip or crop,flip, got {text!r}")
+    return ordered
+
+
+def rates(schedule: str, rounds: int) -> list[float]:
+    """What the clients' learning rate is multiplied with in each round.
+
+    With r from 0 and R rounds these are 1 (`constant`), (1 + cos(pi r / R)) / 2 (`cosine`), G^r
+    (`exponential:G`) and G^floor(r / N) (`step:N:G`). Only `cosine` depends on R.
+
+    Raises:
+      UsageError: there is no such schedule.
+    """
+    name, *given = schedule.split(":")
+    try:
+        match name, given:
+            case "constant", []:
+                return [1.0] * rounds
+            case "cosine", []:
+                return [(1 + math.cos(math.pi * r / rounds)) / 2 for r in range(rounds)]
+            case "exponential", [factor] if 0 < float(factor) <= 1:
+                return [float(factor) ** r for r in range(rounds)]
+            case "step", [every, factor] if int(every) >= 1 and 0 < float(factor) <= 1:
+                return [float(factor) ** (r // int(every)) for r in range(rounds)]
+    except ValueError:
+        pass
+    raise UsageError(
+        "Config.schedule must be constant, cosine, exponential:FACTOR or step:ROUNDS:FACTOR with "
+        f"factors above 0 and up to 1, got {schedule!r}"
+    )
 
 
 # Fields of configs that were recorded before settings belonged to methods.

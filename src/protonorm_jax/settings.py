@@ -37,7 +37,8 @@ def setting(
       reference: what the published code does, where that is not the default; see `faithful`.
       later: whether there are records from before it came; see `lasting`.
       section: under which heading the command line lists it.
-      **rule: `choices`, or the bounds `above` (exclusive), `least` and `most`.
+      **rule: `choices`, or the bounds `above` (exclusive), `least`, `most` and `below`
+        (exclusive); and `bare`, the value of a flag that is given without one.
     """
     metadata = {"help": help, "traced": traced, "probe": probe, "reference": reference}
     metadata |= {"later": later, "section": section, **rule}
@@ -224,4 +225,6 @@ def check(owner: str, group: Any, name: str, value: Any) -> Any:
         refuse(f">= {rule['least']}")
     if "most" in rule and value > rule["most"]:
         refuse(f"<= {rule['most']}")
+    if "below" in rule and not value < rule["below"]:
+        refuse(f"< {rule['below']}")
     return value

@@ -268,6 +268,20 @@ def test_another_method_needs_nothing_of_the_one_in_the_config_file(tmp_path):
         assert chosen == config.Config(method="fedtgp", rounds=7)
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([], "none"),
+        (["--augment"], "crop,flip"),
+        (["--augment", "--rounds", "3"], "crop,flip"),
+        (["--augment", "crop"], "crop"),
+        (["--augment=flip,crop"], "crop,flip"),
+    ],
+)
+def test_augmentation_needs_no_value(given, wanted):
+    assert flags.chosen(flags.parse(cli.COMMANDS, ["run", *given])).augment == wanted
+
+
 def test_methods_are_listed_with_their_settings(capsys):
     assert cli.main(["methods"]) == 0
     printed = capsys.readouterr().out

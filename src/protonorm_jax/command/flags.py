@@ -383,6 +383,8 @@ def _add_setting(group: Any, owner: Any, name: str) -> None:
     group.add_argument(
         flag,
         type=lambda value: settings.parsed(owner, name, value),
+        nargs="?" if "bare" in field.metadata else None,
+        const=field.metadata.get("bare"),
         default=argparse.SUPPRESS,
         metavar="{" + ",".join(choices) + "}" if choices else plain.__name__.upper(),
         help=f"{text} {default}",

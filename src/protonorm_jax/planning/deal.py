@@ -21,9 +21,15 @@ _VARIED = (
     "min_samples",
     "train_fraction",
     "learning_rate",
+    "schedule",
     "participation",
     "dropout",
+    "straggler_work",
 )
+
+# Runs may differ in these as well, but not in whether they are zero: what is off is left out of
+# the program.
+_SWITCHED = ("momentum", "weight_decay", "clip_norm", "failures", "stragglers")
 
 
 def varied(method: str) -> tuple[str, ...]:
@@ -32,16 +38,17 @@ def varied(method: str) -> tuple[str, ...]:
     What deals the samples, and what is traced, among it settings of the method. All others are
     fixed when the program is compiled.
     """
-    return _VARIED + settings.traced(settings.GROUPS[method])
+    return _VARIED + _SWITCHED + settings.traced(settings.GROUPS[method])
 
 
 def common(config: Config) -> Config:
-    """The config with all that runs of a program may differ in at its default."""
+    """The config with all that runs of a program may differ in at its default, or switched on."""
     plain = Config(method=config.method, fidelity=config.fidelity)
     # A file or the data themselves say how many clients there are.
     asked = config.partition in PARTITIONS
     names = [name for name in _VARIED if asked or name != "partition"]
     defaults = {name: getattr(plain, name) for name in names}
+    defaults |= {name: 0.5 if getattr(config, name) else 0.0 for name in _SWITCHED}
     traced = settings.traced(settings.GROUPS[config.method])
     return config.replace(**defaults, **{name: plain.method_settings[name] for name in traced})
 
@@ -112,6 +119,7 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     if shared and shared != "private":
         costs = {name: cost + models.step_cost(shared) for name, cost in costs.items()}
     steps = [client.num_steps(one.train_count, config, method.reserve) for one in partitions]
+    _check_someone_trains(config, partitions, steps)
     return Dealt(configs, dataset, setup, method, list(partitions), architectures, costs, steps)
 
 
@@ -131,6 +139,19 @@ def _check_common(configs: Sequence[Config]) -> None:
                     f"Config.{name} must be the same for all runs of a program, got {value!r} and "
                     f"{other.get(name)!r}"
                 )
+
+
+def _check_someone_trains(
+    config: Config, partitions: Sequence[Partition], steps: Sequence[np.ndarray]
+) -> None:
+    """Refuses runs in which no client has a whole batch, and incomplete ones are dropped."""
+    for parts, of_clients in zip(partitions, steps, strict=True):
+        most = parts.train_count.max()
+        if config.last_batch == "drop" and not of_clients.any():
+            raise UsageError(
+                f"Config.batch_size must be <= {most}, the most training samples of a client, with "
+                f"last_batch drop, got {config.batch_size}"
+            )
 
 
 def _deal_samples(config: Config, dataset: Dataset) -> tuple[Config, Partition]:

@@ -7,7 +7,9 @@ import jax
 import numpy as np
 
 from protonorm_jax import methods
+from protonorm_jax.config import rates
 from protonorm_jax.engine.simulate import RunInputs
+from protonorm_jax.methods import descent
 from protonorm_jax.planning import layout
 from protonorm_jax.planning.plan import Plan, PlannedRun
 
@@ -64,6 +66,11 @@ def _of_run(
         repeated(np.float32(config.learning_rate)),
         repeated(np.float32(config.participation)),
         repeated(np.float32(config.dropout)),
+        repeated(np.float32(config.failures)) if config.failures else None,
+        repeated(np.float32(config.stragglers)) if config.stragglers else None,
+        repeated(np.float32(config.straggler_work)),
+        repeated(np.array(rates(config.schedule, config.rounds), np.float32)),
+        jax.tree.map(lambda value: repeated(np.float32(value)), descent.of(config)),
         jax.tree.map(lambda value: repeated(np.float32(value)), own),
         repeated(run.class_counts),
         members,

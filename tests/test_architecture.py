@@ -45,7 +45,7 @@ ORDER = {
     "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
     "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
-    "command": ("thomson", "flags", "interruption", "progress", "cli"),
+    "command": ("console", "environment", "thomson", "flags", "interruption", "progress", "cli"),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
 WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")

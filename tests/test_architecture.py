@@ -48,7 +48,10 @@ ORDER = {
     ),
     "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
-    "command": ("thomson", "export", "flags", "interruption", "progress", "cli"),
+    "command": (
+        *("console", "environment", "thomson", "export", "flags", "interruption", "progress"),
+        "cli",
+    ),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
 WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import figure
 
 from protonorm_jax import config, data, methods, report, settings
 from protonorm_jax.command import cli, flags
@@ -123,7 +124,7 @@ def test_curves_of_a_comparison_can_be_told_apart(methods, yardsticks, labels, l
     """By directory where methods are the same; each has its own yardstick if these differ."""
     drawn = []
     keep = lambda figure, *_, **__: drawn.append(figure)  # noqa: E731
-    monkeypatch.setattr(report.pictures.Figure, "savefig", keep)
+    monkeypatch.setattr(figure.Figure, "savefig", keep)
     rows = [{"round": 1, "head_accuracy": 0.5}, {"round": 2, "head_accuracy": 0.6}]
     runs = [
         ({"method": method, "majority_accuracy": yardstick}, rows)

@@ -1,7 +1,6 @@
 """The flags of the command line; those of settings come from `Config` and the method's group."""
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -93,9 +92,8 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Prints the complaint and exits with 2."""
-        print(f"protonorm: {message} ({self.prog} --help lists the flags)", file=sys.stderr)
-        sys.exit(2)
+        """Raises the complaint."""
+        raise UsageError(f"{message} ({self.prog} --help lists the flags)")
 
 
 def parse(

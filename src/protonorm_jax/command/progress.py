@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +16,7 @@ from rich.progress import (
 )
 
 from protonorm_jax import data, metrics
+from protonorm_jax.command.console import Console
 from protonorm_jax.config import Config
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running.driver import Evaluation, Simulation, Step, majority_accuracy
@@ -77,10 +77,10 @@ class _Bar:
         self._total = total
         self._console = console or Console()
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
             TimeRemainingColumn(),
             console=self._console,
         )
@@ -107,7 +107,7 @@ class _Bar:
 
     def say(self, text: str) -> None:
         """Prints a line."""
-        self._console.print(text, soft_wrap=True, highlight=False)
+        self._console.say(text)
 
     def begin(self, done: int) -> None:
         """Starts to count rounds, of which some were done in an earlier process."""

@@ -1,5 +1,6 @@
 """What people read and look at: dicts and arrays in, tables and pictures out."""
 
+from protonorm_jax.report.canvas import drawing, format_of, prepare
 from protonorm_jax.report.pictures import (
     draw_comparison,
     draw_curves,
@@ -21,10 +22,13 @@ __all__ = [
     "draw_comparison",
     "draw_curves",
     "draw_prototypes",
+    "drawing",
+    "format_of",
     "mean_and_error",
     "methods_table",
     "pairwise_angles",
     "plan_table",
+    "prepare",
     "settings_table",
     "sweep_table",
     "verification_lines",

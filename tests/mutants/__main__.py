@@ -110,35 +110,53 @@ def equivalents() -> set[tuple[str, Change]]:
 
 
 class Results:
-    """The outcomes of all trials, one line of JSON each."""
+    """The outcomes of all trials, one line of JSON each; the last of several counts.
+
+    A mutant goes by its module and the digests of the code before and after; tests that have passed
+    without any by themselves and the digest of all code and tests.
+    """
 
     def __init__(self, path: pathlib.Path):
         self.path, self.lock = path, threading.Lock()
-        self.rows: dict[tuple, str] = {}
-        lines = path.read_text().splitlines() if path.exists() else []
-        for line in lines:
+        self.rows: dict[tuple[str, ...], dict[str, Any]] = {}
+        for line in path.read_text().splitlines() if path.exists() else []:
             row = json.loads(line)
-            self.rows[tuple(row["key"])] = row["outcome"]
+            self.rows[tuple(row["key"])] = row
+        files = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")])
+        files = [file for file in files if file.parent != EQUIVALENT.parent]
+        self.everything = digest("".join(file.read_text() for file in files))
 
     @staticmethod
     def key(mutant: Mutant) -> tuple[str, ...]:
-        """What the outcome belongs to: the code, before and after."""
-        return (
-            mutant.module,
-            *(hashlib.sha256(c.encode()).hexdigest()[:16] for c in codes(mutant)),
-        )
+        """What stands for a mutant."""
+        return (mutant.module, *map(digest, codes(mutant)))
 
     def known(self, mutant: Mutant) -> str | None:
         """The outcome if there need be no other trial."""
-        outcome = self.rows.get(self.key(mutant))
+        outcome = self.rows.get(self.key(mutant), {}).get("outcome")
         return None if outcome == "survived" else outcome
 
-    def add(self, mutant: Mutant, outcome: str, **others: Any) -> None:
-        """Writes the outcome down."""
-        key = self.key(mutant)
+    def seconds(self, tests: tuple[str, ...]) -> float | None:
+        """How long the tests took if they have passed without a mutant."""
+        return self.rows.get((*tests, self.everything), {}).get("seconds")
+
+    def add(self, mutant: Mutant, **row: Any) -> None:
+        """Writes an outcome down."""
+        self._write(self.key(mutant), row)
+
+    def add_passed(self, tests: tuple[str, ...], seconds: float) -> None:
+        """Writes down that tests pass without a mutant."""
+        self._write((*tests, self.everything), {"seconds": seconds})
+
+    def _write(self, key: tuple[str, ...], row: dict[str, Any]) -> None:
         with self.lock, self.path.open("a") as file:
-            self.rows[key] = outcome
-            file.write(json.dumps({"key": key, "outcome": outcome} | others) + "\n")
+            self.rows[key] = row
+            file.write(json.dumps({"key": key} | row) + "\n")
+
+
+def digest(text: str) -> str:
+    """Of 16 letters, of SHA-256."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def try_all(
@@ -147,17 +165,21 @@ def try_all(
     """Tries mutants, several at a time; the tests must pass without any first."""
     copies: queue.Queue[Copy] = queue.Queue()
     for number in range(jobs):
-        copies.put(Copy(ROOT, folder / str(number), folder / "programs"))
+        copies.put(Copy(ROOT, folder / str(number), FOLDER / "programs"))
     limits: dict[tuple[str, ...], float] = {}
 
     def prepare(tests: tuple[str, ...]) -> None:
-        copy = copies.get()
-        trial = copy.run(tests, limit=900)
-        copies.put(copy)
-        if trial.outcome != "passed":
-            sys.exit(f"{' '.join(tests)} must pass without a mutant, got\n{trial.output}")
-        limits[tests] = 20 + 2.5 * trial.seconds
-        print(f"{trial.seconds:6.1f} s  {' '.join(tests)}", flush=True)
+        seconds = results.seconds(tests)
+        if seconds is None:
+            copy = copies.get()
+            trial = copy.run(tests, limit=900)
+            copies.put(copy)
+            if trial.outcome != "passed":
+                sys.exit(f"{' '.join(tests)} must pass without a mutant, got\n{trial.output}")
+            seconds = trial.seconds
+            results.add_passed(tests, seconds)
+            print(f"{seconds:6.1f} s  {' '.join(tests)}", flush=True)
+        limits[tests] = 20 + 2.5 * seconds
 
     def attempt(mutant: Mutant) -> None:
         source, code = codes(mutant)
@@ -170,7 +192,7 @@ def try_all(
         diff = diff_of(mutant.module, source, code)
         lines = [line for line in trial.output.splitlines() if line.startswith(("FAILED", "ERROR"))]
         by = lines[0] if lines else ""
-        results.add(mutant, outcome, seconds=round(trial.seconds, 1), by=by, diff=diff)
+        results.add(mutant, outcome=outcome, seconds=round(trial.seconds, 1), by=by, diff=diff)
         print(f"{trial.seconds:6.1f} s  {outcome}: {mutant.module}  {by[:90]}", flush=True)
         if outcome == "survived":
             print(diff, flush=True)

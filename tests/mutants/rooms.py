@@ -32,6 +32,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "engine/client.py": ("tests/engine/test_client.py", "tests/test_loop.py"),
     "engine/evaluate.py": ENGINE,
     "engine/simulate.py": ENGINE,
+    "methods/local.py": ("tests/test_loop.py",),
+    "methods/lg_fedavg.py": ("tests/methods/test_lg_fedavg.py",),
     "methods/method.py": (*FIRST_METHODS, "tests/test_loop.py"),
     "methods/table.py": ("tests/methods/test_methods.py", "tests/methods/test_user_file.py"),
     "methods/fd.py": ("tests/methods/test_fd.py",),

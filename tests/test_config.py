@@ -184,7 +184,7 @@ def test_a_method_from_a_file_is_asked_for(tmp_path):
 
 
 def test_a_group_knows_what_is_traced():
-    group = settings.GROUPS["fedtgp"]
+    group = settings.groups()["fedtgp"]
     assert settings.traced(group) == ("proximity", "margin")
     assert settings.fixed(group) == ("distance", "server_epochs", "collect")
 

@@ -49,8 +49,8 @@ def _faithful(cls: type[_T]) -> type[_T]:
             method = given.get("method", settings.fields(cls)["method"].default)
             own = given.get("method_settings", {})
             # What is no method or no mapping is refused below.
-            if isinstance(own, Mapping) and method in list(settings.GROUPS):
-                own = settings.faithful(method, settings.GROUPS[method], own)
+            if isinstance(own, Mapping) and method in list(settings.groups()):
+                own = settings.faithful(method, settings.groups()[method], own)
                 given["method_settings"] = own
         make(self, **_who_deals(cls, given))
 
@@ -249,15 +249,15 @@ class Config:
         object.__setattr__(self, "augment", _augmentation(self.augment))
         rates(self.schedule, 1)
         self._check_training()
-        if self.method not in settings.GROUPS:
+        if self.method not in settings.groups():
             raise UsageError(
-                f"Config.method must be one of {', '.join(settings.GROUPS)}, got {self.method!r}"
-                f"{settings.hint(self.method, settings.GROUPS)}"
+                f"Config.method must be one of {', '.join(settings.groups())}, got {self.method!r}"
+                f"{settings.hint(self.method, settings.groups())}"
             )
         values = self.method_settings
         if not isinstance(values, Mapping):
             raise UsageError(f"Config.method_settings must be a mapping, got {values!r}")
-        chosen = settings.complete(self.method, settings.GROUPS[self.method], values)
+        chosen = settings.complete(self.method, settings.groups()[self.method], values)
         object.__setattr__(self, "method_settings", settings.Values(chosen))
 
     def _check_training(self) -> None:
@@ -295,7 +295,7 @@ class Config:
             values["method_settings"] = {}
         values = _without_dealers(self, values, changes)
         if changes.get("fidelity", self.fidelity) != self.fidelity:
-            own = settings.own_choices(settings.GROUPS[self.method], values["method_settings"])
+            own = settings.own_choices(settings.groups()[self.method], values["method_settings"])
             values = {**settings.own_choices(Config, values), "method_settings": own}
         own = {name: value for name, value in changes.items() if name in settings.fields(Config)}
         values |= own
@@ -305,7 +305,7 @@ class Config:
 
     def digest(self) -> str:
         """Sixteen hex digits that name this config: equal settings, equal digest."""
-        own = settings.lasting(settings.GROUPS[self.method], self.method_settings)
+        own = settings.lasting(settings.groups()[self.method], self.method_settings)
         values = settings.lasting(Config, self.to_dict()) | {"method_settings": own}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -431,7 +431,7 @@ def without_unset(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
     None was the method's own default, and `collect` had a value for every method, also for those
     that it meant nothing to.
     """
-    own = settings.fields(settings.GROUPS.get(method, settings.NoSettings))
+    own = settings.fields(settings.groups().get(method, settings.NoSettings))
     return {
         name: value
         for name, value in values.items()
@@ -487,7 +487,7 @@ def from_recorded(values: Mapping[str, Any]) -> Config:
     """
     values = dict(values)
     file = values.pop("methods_file", None)
-    if isinstance(file, dict) and values.get("method") not in settings.GROUPS:
+    if isinstance(file, dict) and values.get("method") not in settings.groups():
         raise UsageError(
             f"--methods must be given for method {values.get('method')}, which came from "
             f"{file.get('path')} with SHA-256 {file.get('digest')}"

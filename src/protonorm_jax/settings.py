@@ -6,6 +6,7 @@ the classes, since jax makes instances of a method's group that hold traced arra
 
 import dataclasses
 import difflib
+import importlib
 import math
 import types
 import typing
@@ -80,8 +81,17 @@ class Values(Mapping[str, Any]):
         return repr(self._values)
 
 
-GROUPS: dict[str, type] = {}
-"""The groups of all registered methods by the method's name; `methods.METHODS` fills it."""
+_GROUPS: dict[str, type] = {}
+
+
+def groups() -> dict[str, type]:
+    """The groups of all registered methods by the method's name.
+
+    `methods.METHODS` fills the dict. It is imported here by its name, for whoever asks first, since
+    methods import what asks.
+    """
+    importlib.import_module("protonorm_jax.methods")
+    return _GROUPS
 
 
 def fields(group: Any) -> dict[str, dataclasses.Field]:

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from protonorm_jax.command.console import Console
 from protonorm_jax.config import Config
 from protonorm_jax.data import pfllib
 from protonorm_jax.errors import UsageError
@@ -47,12 +46,9 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
     (partition,) = dealt.partitions
     directory = pfllib.save(dealt.dataset, partition, place, described(chosen))
     num_train, num_test = partition.train_count.sum(), partition.test_count.sum()
-    Console().print(
+    Console().say(
         f"{len(partition.train)} clients with {num_train} training and {num_test} test samples "
-        f"are in {directory}",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
+        f"are in {directory}"
     )
     return 0
 

@@ -38,7 +38,7 @@ def varied(method: str) -> tuple[str, ...]:
     What deals the samples, and what is traced, among it settings of the method. All others are
     fixed when the program is compiled.
     """
-    return _VARIED + _SWITCHED + settings.traced(settings.GROUPS[method])
+    return _VARIED + _SWITCHED + settings.traced(settings.groups()[method])
 
 
 def common(config: Config) -> Config:
@@ -49,7 +49,7 @@ def common(config: Config) -> Config:
     names = [name for name in _VARIED if asked or name != "partition"]
     defaults = {name: getattr(plain, name) for name in names}
     defaults |= {name: 0.5 if getattr(config, name) else 0.0 for name in _SWITCHED}
-    traced = settings.traced(settings.GROUPS[config.method])
+    traced = settings.traced(settings.groups()[config.method])
     return config.replace(**defaults, **{name: plain.method_settings[name] for name in traced})
 
 

@@ -19,7 +19,7 @@ ALLOWED = {
     "config": {"settings"},
     "metrics": set(),
     "partition": set(),
-    "data": set(),
+    "data": {"partition"},
     "thomson": set(),
     "models": set(),
     "report": {"metrics"},
@@ -43,7 +43,7 @@ ALLOWED = {
 # Within a folder, a file may import those before it.
 ORDER = {
     "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
-    "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
+    "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
     "command": ("thomson", "flags", "interruption", "progress", "cli"),
 }

@@ -342,7 +342,7 @@ def _add_setting(group: Any, owner: Any, name: str) -> None:
     flag = "--" + name.replace("_", "-")
     plain, _ = settings.field_type(owner, name)
     text = field.metadata["help"].replace("%", "%%")
-    default = f"({worded(field.default)})"
+    default = f"({worded(field.default)})" if field.default != "" else ""
     if field.metadata["reference"] is not None:
         default = (
             f"({worded(field.default)}; published code: {worded(field.metadata['reference'])})"

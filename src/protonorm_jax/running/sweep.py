@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from protonorm_jax import config, methods
 from protonorm_jax.config import Config
-from protonorm_jax.planning import deal, devices
+from protonorm_jax.planning import deal, devices, samples
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import checkpoint, driver, job, record
@@ -70,16 +70,15 @@ def plan(
     groups = list(by_program.values())
     if isinstance(runs_per_program, int):
         runs_per_program = [runs_per_program] * len(groups)
-    loaded: dict[str, Dataset] = {}
+    sets = samples.DataSets(dataset)
     plans = []
     for group, count in zip(groups, runs_per_program, strict=True):
         made = planning.make(
             [configs[number] for number in group],
-            dataset or loaded.get(configs[group[0]].data),
+            sets,
             runs_per_program=count,
             vmap_runs=vmap_runs,
         )
-        loaded[configs[group[0]].data] = made.dataset
         plans.append(made)
     return Sweep(base, list(changes), groups, plans)
 

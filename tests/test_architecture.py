@@ -34,7 +34,17 @@ ALLOWED = {
         *("config", "engine", "keys", "methods", "metrics", "planning", "report", "settings"),
     },
     "command": {
-        *("config", "keys", "methods", "metrics", "planning", "report", "running", "settings"),
+        *(
+            "config",
+            "data",
+            "keys",
+            "methods",
+            "metrics",
+            "planning",
+            "report",
+            "running",
+            "settings",
+        ),
         "thomson",
     },
     "__main__": {"command"},
@@ -45,10 +55,10 @@ ORDER = {
     "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
     "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
-    "command": ("thomson", "flags", "interruption", "progress", "cli"),
+    "command": ("thomson", "partition", "flags", "interruption", "progress", "cli"),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
-WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")
+WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson", "command/partition")
 
 
 def room_of(path):

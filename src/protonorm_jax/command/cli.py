@@ -16,7 +16,7 @@ from absl import logging as absl_logging
 from rich.console import Console
 
 from protonorm_jax import config, methods, report, settings
-from protonorm_jax.command import flags, interruption, progress, thomson
+from protonorm_jax.command import flags, interruption, partition, progress, thomson
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, plan
 from protonorm_jax.running import job, record, sweep, verify
@@ -93,6 +93,8 @@ def _sweep(parsed: argparse.Namespace) -> int:
         base, changes, runs_per_program=parsed.runs_per_program, vmap_runs=parsed.vmap_runs
     )
     _console().print(report.plan_table(sweep.description(planned)))
+    for note in sweep.notes(planned):
+        _console().print(note, soft_wrap=True, highlight=False)
     if parsed.dry_run:
         return 0
     return _train_sweep(planned, directory, resumed=False)
@@ -276,4 +278,5 @@ COMMANDS = {
     "verify": _verify,
     "compare": _compare,
     "thomson": thomson.command,
+    "partition": lambda parsed: partition.command(parsed, flags.chosen(parsed)),
 }

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 import protonorm_jax
 from protonorm_jax import config, methods, settings
+from protonorm_jax.command import partition as partitions
 from protonorm_jax.command import thomson as points
 from protonorm_jax.errors import UsageError
 
@@ -161,6 +162,19 @@ def _parser(
     _add_settings(run, method)
     _add_processes(run)
 
+    dealt = places.add_parser(
+        "partition",
+        help="deal samples to clients, and write and show who holds what",
+        description="Deals a data set to clients as a run would, and writes which samples each "
+        "holds, for --partition file:FILE; prints a table and draws a picture of it.",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    dealt.set_defaults(command=commands["partition"], config=None)
+    partitions.add_flags(dealt)
+    _add_settings(dealt, method, sections=("data",), names=("seed",))
+    _add_debug(dealt)
+
     many = places.add_parser(
         "sweep",
         help="train many federations, several at once",
@@ -289,10 +303,19 @@ def _add_methods(parser: Any) -> None:
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser, method: str) -> None:
+def _add_settings(
+    parser: argparse.ArgumentParser,
+    method: str,
+    *,
+    sections: Sequence[str] = ("data", "method", "training", "execution"),
+    names: Sequence[str] = (),
+) -> None:
+    """Adds the flags of the settings in some sections, and of some others by name."""
     groups: dict[str, Any] = {}
     for name, field in settings.fields(config.Config).items():
         section = field.metadata["section"]
+        if section not in sections and name not in names:
+            continue
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
         if name != "method_settings":

@@ -61,7 +61,7 @@ def read(path: str | os.PathLike, labels: np.ndarray) -> Held:
         a rule of `partition.check`.
     """
     path = Path(path).expanduser()
-    _check_form(path)
+    check_form(path)
     tables.check_size(path, len(labels))
     with checks.reading(path):
         if path.suffix.lower() == ".json":
@@ -89,7 +89,7 @@ def write(path: str | os.PathLike, parts: Partition, labels: np.ndarray) -> Path
       UsageError: the name ends otherwise, or the place cannot be written.
     """
     path = Path(path).expanduser()
-    _check_form(path)
+    check_form(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,12 @@ def digest(labels: np.ndarray) -> str:
     return hashlib.sha256(np.asarray(labels, "<i4").tobytes()).hexdigest()[:16]
 
 
-def _check_form(path: Path) -> None:
+def check_form(path: Path) -> None:
+    """Refuses a name that says of no form that can be written.
+
+    Raises:
+      UsageError: it ends otherwise.
+    """
     if path.suffix.lower() not in FORMS:
         raise UsageError(f"a partition file must end in {' or '.join(FORMS)}, got {str(path)!r}")
 

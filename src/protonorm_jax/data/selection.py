@@ -119,9 +119,13 @@ def grouped(selected: Selection, path: str | Path) -> Selection:
     """
     dataset = selected.dataset
     path = Path(path).expanduser()
-    named = ("group", "class", "name", "groups", "superclass", "coarse_label")
+    named = ("group", "groups", "superclass", "coarse_label", "name")
     groups = tables.read(
-        path, dataset.num_classes, what="label", numbers=("class", "fine_label"), values=named
+        path,
+        dataset.num_classes,
+        what="label",
+        numbers=("label", "class", "fine_label"),
+        values=named,
     )
     present = np.unique(dataset.labels).tolist()
     missing = [label for label in present if label not in groups]

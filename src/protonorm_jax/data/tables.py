@@ -19,7 +19,7 @@ MOST_BYTES = 64
 FREE_BYTES = 64 * 2**20
 """Bytes that a file may have in any case."""
 
-_NUMBERS = ("", "index", "idx", "id", "number", "no", "row", "sample", "sample_id", "label")
+_NUMBERS = ("", "index", "idx", "id", "number", "no", "row", "sample", "sample_id")
 
 
 def check_size(path: Path, count: int) -> None:
@@ -183,7 +183,7 @@ def _pairs(
         rows = rows[1:]
     columns = list(zip(*rows, strict=True)) or [()] * len(names)
     index = next((place for place, name in enumerate(names) if name in numbers), None)
-    if index is None:
+    if index is None and (len(columns) == 2 or not names):
         index = next((place for place, column in enumerate(columns) if _are_numbers(column)), None)
     rest = [place for place in range(len(columns)) if place != index]
     chosen = [place for place in rest if names and names[place] in values]

@@ -1,5 +1,6 @@
 """What people read and look at: dicts and arrays in, tables and pictures out."""
 
+from protonorm_jax.report.clients import clients_table, draw_clients
 from protonorm_jax.report.pictures import (
     draw_comparison,
     draw_curves,
@@ -17,7 +18,9 @@ from protonorm_jax.report.tables import (
 )
 
 __all__ = [
+    "clients_table",
     "comparison_table",
+    "draw_clients",
     "draw_comparison",
     "draw_curves",
     "draw_prototypes",

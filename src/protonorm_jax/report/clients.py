@@ -6,17 +6,17 @@ from typing import Any, BinaryIO
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich import box
 from rich.table import Table
 
 _MOST_COLUMNS = 12  # Classes that have a column each.
 _MOST_BUBBLES = 40  # Clients or classes that are drawn as bubbles.
 _BUBBLE = 0.9  # Diameter of the largest, of the distance between two.
+_DOT = 2.0  # Area of the smallest, in square points: one sample must be seen.
 
 
-def clients_table(
-    train: np.ndarray, test: np.ndarray, names: Sequence[str] | None = None
-) -> Table:
+def clients_table(train: np.ndarray, test: np.ndarray, names: Sequence[str] | None = None) -> Table:
     """A line for each client: its sizes, and samples by class where the classes fit.
 
     Args:
@@ -70,12 +70,12 @@ def draw_clients(train: np.ndarray, test: np.ndarray, file: BinaryIO, form: str 
             _draw_bubbles(figure, axes, counts, most)
         else:
             _draw_map(figure, axes, counts, most)
-        axes.set_title(f"{title}: {counts.sum():,} samples")
+        axes.set_title(
+            f"{title}: {counts.sum():,} samples, at most {counts.max():,} of a class at a client"
+        )
         axes.set_ylabel("class")
         axes.set_xlim(-0.6, num_clients - 0.4)
         axes.set_ylim(-0.6, num_classes - 0.4)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.yaxis.get_major_locator().set_params(integer=True)
     panels[1].set_xlabel("client")
     figure.savefig(file, format=form, dpi=120)
 
@@ -91,7 +91,8 @@ def _draw_bubbles(figure: Figure, axes: Any, counts: np.ndarray, most: int) -> N
     figure.draw_without_rendering()
     box = axes.get_window_extent()
     step = min(box.width / len(counts), box.height / counts.shape[1]) * 72 / figure.dpi
-    axes.scatter(client, label, s=(_BUBBLE * step) ** 2 * held / most, color="C0", linewidths=0)
+    sizes = np.maximum((_BUBBLE * step) ** 2 * held / most, _DOT)
+    axes.scatter(client, label, s=sizes, color="C0", linewidths=0)
 
 
 def _draw_map(figure: Figure, axes: Any, counts: np.ndarray, most: int) -> None:
@@ -104,4 +105,6 @@ def _draw_map(figure: Figure, axes: Any, counts: np.ndarray, most: int) -> None:
         norm=LogNorm(1, max(most, 2)),
         cmap="viridis_r",
     )
-    figure.colorbar(image, ax=axes, label="samples")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, ax=axes, label="samples", format="%d")

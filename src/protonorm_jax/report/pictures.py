@@ -22,7 +22,10 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
     figure = Figure(figsize=(10, 4), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
     for name in metrics.predictors(rows[0]):
-        _line(accuracy, rows, f"{name}_accuracy", name)
+        _line(accuracy, rows, metrics.column(name), name)
+        common = metrics.column(name, metrics.COMMON)
+        if common in rows[0]:
+            _line(accuracy, rows, common, f"{name}, common test set", linestyle=":")
     _finish_accuracy(accuracy, summary["majority_accuracy"])
     accuracy.set_title(f"{summary['method']}: accuracy")
     for name in rows[0]:
@@ -65,6 +68,9 @@ def draw_comparison(
         for number, (_, rows) in enumerate(runs):
             if rows and f"{name}_accuracy" in rows[0]:
                 _line(axes, rows, f"{name}_accuracy", labels[number], color=f"C{number}")
+            common, label = metrics.column(name, metrics.COMMON), f"{labels[number]}, common"
+            if rows and common in rows[0]:
+                _line(axes, rows, common, label, color=f"C{number}", linestyle=":")
             if differ and yardsticks[number] is not None:
                 axes.axhline(yardsticks[number], color=f"C{number}", linestyle="--")
         if differ:

@@ -299,6 +299,12 @@ def description(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
+def notes(sweep: Sweep) -> list[str]:
+    """What there is to say of the samples of all runs, in words."""
+    first, *rest = (run.notes for planned in sweep.plans for run in planned.runs)
+    return [note for note in first if all(note in others for others in rest)]
+
+
 def run_name(number: int) -> str:
     """The name of a run, and of its folder."""
     return f"{number:04d}"

@@ -333,7 +333,7 @@ def _meaningless(config: Config) -> dict[str, str]:
     if config.partition.startswith("groups:"):
         result = dict.fromkeys(("alpha", "classes_per_client", "sizes"), decided)
     if config.partition == "data":
-        result |= dict.fromkeys(("split", "test_data"), decided)
+        result |= dict.fromkeys(("test_data", "split"), decided)
     elif config.split == "own":
         reason = "with split own, where the test part is what is not trained on"
         result = {"train_fraction": reason} | result

@@ -199,7 +199,7 @@ def _read_json(path: Path) -> _Read:
             for name, one in (_by_name(clients) or {}).items()
             if name not in ("num_samples", "labels_digest")
         }
-        whole = all(
+        whole = bool(both) and all(
             isinstance(one, dict) and {"train", "test"} <= one.keys() for one in both.values()
         )
         train = {name: one["train"] for name, one in both.items()} if whole else None
@@ -280,13 +280,14 @@ def _cut(path: Path, arrays: Mapping[str, np.ndarray], name: str) -> list[np.nda
                 f"{path}: {name}_client must name the client of each of {name}, got shapes "
                 f"{list(client.shape)} and {list(indices.shape)}"
             )
+        client = client.astype(np.int64)
         numbers = np.unique(client)
         if len(numbers) and not 0 <= numbers[0] <= numbers[-1] < len(arrays["train"]):
             raise UsageError(
                 f"{path}: {name}_client must count clients from 0, at most as many as training "
                 f"samples, got {numbers[0]}..{numbers[-1]}"
             )
-        held = partition.owned(client.astype(np.int64), int(numbers.max(initial=-1)) + 1)
+        held = partition.owned(client, int(numbers.max(initial=-1)) + 1)
         return [indices[rows] for rows in held]
     if count is None or count.ndim != 1 or indices.ndim not in (1, 2):
         raise UsageError(

@@ -27,7 +27,7 @@ class DataSets:
         Raises:
           UsageError: a setting, file or data set that cannot be used.
         """
-        key = _values(config, (*_reading(), *_SELECTING))
+        key = _values(config, ("data", *_reading(), *_SELECTING))
         if key not in self._selected:
             self._selected[key] = self._select(config)
         return self._selected[key]
@@ -59,8 +59,8 @@ _SELECTING = ("test_data", "group_labels", "classes", "num_samples")
 
 
 def _reading() -> tuple[str, ...]:
-    """The settings that say how a set is read."""
-    others = {"split", "evaluate_on", *DEALING, *_SELECTING}
+    """The settings that say how a set is read, whichever it is."""
+    others = {"data", "split", "evaluate_on", *DEALING, *_SELECTING}
     fields = settings.fields(Config).items()
     return tuple(
         name for name, field in fields if field.metadata["section"] == "data" and name not in others

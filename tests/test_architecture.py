@@ -19,7 +19,7 @@ ALLOWED = {
     "config": {"settings"},
     "metrics": set(),
     "partition": set(),
-    "data": set(),
+    "data": {"partition"},
     "thomson": set(),
     "models": set(),
     "report": {"metrics"},
@@ -46,15 +46,15 @@ ORDER = {
         *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
         "simulate",
     ),
-    "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
+    "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
     "command": (
-        *("console", "environment", "thomson", "export", "flags", "interruption", "progress"),
-        "cli",
+        *("console", "environment", "thomson", "export", "partition", "flags"),
+        *("interruption", "progress", "cli"),
     ),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
-WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")
+WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson", "command/partition")
 
 
 def room_of(path):

@@ -1,5 +1,6 @@
 """Every setting of a run, checked once, with its help text; the command line is made from it."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,9 +23,12 @@ DEALING = (
     "classes_per_client",
     "min_samples",
     "train_fraction",
+    "sizes",
 )
 """The settings that say how samples are dealt to clients."""
 LAST_BATCHES = ("mask", "drop")
+SPLITS = ("joined", "own")
+EVALUATIONS = ("own", "common", "both")
 PRECISIONS = ("float32", "bfloat16")
 FIDELITIES = ("paper", "reference")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -59,14 +63,16 @@ def _faithful(cls: type[_T]) -> type[_T]:
 
 
 def _who_deals(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves the clients to the data, or to a file, where these say who holds what."""
-    values = {name: field.default for name, field in settings.fields(cls).items()} | dict(given)
-    if str(values["data"]).startswith("pfllib:"):
-        given = {"partition": "data", **given}
-        values |= given
-    if str(values["partition"]).startswith((*FIXED, "groups:")):
-        given = {"num_clients": 0, **given}
-    return dict(given)
+    """Leaves to data and files what these decide: clients that they name, and the test part."""
+    result = dict(given)
+    partition = settings.fields(cls)["partition"].default
+    if str(given.get("data", "")).startswith("pfllib:"):
+        result.setdefault("partition", "data")
+    if str(result.get("partition", partition)).startswith((*FIXED, "groups:")):
+        result.setdefault("num_clients", 0)
+    if given.get("test_data"):
+        result.setdefault("split", "own")
+    return result
 
 
 @_faithful
@@ -113,6 +119,44 @@ class Config:
     min_samples: int = _data(10, "fewest samples a client may get", least=1)
     train_fraction: float = _data(
         0.75, "share of a client's samples to train on; the rest is for testing", above=0, most=1
+    )
+    sizes: str = _data(
+        "",
+        "iid, dirichlet: lognormal:SIGMA makes the clients' sizes proportional to exp(SIGMA * "
+        "normal); by default they are as the partition leaves them",
+        later=True,
+    )
+    split: str = _data(
+        "joined",
+        "joined: a set's training, validation and test parts are one, of which each client splits "
+        "its share; own: the training part is dealt, and the test part given out by the classes "
+        "that clients train on",
+        choices=SPLITS,
+        later=True,
+    )
+    test_data: str = _data(
+        "",
+        "a second set, as for --data, as the test part of the first; with --split own",
+        later=True,
+    )
+    evaluate_on: str = _data(
+        "own",
+        "own: clients are tested on their own test samples; common: all on the same, which are "
+        "the test part (--split own, --test-data) or else the test samples of all; or both",
+        choices=EVALUATIONS,
+        later=True,
+    )
+    group_labels: str = _data(
+        "", "JSON or CSV file that maps labels to groups, which become the classes", later=True
+    )
+    classes: str = _data(
+        "", "keep these classes only, such as 0-4,7, and number them from 0", later=True
+    )
+    num_samples: int = _data(
+        0,
+        "keep so many samples only, of each class its share, the same for every seed; 0 for all",
+        least=0,
+        later=True,
     )
     method: str = _method("protonorm", "a federated method; `protonorm methods` lists them")
     method_settings: Mapping[str, Any] = _method(
@@ -330,10 +374,33 @@ def _check_dealing(config: Config) -> None:
         )
     if not config.num_clients and config.partition in PARTITIONS:
         raise UsageError("Config.num_clients must be >= 1, got 0")
-    for name in _dealt_elsewhere(config.partition):
+    sigma_of(config.sizes)
+    for name, reason in _meaningless(config).items():
         value = getattr(config, name)
         if value != settings.fields(Config)[name].default:
-            raise UsageError(f"Config.{name} must be left out {_where(config)}, got {value!r}")
+            raise UsageError(f"Config.{name} must be left out {reason}, got {value!r}")
+    if config.test_data and config.split != "own":
+        raise UsageError(f"Config.split must be own with test_data, got {config.split!r}")
+    if config.sizes and config.partition not in ("iid", "dirichlet"):
+        raise UsageError(
+            "Config.sizes must be left out for partition pathological, where the classes that a "
+            f"client holds decide how many samples it gets, got {config.sizes!r}"
+        )
+
+
+def sigma_of(sizes: str) -> float | None:
+    """The SIGMA of `lognormal:SIGMA`; None where sizes are not asked for.
+
+    Raises:
+      UsageError: something else is asked for.
+    """
+    if not sizes:
+        return None
+    kind, _, text = sizes.partition(":")
+    with contextlib.suppress(ValueError):
+        if kind == "lognormal" and 0 <= float(text) <= 10:
+            return float(text)
+    raise UsageError(f"Config.sizes must be lognormal:SIGMA with SIGMA in [0, 10], got {sizes!r}")
 
 
 def check_given(config: Config, names: Iterable[str]) -> None:
@@ -346,22 +413,28 @@ def check_given(config: Config, names: Iterable[str]) -> None:
     Raises:
       UsageError: names the field, the rule and the value.
     """
-    for name in _dealt_elsewhere(config.partition):
+    for name, reason in _meaningless(config).items():
         if name in names:
             value = getattr(config, name)
-            raise UsageError(f"Config.{name} must be left out {_where(config)}, got {value!r}")
+            raise UsageError(f"Config.{name} must be left out {reason}, got {value!r}")
 
 
-def _dealt_elsewhere(partition: str) -> tuple[str, ...]:
-    """The settings that mean nothing with a partition that says itself who holds what."""
-    if partition.startswith(FIXED):
-        return tuple(name for name in DEALING if name not in ("partition", "num_clients"))
-    return ("alpha", "classes_per_client") if partition.startswith("groups:") else ()
-
-
-def _where(config: Config) -> str:
+def _meaningless(config: Config) -> dict[str, str]:
+    """The settings that mean nothing to these clients, and why."""
     place = config.data if config.partition == "data" else config.partition
-    return f"for {place}, which says itself who holds what"
+    decided = f"for {place}, which says itself who holds what"
+    result: dict[str, str] = {}
+    if config.partition.startswith(FIXED):
+        names = [name for name in DEALING if name not in ("partition", "num_clients")]
+        result = dict.fromkeys(names, decided)
+    if config.partition.startswith("groups:"):
+        result = dict.fromkeys(("alpha", "classes_per_client", "sizes"), decided)
+    if config.partition == "data":
+        result |= dict.fromkeys(("test_data", "split"), decided)
+    elif config.split == "own":
+        reason = "with split own, where the test part is what is not trained on"
+        result = {"train_fraction": reason} | result
+    return result
 
 
 def _without_dealers(
@@ -371,14 +444,16 @@ def _without_dealers(
 
     As these may change, and a default is not told from a setting that was left out.
     """
-    before = config.partition
+    before, dropped = config.partition, []
     if changes.get("data", config.data) != config.data and before in ("data", "dirichlet"):
-        values = {name: value for name, value in values.items() if name != "partition"}
-    if changes.get("partition", before) != before or "partition" not in values:
-        asked = settings.fields(Config)["num_clients"].default
-        if before.startswith((*FIXED, "groups:")) or config.num_clients == asked:
-            values = {name: value for name, value in values.items() if name != "num_clients"}
-    return values
+        dropped.append("partition")
+    if changes.get("partition", before) != before or dropped:
+        plain = settings.fields(Config)["num_clients"].default
+        if before.startswith((*FIXED, "groups:")) or config.num_clients == plain:
+            dropped.append("num_clients")
+    if changes.get("test_data", config.test_data) != config.test_data:
+        dropped.append("split")
+    return {name: value for name, value in values.items() if name not in dropped}
 
 
 def _augmentation(text: str) -> str:

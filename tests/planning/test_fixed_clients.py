@@ -45,7 +45,7 @@ def test_clients_and_their_division_are_kept(given, small_set, somewhere):
         (Config(**SETTINGS, **given), somewhere),
     ):
         found = deal([config], dataset)
-        assert found.configs[0].num_clients == 3 and found.configs[0].partition == "data"
+        assert (found.config.num_clients, found.config.partition) == (3, "data")
         for one, other in zip(found.partitions[0], somewhere.dealt, strict=True):
             assert np.array_equal(one, other)
 

@@ -15,7 +15,15 @@ import jax
 from absl import logging as absl_logging
 
 from protonorm_jax import config, methods, report, settings
-from protonorm_jax.command import console, export, flags, interruption, progress, thomson
+from protonorm_jax.command import (
+    console,
+    export,
+    flags,
+    interruption,
+    partition,
+    progress,
+    thomson,
+)
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, plan
 from protonorm_jax.running import job, record, sweep, verify
@@ -111,6 +119,8 @@ def _sweep(parsed: argparse.Namespace) -> int:
             base, changes, runs_per_program=parsed.runs_per_program, vmap_runs=parsed.vmap_runs
         )
     _console().print(report.plan_table(sweep.description(planned)))
+    for note in sweep.notes(planned):
+        _console().say(note)
     if parsed.dry_run:
         return 0
     return _train_sweep(planned, directory, resumed=False)
@@ -296,4 +306,5 @@ COMMANDS = {
     "compare": _compare,
     "thomson": thomson.command,
     "export": lambda parsed: export.command(parsed, flags.chosen(parsed)),
+    "partition": lambda parsed: partition.command(parsed, flags.chosen(parsed)),
 }

@@ -8,7 +8,7 @@ from protonorm_jax.command.console import Console
 from protonorm_jax.config import Config
 from protonorm_jax.data import pfllib
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import deal
+from protonorm_jax.planning import samples
 
 _PARTITIONS = {"dirichlet": "dir", "pathological": "pat", "iid": None}
 """What PFLlib calls our partitions; an even split has no name there."""
@@ -42,9 +42,9 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
     if layout != "pfllib" or not place:
         raise UsageError(f"--to must be pfllib:DIR, got {parsed.to!r}")
     pfllib.check_free(Path(place).expanduser())
-    dealt = deal.deal([chosen])
-    (partition,) = dealt.partitions
-    directory = pfllib.save(dealt.dataset, partition, place, described(chosen))
+    selected = samples.DataSets().of(chosen)
+    partition = samples.share(chosen, selected).partition
+    directory = pfllib.save(selected.dataset, partition, place, described(chosen))
     num_train, num_test = partition.train_count.sum(), partition.test_count.sum()
     Console().say(
         f"{len(partition.train)} clients with {num_train} training and {num_test} test samples "

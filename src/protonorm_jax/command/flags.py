@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 import protonorm_jax
 from protonorm_jax import config, methods, settings
 from protonorm_jax.command import export as exports
+from protonorm_jax.command import partition as partitions
 from protonorm_jax.command import thomson as points
 from protonorm_jax.errors import UsageError
 
@@ -173,6 +174,18 @@ def _parser(
     _add_settings(export, method, sections=("data",), names=("seed",))
     _add_methods(export)
     _add_debug(export)
+    dealt = places.add_parser(
+        "partition",
+        help="deal samples to clients, and write and show who holds what",
+        description="Deals a data set to clients as a run would, and writes which samples each "
+        "holds, for --partition file:FILE; prints a table and draws a picture of it.",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    dealt.set_defaults(command=commands["partition"], config=None)
+    partitions.add_flags(dealt)
+    _add_settings(dealt, method, sections=("data",), names=("seed",))
+    _add_debug(dealt)
 
     many = places.add_parser(
         "sweep",
@@ -364,7 +377,7 @@ def _add_setting(group: Any, owner: Any, name: str) -> None:
     flag = "--" + name.replace("_", "-")
     plain, _ = settings.field_type(owner, name)
     text = field.metadata["help"].replace("%", "%%")
-    default = f"({worded(field.default)})"
+    default = f"({worded(field.default)})" if field.default != "" else ""
     if field.metadata["reference"] is not None:
         default = (
             f"({worded(field.default)}; published code: {worded(field.metadata['reference'])})"

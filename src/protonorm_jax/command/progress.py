@@ -149,12 +149,13 @@ class RunDisplay(_Bar):
     def start(self, simulation: Simulation, round_index: int = 0) -> None:
         """Says what was compiled, where it runs, and from which round on."""
         plan = simulation.plan
+        yardstick = majority_accuracy(plan, 0)
         self.say(
             f"{self._config.method} on {self._config.data}: {len(plan.architectures)} clients "
             f"({self._config.family}), {_devices(plan)}, "
             f"compiled in {simulation.compile_seconds:.1f} s, "
             f"{simulation.bytes_per_device / MIB:,.0f} MiB each; "
-            f"majority-class yardstick {majority_accuracy(plan, 0):.3f}"
+            f"majority-class yardstick {'-' if yardstick is None else f'{yardstick:.3f}'}"
         )
         if round_index:
             self.say(f"going on after round {round_index}")
@@ -227,6 +228,7 @@ def plan_lines(planned: Plan) -> list[str]:
         parts.append(f"at most {added.server_steps:,} steps of the server a round")
     needed = planned.memory
     return [
+        *planned.runs[0].notes,
         f"{config.method} adds {', '.join(parts) if any(added) else 'nothing'}",
         *planned.notes,
         f"expected memory of a device: {needed.total() / MIB:,.0f} MiB",

@@ -331,7 +331,7 @@ def _observe(
 ) -> Any:
     """Sums `method.observe` over all of a client's samples, in evaluation mode."""
 
-    def observe(batch: Batch, client: Client) -> Any:
+    def observe(batch: Batch, client: Client, places: jax.Array) -> Any:
         return method.observe(infer(models, client, batch.inputs), batch.labels, batch.mask)
 
     return batches.total(observe, data, client, batch_size=config.eval_batch_size, repeat=repeat)

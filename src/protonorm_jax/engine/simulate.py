@@ -229,8 +229,8 @@ def advance(
 
     Returns:
       The state, and equal on all devices of the run: what the last of the rounds reported (see
-      `_round`), `correct` `{predictor: [num_clients]}`, of the state `diverged` and `floats`, and
-      what the method has to `show` of the server.
+      `_round`), `correct` `{predictor: [num_clients, parts]}`, of the state `diverged` and
+      `floats`, and what the method has to `show` of the server.
     """
     one_round = jax.jit(functools.partial(_round, program))  # Traced once, though used twice.
 
@@ -414,18 +414,20 @@ def _round(
 def _evaluate(
     program: Program, state: State, run: RunInputs, num_members: jax.Array, samples: Samples
 ) -> dict[str, jax.Array]:
-    """Right predictions on every client's test samples, `{predictor: [num_clients] int32}`."""
+    """Right predictions of every client, `{predictor: [num_clients, parts] int32}`."""
     method = program.method
     down, _ = method.broadcast(state.server, _round_of(state, run))
 
     def count(architecture: Architecture, given: tuple[Client, Members]) -> Any:
         client, member = given
-        data = ClientData(samples.inputs, samples.labels, member.test, member.test_count)
+        total = jnp.sum(member.test_count)
+        data = ClientData(samples.inputs, samples.labels, member.test, total)
         client = unflatten(client, architecture.client)
         return evaluate.count_correct(
             method.receive(client, down, architecture.models),
             down,
             data,
+            member.test_count,
             models=architecture.models,
             method=method,
             batch_size=program.config.eval_batch_size,

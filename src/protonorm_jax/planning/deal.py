@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from protonorm_jax import data, methods, metrics, models, partition, settings
+from protonorm_jax import methods, metrics, models, settings
 from protonorm_jax.config import PARTITIONS, Config
-from protonorm_jax.data import checks
 from protonorm_jax.engine import client
 from protonorm_jax.errors import UsageError
-from protonorm_jax.types import Dataset, Partition
+from protonorm_jax.planning import samples
+from protonorm_jax.types import Dataset, Partition, Scored
 
 _VARIED = (
     "seed",
@@ -20,6 +20,7 @@ _VARIED = (
     "classes_per_client",
     "min_samples",
     "train_fraction",
+    "sizes",
     "learning_rate",
     "schedule",
     "participation",
@@ -57,52 +58,57 @@ class Dealt(NamedTuple):
     """Who has what, before it is known on which devices.
 
     Attributes:
-      configs: one for each run, with the number of clients that there are.
+      shares: of each run.
       dataset: all samples.
       setup: the sizes that the method was made for.
       method: the federated method.
-      partitions: of each run.
       architectures: `[num_clients]` names of models.
       step_cost: by name of a model, expected time of a step.
       steps: of each run, `[num_clients]` training steps a round.
     """
 
-    configs: Sequence[Config]
+    shares: list[samples.Share]
     dataset: Dataset
     setup: methods.Setup
     method: methods.Method
-    partitions: list[Partition]
     architectures: tuple[str, ...]
     step_cost: dict[str, float]
     steps: list[np.ndarray]
 
+    @property
+    def config(self) -> Config:
+        """The settings of the first run, which are those of all but for what may vary."""
+        return self.shares[0].config
 
-def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
+    @property
+    def partitions(self) -> list[Partition]:
+        """Of each run."""
+        return [one.partition for one in self.shares]
+
+    @property
+    def scored(self) -> list[Scored]:
+        """Of each run."""
+        return [one.scored for one in self.shares]
+
+
+def deal(configs: Sequence[Config], dataset: Dataset | samples.DataSets | None = None) -> Dealt:
     """Loads the data, and deals samples and architectures to the clients of all runs.
+
+    Args:
+      configs: one for each run.
+      dataset: used instead of loading `Config.data`; or where to get that from.
 
     Raises:
       UsageError: runs that cannot share a program, or a setting, file or data set that cannot be
         used.
     """
-    config = configs[0]
     _check_common(configs)
-    if dataset is None:
-        dataset = data.load(
-            config.data, image_size=config.image_size, inexact_pixels=config.inexact_pixels
-        )
-    dataset = data.resized(dataset, config.image_size)
-    dataset = checks.dataset(
-        dataset.images,
-        dataset.labels,
-        origin="dataset",
-        name=dataset.name,
-        num_classes=dataset.num_classes,
-        parts=dataset.parts,
-        dealt=dataset.dealt,
-    )
-    configs, partitions = zip(*(_deal_samples(one, dataset) for one in configs), strict=True)
-    config = configs[0]
+    sets = dataset if isinstance(dataset, samples.DataSets) else samples.DataSets(dataset)
+    selected = sets.of(configs[0])
+    shares = [samples.share(one, selected) for one in configs]
+    configs = [one.config for one in shares]
     _check_common(configs)
+    config, dataset = configs[0], selected.dataset
     with naming("Config.family"):
         family = models.family(config.family)
         costs = {name: models.step_cost(name) for name in family}
@@ -118,9 +124,11 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     shared = shared_name(config, method, family)
     if shared and shared != "private":
         costs = {name: cost + models.step_cost(shared) for name, cost in costs.items()}
-    steps = [client.num_steps(one.train_count, config, method.reserve) for one in partitions]
+    partitions = [one.partition for one in shares]
+    counts = [one.train_count for one in partitions]
+    steps = [client.num_steps(one, config, method.reserve) for one in counts]
     _check_someone_trains(config, partitions, steps)
-    return Dealt(configs, dataset, setup, method, list(partitions), architectures, costs, steps)
+    return Dealt(shares, dataset, setup, method, architectures, costs, steps)
 
 
 def _check_common(configs: Sequence[Config]) -> None:
@@ -152,62 +160,6 @@ def _check_someone_trains(
                 f"Config.batch_size must be <= {most}, the most training samples of a client, with "
                 f"last_batch drop, got {config.batch_size}"
             )
-
-
-def _deal_samples(config: Config, dataset: Dataset) -> tuple[Config, Partition]:
-    """Who holds which samples, and the settings with the number of clients that hold them.
-
-    Raises:
-      UsageError: what is asked for cannot be had of this set.
-    """
-    if dataset.dealt is not None:
-        config = _as_dealt(config, dataset.dealt, dataset.name)
-        partition.check(*partition.unpack(dataset.dealt), len(dataset.labels), origin=config.data)
-        return config, dataset.dealt
-    if config.partition == "data":
-        raise UsageError(
-            f"Config.partition must be one of {', '.join(PARTITIONS)}, file:FILE or groups:FILE "
-            f"for {config.data}, which does not say who holds what, got 'data'"
-        )
-    return config, partition.make(
-        config.partition,
-        dataset.labels,
-        config.num_clients,
-        alpha=config.alpha,
-        classes_per_client=config.classes_per_client,
-        min_samples=config.min_samples,
-        train_fraction=config.train_fraction,
-        seed=config.seed,
-        num_classes=dataset.num_classes,
-    )
-
-
-def _as_dealt(config: Config, dealt: Partition, name: str) -> Config:
-    """The settings with as many clients as the data name; a default counts as left out.
-
-    Raises:
-      UsageError: they ask for other clients.
-    """
-    if config.partition not in ("data", Config.partition):
-        raise UsageError(
-            f"Config.partition must be left out for {name}, which says itself who holds what, got "
-            f"{config.partition!r}"
-        )
-    return _with_clients(config.replace(partition="data"), len(dealt.train_count), name)
-
-
-def _with_clients(config: Config, found: int, origin: str) -> Config:
-    """The settings with the number of clients that there are, which are those of `origin`.
-
-    Raises:
-      UsageError: another number was asked for.
-    """
-    if config.num_clients not in (0, found):
-        raise UsageError(
-            f"Config.num_clients must be left out or {found}, the clients of {origin}, got "
-            f"{config.num_clients}"
-        )
-    return config.replace(num_clients=found)
 
 
 def class_counts(

@@ -27,7 +27,9 @@ def of_call(plan: Plan, first: int) -> RunInputs:
     runs = plan.runs[first : first + plan.runs_per_program]
     count = spread.run_devices * spread.runs_each
     lengths = layout.longest(
-        [one.layout for one in plan.runs], [one.partition for one in plan.runs]
+        [one.layout for one in plan.runs],
+        [one.partition for one in plan.runs],
+        [one.scored for one in plan.runs],
     )
     rows = [
         _of_run(plan, runs[min(place, len(runs) - 1)], lengths, empty=place >= len(runs))
@@ -49,7 +51,7 @@ def _of_run(
     plan: Plan, run: PlannedRun, lengths: Sequence[tuple[int, int]], *, empty: bool
 ) -> RunInputs:
     """What distinguishes one run, leaves `[client_devices, ...]`; without samples if `empty`."""
-    members = layout.members_of(run.layout, run.partition, lengths)
+    members = layout.members_of(run.layout, run.partition, run.scored, lengths)
     if empty:
         members = tuple(
             one._replace(train_count=one.train_count * 0, test_count=one.test_count * 0)

@@ -153,16 +153,21 @@ def summary(
     return {
         "method": simulation.plan.runs[index].config.method,
         **metrics.summary(rows),
-        "majority_accuracy": majority_accuracy(simulation.plan, index),
+        **majority(simulation.plan, index),
         "seconds": seconds,
         "compile_seconds": simulation.compile_seconds,
     }
 
 
-def majority_accuracy(plan: Plan, index: int) -> float:
-    """The yardstick of run `index`, see `metrics.majority_accuracy`."""
-    parts, dataset = plan.runs[index].partition, plan.dataset
-    return metrics.majority_accuracy(parts, dataset.labels, dataset.num_classes)
+def majority_accuracy(plan: Plan, index: int) -> float | None:
+    """The yardstick of run `index` on the samples that it is scored on first; None without any."""
+    return next(iter(majority(plan, index).values()))
+
+
+def majority(plan: Plan, index: int) -> dict[str, float | None]:
+    """The yardsticks of run `index`, see `metrics.majority`."""
+    run, dataset = plan.runs[index], plan.dataset
+    return metrics.majority(run.partition, run.scored, dataset.labels, dataset.num_classes)
 
 
 def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> Iterator[Step]:
@@ -206,7 +211,7 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
                 news[index] = failure
                 continue
             if evaluated:
-                row = metrics.row(done, report, plan.runs[index].partition.test_count)
+                row = metrics.row(done, report, plan.runs[index].scored)
                 own = nets[index - first]
                 news[index] = Evaluation(row, _arrays(report), before + now - began, own)
         yield Step(states, done, before + now - began, news)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from protonorm_jax import keys, methods, report
+from protonorm_jax import keys, methods, metrics, report
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning.plan import Plan
@@ -30,6 +30,7 @@ FILES = (
     "prototypes.npz",
     "shown.npz",
     "server.npz",
+    "clients.png",
     "curves.png",
     "prototypes.png",
 )
@@ -134,6 +135,9 @@ class Recorder:
             for name, content in arrays_by_file(self._last).items():
                 with replacing(self.directory / name) as file:
                     np.savez(file, allow_pickle=False, **content)
+            if pictures:
+                with replacing(self.directory / "clients.png") as file:
+                    report.draw_clients(*held(self._simulation.plan, self._index), file)
             if pictures and self.rows:
                 with replacing(self.directory / "curves.png") as file:
                     report.draw_curves(self.rows, summary, file)
@@ -143,6 +147,20 @@ class Recorder:
             # Last: a directory with a summary is complete.
             write_json(self.directory / "summary.json", summary)
         return summary
+
+
+def held(plan: Plan, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """How many training and test samples of each class the clients of run `index` hold.
+
+    Returns:
+      Two arrays `[num_clients, num_classes]` int64.
+    """
+    parts, dataset = plan.runs[index].partition, plan.dataset
+
+    def counts(test: bool) -> np.ndarray:
+        return metrics.class_counts(parts, dataset.labels, dataset.num_classes, test=test)
+
+    return counts(False), counts(True)
 
 
 def arrays_by_file(evaluation: Evaluation | None) -> dict[str, dict[str, np.ndarray]]:
@@ -242,16 +260,29 @@ def manifest(simulation: Simulation, index: int = 0) -> dict[str, Any]:
             "clients": max(one.chunk for one in plan.program.architectures),
         },
         "efficiency": plan.efficiency._asdict(),
-        "clients": [
-            {"architecture": name, "train_samples": int(train), "test_samples": int(test)}
-            for name, train, test in zip(
-                plan.architectures,
-                run.partition.train_count,
-                run.partition.test_count,
-                strict=True,
-            )
-        ],
+        "clients": _clients(plan, index),
     }
+
+
+def _clients(plan: Plan, index: int) -> list[dict[str, Any]]:
+    """Of each client its architecture and its samples, in all and of the classes it holds."""
+
+    def by_class(counts: np.ndarray) -> dict[str, int]:
+        return {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
+
+    run = plan.runs[index]
+    counts = zip(plan.architectures, *held(plan, index), strict=True)
+    return [
+        ({"name": run.names[client]} if run.names else {})
+        | {
+            "architecture": architecture,
+            "train_samples": int(train.sum()),
+            "test_samples": int(test.sum()),
+            "train_by_class": by_class(train),
+            "test_by_class": by_class(test),
+        }
+        for client, (architecture, train, test) in enumerate(counts)
+    ]
 
 
 def start_sweep(directory: Path, description: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from protonorm_jax import config, methods
 from protonorm_jax.config import Config
-from protonorm_jax.planning import deal, devices
+from protonorm_jax.planning import deal, devices, samples
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import checkpoint, driver, job, record
@@ -70,17 +70,15 @@ def plan(
     groups = list(by_program.values())
     if isinstance(runs_per_program, int):
         runs_per_program = [runs_per_program] * len(groups)
-    loaded: dict[tuple[str, int], Dataset] = {}
+    sets = samples.DataSets(dataset)
     plans = []
     for group, count in zip(groups, runs_per_program, strict=True):
-        source = (configs[group[0]].data, configs[group[0]].image_size)
         made = planning.make(
             [configs[number] for number in group],
-            dataset or loaded.get(source),
+            sets,
             runs_per_program=count,
             vmap_runs=vmap_runs,
         )
-        loaded[source] = made.dataset
         plans.append(made)
     return Sweep(base, list(changes), groups, plans)
 
@@ -299,6 +297,12 @@ def description(sweep: Sweep) -> list[dict[str, Any]]:
         }
         for planned, own in zip(sweep.plans, every, strict=True)
     ]
+
+
+def notes(sweep: Sweep) -> list[str]:
+    """What there is to say of the samples of all runs, in words."""
+    first, *rest = (run.notes for planned in sweep.plans for run in planned.runs)
+    return [note for note in first if all(note in others for others in rest)]
 
 
 def run_name(number: int) -> str:

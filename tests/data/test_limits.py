@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -198,6 +199,14 @@ def test_no_change_of_a_byte_raises_anything_else(tmp_path):
             data.load(str(path))
         except UsageError as error:
             assert "\n" not in str(error)
+
+
+def test_pipes_are_not_waited_for(tmp_path):
+    path = tmp_path / "pipe.npz"
+    os.mkfifo(path)
+    for spec in (path, f"cifar:{path}"):
+        with pytest.raises(UsageError, match="must be a file, got a pipe or device"):
+            data.load(str(spec))
 
 
 def test_what_does_not_fit_into_memory_is_refused_before(tmp_path, monkeypatch):

@@ -39,6 +39,7 @@ class Archive:
         """
         self.path = path
         with contextlib.ExitStack() as stack, checks.reading(path):
+            checks.regular(path)
             file = stack.enter_context(open(path, "rb"))
             start = file.read(6)
             if start == np.lib.format.MAGIC_PREFIX:

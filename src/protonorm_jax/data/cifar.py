@@ -149,6 +149,7 @@ def _unpacked(folder: Path, kind: _Kind | None) -> Iterator[tuple[str, Any]]:
 def _packed(path: Path) -> Iterator[tuple[str, Any]]:
     """The files of an archive, by name."""
     wanted = {name for kind in _KINDS for name in kind.parts}
+    checks.regular(path)
     with checks.reading(path), open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         stored = file.seek(0, 2)

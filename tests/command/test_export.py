@@ -90,3 +90,23 @@ def test_a_mistake_is_one_line_and_leaves_nothing(flags, words, tmp_path, monkey
     (tmp_path / "full" / "mine").write_text("keep")
     assert words in complaint(capsys, "export", *flags)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "mine"]
+
+
+def test_a_run_of_the_folder_has_equal_bits(small_file, tmp_path):
+    """Who is where in the data set differs; what each client sees must not."""
+    flags = ("--family", "mlp", "--feature-dim", "8", "--devices", "1", "--rounds", "2")
+    one, other, folder = tmp_path / "one", tmp_path / "other", tmp_path / "folder"
+    assert cli.main(["run", "--data", small_file, *DEALT, *flags, "--out", str(one)]) == 0
+    chosen = ("--config", str(one / "config.json"))
+    assert cli.main(["export", *chosen, "--to", f"pfllib:{folder}"]) == 0
+    seed = ("--seed", "3")
+    assert cli.main(["run", "--data", f"pfllib:{folder}", *seed, *flags, "--out", str(other)]) == 0
+
+    def rows(directory):
+        lines = (directory / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+    assert len(rows(one)) == 2 and rows(one) == rows(other)
+    with np.load(one / "prototypes.npz") as arrays, np.load(other / "prototypes.npz") as again:
+        for name in arrays:
+            assert np.array_equal(arrays[name], again[name])

@@ -155,6 +155,8 @@ def refusal(path):
         (b"\x93NUMPY\x09\x00" + bytes(80), "must be an array of numpy, got first bytes 93"),
         (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "must be readable"),
         (b"\x93NUMPY\x01\x00\x0a\x00" + b"__import__", "must be readable"),
+        (b"\x93NUMPY\x01\x00\x0a\x00" + b"{'a': (1,\n", "must be readable"),
+        (b"\x93NUMPY\x01\x00\xf0\x00" + b"-" * 240, "must be readable"),
         (b"", "must be an array of numpy, got an empty file"),
     ],
 )

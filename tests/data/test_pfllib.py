@@ -159,6 +159,14 @@ def test_labels_of_any_type_that_are_whole(tmp_path, kind):
     check_same(data.load(f"pfllib:{write(tmp_path, of_part, y=lambda y: y.astype(kind))}"), of_part)
 
 
+def test_labels_in_a_list_and_keys_of_bytes(tmp_path):
+    of_part = samples()
+    check_same(data.load(f"pfllib:{write(tmp_path, of_part, y=np.ndarray.tolist)}"), of_part)
+    images, labels = of_part["train"][0]
+    np.savez(tmp_path / "train" / "0.npz", data={b"x": normalised(images), b"y": labels, 7: None})
+    check_same(data.load(f"pfllib:{tmp_path}"), of_part)
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("old", [True, False])
 def test_archives_of_other_versions(tmp_path, protocol, old):
@@ -287,7 +295,8 @@ def test_inexact_pixels_are_the_nearest_when_told(tmp_path):
         ({"x": np.zeros((2, 3, 4, 5)), "y": np.array([0, np.nan])}, "[0, 65536), got nan"),
         ({"x": np.zeros((2, 3, 4, 5)), "y": np.array([0, 1e9])}, "[0, 65536), got 1000000000.0"),
         ({"x": np.zeros((2, 3, 4, 5)), "y": np.zeros((2, 2))}, "y must be [n] whole numbers, got "),
-        ({"x": np.zeros((2, 3, 4, 5)), "y": [0, 1]}, "y must be an array of numbers, got list"),
+        ({"x": np.zeros((2, 3, 4, 5)), "y": ["a", "b"]}, "y must be an array of numbers, got list"),
+        ({"x": np.zeros((2, 3, 4, 5)), "y": [[0], [1]]}, "y must be an array of numbers, got list"),
         ({"x": np.zeros((2, 3, 4, 5))}, "y must be an array of numbers, got no y"),
         ({"x": np.array([None, 1]), "y": np.arange(2)}, "x must be an array of numbers, got ndarr"),
         (

@@ -26,13 +26,13 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from protonorm_jax.data import arrays, checks, limits, pixels
+from protonorm_jax.data import arrays, checks, limits, pickles, pixels
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset, Part, Partition
 
 CONFIG = "config.json"
 SIZES = "Size of samples for labels in clients"
-MAX_CONFIG = 64 * 2**20
+MAX_CONFIG = 2**23
 """Bytes of `config.json`."""
 
 _FILE = re.compile(r"(0|[1-9]\d{0,6})\.npz")
@@ -146,25 +146,9 @@ def _check_sizes(root: Path, paths: Sequence[Path]) -> None:
 
 def _read(path: Path, scale: pixels.Scale | None) -> _Share:
     """The samples in one archive, images by rows with the channels last."""
-    with arrays.Archive(path) as archive:
-        if "data" in archive.names:
-            values = archive.read("data", pickled=True)
-        elif {"x", "y"} <= set(archive.names):
-            values = {name: archive.read(name) for name in ("x", "y")}
-        else:
-            names = limits.shown(sorted(archive.names)[:8])
-            raise UsageError(f"{path} must hold an array data, got {names}")
-    if isinstance(values, np.ndarray) and values.dtype.hasobject and values.size == 1:
-        values = values.reshape(-1)[0]
-    if not isinstance(values, dict):
-        raise UsageError(f"{path}: data must be a dict of x and y, got {type(values).__name__}")
-    values = {key.decode("latin-1") if type(key) is bytes else key: values[key] for key in values}
-    for name in ("x", "y"):
-        if not isinstance(values.get(name), np.ndarray) or values[name].dtype.hasobject:
-            kind = type(values[name]).__name__ if name in values else f"no {name}"
-            raise UsageError(f"{path}: {name} must be an array of numbers, got {kind}")
+    values = _content(path)
     images, labels = values["x"], _whole(values["y"], path)
-    if len(images.shape) == 0 or len(images) != len(labels):
+    if not images.ndim or len(images) != len(labels):
         raise UsageError(
             f"{path}: x and y must be equally many, got shapes {list(images.shape)} and "
             f"{list(labels.shape)}"
@@ -181,6 +165,31 @@ def _read(path: Path, scale: pixels.Scale | None) -> _Share:
     found = pixels.convert(images, scale, f"{path}: x")
     levels = np.ascontiguousarray(found.levels.transpose(0, 2, 3, 1))
     return _Share(found._replace(levels=levels), labels)
+
+
+def _content(path: Path) -> dict[str, np.ndarray]:
+    """The arrays `x` and `y` of an archive."""
+    with arrays.Archive(path) as archive:
+        if "data" in archive.names:
+            values = archive.read("data", pickled=True)
+        elif {"x", "y"} <= set(archive.names):
+            values = {name: archive.read(name) for name in ("x", "y")}
+        else:
+            names = limits.shown(sorted(archive.names)[:8])
+            raise UsageError(f"{path} must hold an array data, got {names}")
+    if isinstance(values, np.ndarray) and values.dtype.hasobject and values.size == 1:
+        values = values.reshape(-1)[0]
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: data must be a dict of x and y, got {type(values).__name__}")
+    by_name = {pickles.text(key): value for key, value in values.items()}
+    result = {}
+    for name in ("x", "y"):
+        found = pickles.numbers(by_name.get(name))
+        if found is None:
+            kind = type(by_name[name]).__name__ if name in by_name else f"no {name}"
+            raise UsageError(f"{path}: {name} must be an array of numbers, got {kind}")
+        result[name] = found
+    return result
 
 
 def _whole(labels: np.ndarray, path: Path) -> np.ndarray:

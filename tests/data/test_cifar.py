@@ -104,6 +104,19 @@ def test_real_pickles_of_python_2(tmp_path):
     check(data.load(f"cifar:{folder}"), batches, label=b"fine_labels", num_classes=100)
 
 
+def test_labels_as_other_tools_have_them(tmp_path):
+    folder = tmp_path / "cifar-10-batches-py"
+    batches = write(folder, CIFAR10)
+    for number, kind in enumerate(
+        (np.array, tuple, lambda one: [np.int64(value) for value in one])
+    ):
+        name = CIFAR10[number]
+        content = batches[name][1]
+        changed = content | {b"labels": kind(content[b"labels"])}
+        (folder / name).write_bytes(pickle.dumps(changed, 2 + number))
+    check(data.load(f"cifar:{folder}"), batches, label=b"labels", num_classes=10)
+
+
 def test_what_is_missing_or_several(tmp_path):
     assert "must exist" in refusal(f"cifar:{tmp_path}/none")
     assert "must hold the files of cifar-10-batches-py or cifar-100-pyth" in refusal(
@@ -126,11 +139,12 @@ def test_what_is_missing_or_several(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({b"data": None}, "data must be uint8 of shape [n, 3072], got NoneType"),
+        ({b"data": None}, "data must be uint8 of shape [n, 3072], got no array"),
         ({b"data": np.zeros((7, 3072))}, "[n, 3072], got float64 of shape [7, 3072]"),
         ({b"data": np.zeros((7, 3000), np.uint8)}, "[n, 3072], got uint8 of shape [7, 3000]"),
         ({b"data": np.zeros((6, 3072), np.uint8)}, "labels must be 6 integers, as many as images"),
-        ({b"labels": None}, "labels must be 7 integers, as many as images, got none"),
+        ({b"labels": None}, "labels must be 7 integers, as many as images, got another None"),
+        ({b"labels": [0] * 6}, "labels must be 7 integers, as many as images, got another list"),
         ({b"labels": ["a"] * 7}, "labels must be 7 integers"),
         ({b"labels": [[1]] * 7}, "labels must be 7 integers"),
         ({b"labels": [0] * 6 + [10]}, "labels must be in [0, 10), got 0..10"),

@@ -169,6 +169,7 @@ ZIPPED = gzip.compress(idx_bytes(IMAGES), mtime=0)
             gzip.compress(ZIPPED, mtime=0),
             "must be an idx file of uint8 (first bytes 00 00 08), got",
         ),
+        (b"\0\0\x08\0a", "images and labels must be equally many, got shapes [] and [5]"),
         (b"\0\0\x08\xff" + bytes(1020), "must have at most 8 dimensions"),
         (idx_bytes(IMAGES[:, 0, 0]), "images must have shape [N, H, W]"),
         (idx_bytes(IMAGES[:4]), "images and labels must be equally many, got shapes [4, 4, 3] and"),

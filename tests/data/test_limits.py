@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import os
 import pickle
 import struct
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from protonorm_jax import data
-from protonorm_jax.data import arrays, limits
+from protonorm_jax.data import arrays, limits, memory
 from protonorm_jax.errors import UsageError
 
 READER = """
@@ -154,6 +155,8 @@ def refusal(path):
         (b"\x93NUMPY\x09\x00" + bytes(80), "must be an array of numpy, got first bytes 93"),
         (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, "must be readable"),
         (b"\x93NUMPY\x01\x00\x0a\x00" + b"__import__", "must be readable"),
+        (b"\x93NUMPY\x01\x00\x0a\x00" + b"{'a': (1,\n", "must be readable"),
+        (b"\x93NUMPY\x01\x00\xf0\x00" + b"-" * 240, "must be readable"),
         (b"", "must be an array of numpy, got an empty file"),
     ],
 )
@@ -200,16 +203,21 @@ def test_no_change_of_a_byte_raises_anything_else(tmp_path):
             assert "\n" not in str(error)
 
 
-def test_what_does_not_fit_into_memory_is_refused_before(tmp_path, monkeypatch):
-    class Little:
-        available = 100
+def test_pipes_are_not_waited_for(tmp_path):
+    path = tmp_path / "pipe.npz"
+    os.mkfifo(path)
+    for spec in (path, f"cifar:{path}"):
+        with pytest.raises(UsageError, match="must be a file, got a pipe or device"):
+            data.load(str(spec))
 
-    monkeypatch.setattr(limits.psutil, "virtual_memory", Little)
+
+def test_what_does_not_fit_into_memory_is_refused_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "free", lambda: 100)
     monkeypatch.setattr(limits, "MIN_BOMB", 200)
     images = npy((50, 2, 2), content=bytes(range(200)))
     labels = npy((50,), "|u1", content=bytes(range(50)))
     path = archive(tmp_path / "a.npz", {"images": images, "labels": labels})
-    assert "must fit into the 100 bytes of free memory, got" in refusal(path)
+    assert "must fit into memory, got" in refusal(path)
 
 
 def test_large_honest_files_are_read(tmp_path):

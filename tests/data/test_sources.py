@@ -135,16 +135,6 @@ def test_npz_arrays_by_column_and_of_other_machines(tmp_path):
         assert dataset.labels.tolist() == LABELS.tolist()
 
 
-def test_labels_that_leave_most_classes_empty_are_worth_a_line():
-    labels = np.array([0, 100, 200, 0, 100, 200], np.int32)
-    sparse = Dataset(IMAGES[..., None], labels, 201, "mine")
-    assert data.notes(sparse) == ("mine: only 3 of 201 classes have samples (0, 100, 200)",)
-    labels = np.arange(6, dtype=np.int32)
-    assert data.notes(sparse._replace(labels=labels, num_classes=12)) == ()
-    note = "mine: only 6 of 13 classes have samples (0, 1, 2, 3, 4, ...)"
-    assert data.notes(sparse._replace(labels=labels, num_classes=13)) == (note,)
-
-
 def test_npz_num_classes_may_leave_gaps(tmp_path):
     path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS * 2, num_classes=np.array(9))
     assert data.load(str(path)).num_classes == 9

@@ -10,8 +10,8 @@ from protonorm_jax.data import pfllib
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import samples
 
-_PARTITIONS = {"dirichlet": "dir", "pathological": "pat", "iid": None}
-"""What PFLlib calls our partitions; an even split has no name there."""
+_PARTITIONS = {"dirichlet": "dir", "pathological": "pat"}
+"""What PFLlib calls our partitions, where it has a name for them."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ def described(chosen: Config) -> dict[str, Any]:
     return {
         "non_iid": chosen.partition != "iid",
         "balance": chosen.partition == "iid",
-        "partition": _PARTITIONS.get(chosen.partition, chosen.partition),
-        "alpha": chosen.alpha,
+        "partition": _PARTITIONS.get(chosen.partition),
+        **({"alpha": chosen.alpha} if chosen.partition == "dirichlet" else {}),
         "batch_size": chosen.batch_size,
     }

@@ -29,8 +29,6 @@ import contextvars
 import os
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from protonorm_jax.data import cifar, digits, folder, idx, npz, parquet, pfllib, tfds
 from protonorm_jax.data.npz import save as save_npz
 from protonorm_jax.data.pictures import resized
@@ -38,7 +36,7 @@ from protonorm_jax.data.threads import Progress
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset
 
-__all__ = ["SOURCES", "Progress", "load", "notes", "resized", "save_npz", "watched"]
+__all__ = ["SOURCES", "Progress", "load", "resized", "save_npz", "watched"]
 
 SOURCES: dict[str, Callable[..., Dataset]] = {
     "digits": digits.load,
@@ -110,20 +108,4 @@ def load(
     raise UsageError(
         f"Config.data must be one of {', '.join(SOURCES)} (as SOURCE:ARGUMENT) "
         f"or a path ending in .npz, got {spec!r}"
-    )
-
-
-def notes(dataset: Dataset) -> tuple[str, ...]:
-    """What of a set is allowed but may be a mistake, each a line.
-
-    That is labels that leave most classes empty, such as 0, 100 and 200: all methods keep
-    a row for each class, and all models an output.
-    """
-    present = np.unique(dataset.labels)
-    if 2 * len(present) >= dataset.num_classes:
-        return ()
-    shown = ", ".join(map(str, present[:5])) + (", ..." if len(present) > 5 else "")
-    return (
-        f"{dataset.name}: only {len(present)} of {dataset.num_classes} classes have samples "
-        f"({shown})",
     )

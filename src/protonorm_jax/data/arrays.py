@@ -6,6 +6,7 @@ with the file's length before anything is allocated.
 
 import contextlib
 import io
+import warnings
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,6 +40,7 @@ class Archive:
         """
         self.path = path
         with contextlib.ExitStack() as stack, checks.reading(path):
+            checks.regular(path)
             file = stack.enter_context(open(path, "rb"))
             start = file.read(6)
             if start == np.lib.format.MAGIC_PREFIX:
@@ -176,7 +178,12 @@ def read_npy(file: Any, size: int, place: str, *, pickled: bool = False) -> Any:
 
 def _header(file: Any, version: tuple[int, ...]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether by column, and dtype."""
-    return _HEADERS[version](file)  # type: ignore[index]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of headers of Python 2, and of odd text.
+            return _HEADERS[version](file)  # type: ignore[index]
+    except Exception as error:  # numpy parses it as Python, which raises about anything.
+        raise ValueError(f"a header that is none ({error})") from error
 
 
 def _begun(start: bytes) -> str:

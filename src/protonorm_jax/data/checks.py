@@ -47,6 +47,16 @@ def reading(path: str | Path) -> Iterator[None]:
         raise UsageError(f"{path} must be readable, got {one_line(error)}") from error
 
 
+def regular(path: Path) -> None:
+    """Refuses pipes and devices, on which a reader might wait for ever.
+
+    Raises:
+      UsageError: the path is something else than a file or a folder.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{path} must be a file, got a pipe or device")
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """`TypeName: message` on one line, cut at `limit` characters."""
     text = printable(" ".join(f"{type(error).__name__}: {error}".split()))

@@ -149,6 +149,7 @@ def _unpacked(folder: Path, kind: _Kind | None) -> Iterator[tuple[str, Any]]:
 def _packed(path: Path) -> Iterator[tuple[str, Any]]:
     """The files of an archive, by name."""
     wanted = {name for kind in _KINDS for name in kind.parts}
+    checks.regular(path)
     with checks.reading(path), open(path, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         stored = file.seek(0, 2)
@@ -193,32 +194,22 @@ def _batch(file: Any, place: str) -> dict[str, Any]:
     values = pickles.load(content, place)
     if not isinstance(values, dict):
         raise UsageError(f"{place} must hold a dict, got {type(values).__name__}")
-    return {
-        key.decode("latin-1") if isinstance(key, bytes) else str(key): value
-        for key, value in values.items()
-    }
+    return {pickles.text(key): value for key, value in values.items()}
 
 
 def _images(batch: dict[str, Any], place: str) -> np.ndarray:
     """`[n, 32, 32, 3]` uint8."""
-    data = batch.get("data")
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.shape[1:] != (3072,):
-        kind = f"{data.dtype} of shape {list(data.shape)}" if isinstance(data, np.ndarray) else data
-        kind = kind if isinstance(kind, str) else type(kind).__name__
-        raise UsageError(
-            f"{place}: data must be uint8 of shape [n, 3072], got {limits.shown(kind)}"
-        )
+    data = pickles.numbers(batch.get("data"))
+    if data is None or data.dtype != np.uint8 or data.shape[1:] != (3072,):
+        kind = "no array" if data is None else f"{data.dtype} of shape {list(data.shape)}"
+        raise UsageError(f"{place}: data must be uint8 of shape [n, 3072], got {kind}")
     return data.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
 def _labels(batch: dict[str, Any], name: str, count: int, place: str) -> np.ndarray:
     """`[count]` integers, from a list or an array."""
-    values = batch.get(name)
-    if isinstance(values, list) and all(type(value) is int for value in values):
-        values = np.array(values, np.int64)
-    if not isinstance(values, np.ndarray) or values.shape != (count,):
-        raise UsageError(
-            f"{place}: {name} must be {count} integers, as many as images, got "
-            f"{'none' if values is None else f'another {type(values).__name__}'}"
-        )
+    values = pickles.numbers(batch.get(name))
+    if values is None or values.shape != (count,):
+        kind = "none" if name not in batch else f"another {type(batch[name]).__name__}"
+        raise UsageError(f"{place}: {name} must be {count} integers, as many as images, got {kind}")
     return values

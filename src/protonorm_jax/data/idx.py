@@ -72,7 +72,7 @@ def load(argument: str, **_: object) -> Dataset:
                 f"{image_path}: images must be sized as in {files[image_names[0]].name}, "
                 f"got {list(part.shape[1:])} and {list(images[0].shape[1:])}"
             )
-        if part_labels.ndim != 1 or len(part_labels) != len(part):
+        if not part.ndim or part_labels.ndim != 1 or len(part_labels) != len(part):
             raise UsageError(
                 f"{image_path}: images and labels must be equally many, "
                 f"got shapes {list(part.shape)} and {list(part_labels.shape)}"

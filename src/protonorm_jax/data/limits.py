@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
+from protonorm_jax.data import memory
 from protonorm_jax.errors import UsageError
 
 MAX_DIMENSIONS = 8
@@ -52,9 +52,7 @@ def check_memory(place: str | Path, size: int) -> None:
     """
     if size <= MIN_BOMB:
         return
-    free = psutil.virtual_memory().available
-    if size > free:
-        raise UsageError(f"{place} must fit into the {free} bytes of free memory, got {size} bytes")
+    memory.check(size, str(place), f"{size:,} bytes")
 
 
 def num_bytes(place: str | Path, shape: Sequence[int], item_size: int) -> int:

@@ -116,6 +116,8 @@ def save(dataset: Dataset, path: str | os.PathLike) -> Path:
                     name=np.asarray(dataset.name),
                     **({} if dataset.parts is None else {"parts": dataset.parts}),
                 )
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -26,22 +26,27 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from protonorm_jax.data import arrays, checks, limits, pixels
+from protonorm_jax.data import arrays, checks, limits, pickles, pixels
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset, Part, Partition
 
 CONFIG = "config.json"
 SIZES = "Size of samples for labels in clients"
-MAX_CONFIG = 64 * 2**20
+MAX_CONFIG = 2**23
 """Bytes of `config.json`."""
 
 _FILE = re.compile(r"(0|[1-9]\d{0,6})\.npz")
 
 
 class _Share(NamedTuple):
-    """Samples of one client, of one part."""
+    """Samples of one client, of one part.
 
-    pixels: pixels.Pixels
+    Attributes:
+      pixels: of its images, `[n, H, W, channels]`; None without samples.
+      labels: `[n]` int64.
+    """
+
+    pixels: pixels.Pixels | None
     labels: np.ndarray
 
 
@@ -78,8 +83,10 @@ def load(argument: str, *, inexact_pixels: bool = False, **_: object) -> Dataset
         for path in paths:
             share = _read(path, scale)
             labels.append(share.labels)
-            if share.pixels.levels.size:
+            if share.pixels is not None:
                 yield share.pixels
+            elif path.parent.name == "train":
+                raise UsageError(f"{path} must hold at least one sample, got none")
 
     levels, _scale = pixels.restore(read, str(root), inexact=inexact_pixels)
     return _joined(root, paths, levels, labels, described)
@@ -139,6 +146,29 @@ def _check_sizes(root: Path, paths: Sequence[Path]) -> None:
 
 def _read(path: Path, scale: pixels.Scale | None) -> _Share:
     """The samples in one archive, images by rows with the channels last."""
+    values = _content(path)
+    images, labels = values["x"], _whole(values["y"], path)
+    if not images.ndim or len(images) != len(labels):
+        raise UsageError(
+            f"{path}: x and y must be equally many, got shapes {list(images.shape)} and "
+            f"{list(labels.shape)}"
+        )
+    if not len(images):
+        return _Share(None, labels)
+    if images.ndim == 3:
+        images = images[:, None]
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+        raise UsageError(
+            f"{path}: x must have shape [n, channels, H, W] with 1 or 3 channels, got "
+            f"{list(images.shape)}"
+        )
+    found = pixels.convert(images, scale, f"{path}: x")
+    levels = np.ascontiguousarray(found.levels.transpose(0, 2, 3, 1))
+    return _Share(found._replace(levels=levels), labels)
+
+
+def _content(path: Path) -> dict[str, np.ndarray]:
+    """The arrays `x` and `y` of an archive."""
     with arrays.Archive(path) as archive:
         if "data" in archive.names:
             values = archive.read("data", pickled=True)
@@ -151,30 +181,15 @@ def _read(path: Path, scale: pixels.Scale | None) -> _Share:
         values = values.reshape(-1)[0]
     if not isinstance(values, dict):
         raise UsageError(f"{path}: data must be a dict of x and y, got {type(values).__name__}")
-    values = {key.decode("latin-1") if type(key) is bytes else key: values[key] for key in values}
+    by_name = {pickles.text(key): value for key, value in values.items()}
+    result = {}
     for name in ("x", "y"):
-        if not isinstance(values.get(name), np.ndarray) or values[name].dtype.hasobject:
-            kind = type(values[name]).__name__ if name in values else f"no {name}"
+        found = pickles.numbers(by_name.get(name))
+        if found is None:
+            kind = type(by_name[name]).__name__ if name in by_name else f"no {name}"
             raise UsageError(f"{path}: {name} must be an array of numbers, got {kind}")
-    images, labels = values["x"], _whole(values["y"], path)
-    if len(images.shape) == 0 or len(images) != len(labels):
-        raise UsageError(
-            f"{path}: x and y must be equally many, got shapes {list(images.shape)} and "
-            f"{list(labels.shape)}"
-        )
-    if not images.size:
-        levels = np.zeros(images.shape, np.uint8)
-        return _Share(pixels.Pixels(levels, 0.0, 0.0, 0.0, True, pixels.WHOLE), labels[:0])
-    if images.ndim == 3:
-        images = images[:, None]
-    if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise UsageError(
-            f"{path}: x must have shape [n, channels, H, W] with 1 or 3 channels, got "
-            f"{list(images.shape)}"
-        )
-    found = pixels.convert(images, scale, f"{path}: x")
-    levels = np.ascontiguousarray(found.levels.transpose(0, 2, 3, 1))
-    return _Share(found._replace(levels=levels), labels)
+        result[name] = found
+    return result
 
 
 def _whole(labels: np.ndarray, path: Path) -> np.ndarray:
@@ -217,10 +232,6 @@ def _joined(
         for name, of_part in rows.items():
             path = root / name / f"{number}.npz"
             of_part.append(starts.get(path, 0) + np.arange(counts.get(path, 0)))
-        if not len(rows["train"][-1]):
-            raise UsageError(
-                f"{root / 'train' / f'{number}.npz'} must hold at least one sample, got none"
-            )
     parts = [Part.TRAIN if path.parent.name == "train" else Part.TEST for path in paths]
     result = checks.dataset(
         np.concatenate(levels),
@@ -272,7 +283,7 @@ def _check_counts(root: Path, dataset: Dataset, described: Mapping[str, Any]) ->
             f"{len(said) if isinstance(said, list) else type(said).__name__}"
         )
     for number, (one, other) in enumerate(zip(said, found, strict=True)):
-        with contextlib.suppress(TypeError, ValueError):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
             if sorted([int(label), int(count)] for label, count in one if count) == other:
                 continue
         raise UsageError(
@@ -328,13 +339,16 @@ def save(
                 for name, rows in (("train", train[:num_train]), ("test", test[:num_test])):
                     with open(temporary / name / f"{number}.npz", "xb") as file:
                         _write(file, dataset.images[rows], dataset.labels[rows])
+                        _sync(file)
             values = {
                 "num_clients": len(partition.train),
                 "num_classes": dataset.num_classes,
                 **(described or {}),
                 SIZES: class_sizes(dataset, partition),
             }
-            (temporary / CONFIG).write_text(json.dumps(values), encoding="utf-8")
+            with open(temporary / CONFIG, "xb") as file:
+                file.write(json.dumps(values).encode())
+                _sync(file)
             os.replace(temporary, directory)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -356,6 +370,12 @@ def check_free(directory: Path) -> None:
     with checks.reading(directory):
         if os.path.lexists(directory) and (not directory.is_dir() or any(directory.iterdir())):
             raise UsageError(f"{directory} must be a new or empty folder, got one that is taken")
+
+
+def _sync(file: BinaryIO) -> None:
+    """Has what was written reach the disk, before the folder appears under its name."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _write(file: BinaryIO, images: np.ndarray, labels: np.ndarray) -> None:

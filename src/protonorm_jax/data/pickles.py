@@ -61,6 +61,18 @@ def load(content: bytes, place: str) -> Any:
     return value
 
 
+def text(key: Any) -> str:
+    """A key of a dict as text, whichever Python wrote it."""
+    return key.decode("latin-1") if isinstance(key, bytes) else str(key)
+
+
+def numbers(value: Any) -> np.ndarray | None:
+    """An array of numbers, or what a list of numbers makes; None of anything else."""
+    if isinstance(value, list | tuple) and all(type(one) in (int, float) for one in value):
+        value = np.array(value)
+    return value if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" else None
+
+
 class _Named:
     """What a pickle has named: one of the things that arrays consist of."""
 

@@ -10,6 +10,8 @@ from protonorm_jax.errors import UsageError
 TOLERANCE = 0.25
 """How far from a whole number a pixel of 0..255 may come out: half a step to all sides of it."""
 
+_AT_ONCE = 2**20  # Values; what is computed of them should stay in the processor's cache.
+
 
 class Scale(NamedTuple):
     """How pixels were normalised.
@@ -88,7 +90,7 @@ def convert(values: np.ndarray, scale: Scale | None, place: str) -> Pixels:
     """The nearest pixels in 0..255.
 
     Args:
-      values: floats or integers of any shape, not empty.
+      values: floats or integers `[n, ...]`, not empty.
       scale: how they were normalised; None to see it from these values alone.
       place: what messages name.
 
@@ -106,13 +108,18 @@ def convert(values: np.ndarray, scale: Scale | None, place: str) -> Pixels:
     scale = _guess(low, high, integer) if scale is None else scale
     if values.dtype == np.uint8 and scale == WHOLE:
         return Pixels(values, low, high, 0.0, integer, scale)
-    exact = values.astype(np.promote_types(values.dtype, np.float32))
-    exact -= scale.low
-    exact *= 255 / (scale.high - scale.low)
-    nearest = np.rint(exact)
-    exact -= nearest
-    error = float(np.abs(exact, out=exact).max())
-    return Pixels(nearest.clip(0, 255).astype(np.uint8), low, high, error, integer, scale)
+    levels = np.empty(values.shape, np.uint8)
+    error = 0.0
+    rows = max(1, _AT_ONCE * len(values) // values.size)
+    for start in range(0, len(values), rows):
+        part = slice(start, start + rows)
+        exact = values[part].astype(np.promote_types(values.dtype, np.float32))
+        exact -= scale.low
+        exact *= 255 / (scale.high - scale.low)
+        nearest = np.rint(exact)
+        error = max(error, float(np.abs(exact - nearest).max()))
+        levels[part] = nearest.clip(0, 255)
+    return Pixels(levels, low, high, error, integer, scale)
 
 
 def restore(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from protonorm_jax import data, keys, methods, models
+from protonorm_jax import keys, methods, models
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
@@ -54,8 +54,7 @@ class Plan(NamedTuple):
       efficiency: how well the devices are used.
       memory: expected need.
       added: what the method adds to local training.
-      notes: what is worth a word of the data, and what the settings of the first run's method come
-        to.
+      notes: what the settings of the first run's method come to, in words.
     """
 
     program: simulate.Program
@@ -255,10 +254,7 @@ def _plan_of(
             lengths=layout.longest(arrangement.layouts, dealt.partitions, dealt.scored),
         ),
         added=added.to_local_training(program, given),
-        notes=(
-            *data.notes(dealt.dataset),
-            *methods.METHODS[first.method].notes(dealt.setup, own),
-        ),
+        notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),
     )
 
 

@@ -40,11 +40,11 @@ IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels")
 """Which of several columns is taken."""
 
-MAX_GROWTH = 20
+MAX_GROWTH = 8
 """A file that grows more than this as it is unpacked, and beyond `UNPACKED_BYTES`, is a bomb: image
 files hardly shrink."""
 
-UNPACKED_BYTES = 2**28
+UNPACKED_BYTES = 2**26
 
 
 class Columns(NamedTuple):

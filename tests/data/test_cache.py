@@ -94,6 +94,17 @@ def test_a_place_that_cannot_be_written_is_a_warning(tmp_path):
     assert equal(dataset, TOY)
 
 
+def test_without_a_home_nothing_is_kept(monkeypatch):
+    def homeless(self):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pathlib.Path.expanduser", homeless)
+    with pytest.warns(UserWarning, match="nothing is kept of what is decoded: ~/.cache must begin"):
+        assert equal(cache.load_or_make("toy", lambda: "k", lambda: TOY), TOY)
+    assert cache.only("toy") is None
+
+
 def test_a_full_disk_is_a_warning_and_leaves_nothing(tmp_path, monkeypatch):
     def full(file, **_):
         file.write(b"PK")

@@ -250,7 +250,7 @@ def test_what_unpacks_to_far_more(tmp_path, monkeypatch):
     images = pa.array([png(IMAGES[0]) + bytes(2**21), png(IMAGES[1])])
     path = tmp_path / "a.parquet"
     write(path, {"image": images, "label": integers([0, 1])}, compression="zstd")
-    assert "must grow to at most 20 times its length, got" in refusal(path)
+    assert "must grow to at most 8 times its length, got" in refusal(path)
     write(path, {"image": images, "label": integers([0, 1])}, compression="none")
     assert np.array_equal(data.load(f"parquet:{path}").images, IMAGES[:2])
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protonorm_jax.data import checks
+from protonorm_jax.data import checks, files
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset
 
@@ -38,10 +38,13 @@ def folder(cache_dir: str | os.PathLike | None = None) -> Path:
 
     Returns:
       The folder, which need not exist.
+
+    Raises:
+      UsageError: there is no home folder.
     """
     if cache_dir is not None:
-        return Path(cache_dir).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "protonorm_jax"
+        return files.path_of(os.fspath(cache_dir))
+    return files.path_of(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "protonorm_jax"
 
 
 def key(*values: object) -> str:
@@ -70,8 +73,13 @@ def load_or_make(
     Returns:
       The set.
     """
+    try:
+        place = folder(cache_dir)
+    except UsageError as error:
+        warnings.warn(f"nothing is kept of what is decoded: {error}", stacklevel=2)
+        return make()
     before = digest()
-    path = folder(cache_dir) / f"{kind}-{before}.npz"
+    path = place / f"{kind}-{before}.npz"
     dataset = read(path)
     if dataset is None:
         dataset = make()
@@ -85,7 +93,7 @@ def only(kind: str, cache_dir: str | os.PathLike | None = None) -> Dataset | Non
     pattern = re.compile(re.escape(kind) + r"-[0-9a-f]{40}\.npz")
     try:
         found = [one for one in folder(cache_dir).iterdir() if pattern.fullmatch(one.name)]
-    except OSError:
+    except (OSError, UsageError):
         return None
     return read(found[0]) if len(found) == 1 else None
 

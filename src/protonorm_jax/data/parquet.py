@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from protonorm_jax.data import cache, checks, files, folder, memory, parts, pictures, threads
+from protonorm_jax.data import cache, checks, files, folder, memory, pages, parts, pictures, threads
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset, Part
 
@@ -40,11 +40,11 @@ IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels")
 """Which of several columns is taken."""
 
-MAX_GROWTH = 20
+MAX_GROWTH = 8
 """A file that grows more than this as it is unpacked, and beyond `UNPACKED_BYTES`, is a bomb: image
 files hardly shrink."""
 
-UNPACKED_BYTES = 2**28
+UNPACKED_BYTES = 2**26
 
 
 class Columns(NamedTuple):
@@ -231,7 +231,7 @@ def _opened(shard: Shard) -> Iterator[Any]:
 
 
 def _check_rows(metadata: Any, shard: Shard) -> None:
-    """Refuses numbers of rows and sizes that a file of this length cannot hold."""
+    """Refuses numbers of rows that a file of this length cannot hold."""
     path, length = files.shown(shard.file.path), shard.file.size
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     rows = max(metadata.num_rows, *(group.num_rows for group in groups), 0)
@@ -239,13 +239,19 @@ def _check_rows(metadata: Any, shard: Shard) -> None:
         raise UsageError(
             f"{path} must have no more rows than bytes, got {rows:,} rows in {length:,} bytes"
         )
-    # Not column by column: PyArrow ends the process where a column's metadata are broken.
-    unpacked = sum(group.total_byte_size for group in groups)
-    if unpacked > max(UNPACKED_BYTES, MAX_GROWTH * length):
+
+
+def _unpacked(shard: Shard, column: str) -> list[int]:
+    """Of each row group, how many bytes a column unpacks to; too many are refused."""
+    path, length = files.shown(shard.file.path), shard.file.size
+    with checks.reading(path), open(shard.file.path, "rb") as file:
+        sizes = pages.unpacked(file, column)
+    if sum(sizes) > max(UNPACKED_BYTES, MAX_GROWTH * length):
         raise UsageError(
             f"{path} must grow to at most {MAX_GROWTH} times its length, got {length:,} bytes that "
-            f"grow to {unpacked:,}"
+            f"grow to {sum(sizes):,} in column {files.shown(column)}"
         )
+    return sizes
 
 
 def _columns(shard: Shard, chosen: Sequence[str], root: Path) -> Columns:
@@ -328,6 +334,7 @@ def _labels(shard: Shard, columns: Columns) -> np.ndarray:
     """`[rows]` int64, -1 for rows without a label."""
     import pyarrow
 
+    _unpacked(shard, columns.label)
     with _opened(shard) as file:
         memory.check(
             16 * file.metadata.num_rows, files.shown(shard.file.path), "the labels of its rows"
@@ -345,8 +352,9 @@ def _pictures(
     """The images of the rows that are kept."""
     for shard, of_shard in zip(shards, kept, strict=True):
         path, row = files.shown(shard.file.path), 0
+        sizes = _unpacked(shard, columns.image)
         with _opened(shard) as file:
-            for value in _values(file, columns.image):
+            for value in _values(file, columns.image, sizes):
                 if row < len(of_shard) and of_shard[row]:
                     origin = f"{path}: row {row}"
                     content = _content(value, origin)
@@ -358,10 +366,9 @@ def _pictures(
             )
 
 
-def _values(file: Any, column: str) -> Iterator[Any]:
-    """What a column holds, row by row."""
-    for number in range(file.metadata.num_row_groups):
-        unpacked = file.metadata.row_group(number).total_byte_size
+def _values(file: Any, column: str, sizes: Sequence[int]) -> Iterator[Any]:
+    """What a column holds, row by row; `sizes` is how much each row group of it unpacks to."""
+    for number, unpacked in enumerate(sizes):
         # A value that is repeated is stored once: each row may be as long as all of them.
         rows = min(max(BATCH_BYTES // max(unpacked, 1), 1), BATCH_ROWS)
         for batch in file.iter_batches(rows, row_groups=[number], columns=[column]):

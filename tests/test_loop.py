@@ -142,7 +142,11 @@ def test_the_engine_agrees_with_the_loop_in_hooks_of_no_method(row, small_set):
     ("method", "settings"),
     [
         ("fedavg", {"optimizer": "adam", "weight_decay": 0.1, "schedule": "cosine"}),
-        ("fedkd", {"momentum": 0.9, "nesterov": True, "schedule": "exponential:0.5"}),
+        pytest.param(
+            "fedkd",
+            {"momentum": 0.9, "nesterov": True, "schedule": "exponential:0.5"},
+            marks=pytest.mark.large,
+        ),
     ],
 )
 def test_the_engine_agrees_with_the_loop_in_training_as_users_set_it(method, settings, small_set):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from protonorm_jax.config import Config
@@ -67,7 +68,8 @@ def descend(
 ) -> tuple[Client, optax.OptState]:
     """One step of the client's optimiser along what `gradient` has found."""
     slope = round.descent.clipped(gradients.params)
-    updates, state = method.optimizer(round).update(slope, state, client.params)
+    with jax.numpy_dtype_promotion("standard"):  # Optax counts Adam's steps in integers.
+        updates, state = method.optimizer(round).update(slope, state, client.params)
     return Client(optax.apply_updates(client.params, updates), gradients.statistics), state
 
 
@@ -153,14 +155,14 @@ def usable(num_samples: Any, config: Config) -> Any:
 def reserved(num_samples: Any, config: Config, reserve: int) -> Any:
     """How many of a client's samples are held in reserve; none where that leaves too few."""
     enough = num_samples >= (reserve + 1) * config.batch_size
-    return enough * (reserve * config.batch_size)
+    return enough.astype(np.int32) * (reserve * config.batch_size)
 
 
 def _steps(num_samples: Any, config: Config) -> Any:
     """Steps of a round on so many samples, those in reserve apart."""
     epoch = _steps_per_epoch(num_samples, config.batch_size)
     if config.local_steps:
-        return (epoch > 0) * config.local_steps
+        return epoch.clip(0, 1) * config.local_steps
     whole, part = divmod(_epochs(config), 1)
     if not part:
         return whole * epoch

@@ -299,12 +299,14 @@ def work(
     rank = jnp.argsort(jax.random.permutation(order_key, num_clients))
     work_key = keys.derive(key, keys.Stream.WORK, round_index)
     drawn = least + (1 - least) * jax.random.uniform(work_key, (num_clients,))
-    return jnp.where(rank < jnp.round(stragglers * num_clients), drawn, 1.0)
+    slow = rank < jnp.round(stragglers * num_clients).astype(rank.dtype)
+    return jnp.where(slow, drawn, 1.0)
 
 
 def budget_of(part: jax.Array, steps: jax.Array) -> jax.Array:
     """This part `[]` float32 of so many steps, rounded up, at least one of them."""
-    return jnp.clip(jnp.ceil(part * steps).astype(jnp.int32), jnp.minimum(steps, 1), steps)
+    wanted = jnp.ceil(part * steps.astype(jnp.float32)).astype(jnp.int32)
+    return jnp.clip(wanted, jnp.minimum(steps, 1), steps)
 
 
 def _round_of(state: State, run: RunInputs) -> Round:

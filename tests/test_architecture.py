@@ -44,11 +44,17 @@ ALLOWED = {
 ORDER = {
     "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
     "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
-    "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
+    "running": (
+        *("files", "lock", "directory", "reading", "driver", "conditions", "record"),
+        *("checkpoint", "job", "grid", "sweep", "verify"),
+    ),
     "command": ("thomson", "flags", "interruption", "progress", "cli"),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
-WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")
+WRITERS = (
+    *("data", "running/files", "running/lock", "running/directory", "running/record"),
+    "command/thomson",
+)
 
 
 def room_of(path):

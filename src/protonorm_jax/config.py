@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,7 +57,7 @@ class Config:
       UsageError: a value is outside its range; the message names field, rule and value.
     """
 
-    data: str = _data("digits", "digits, FILE.npz, idx:DIR, folder:DIR or tfds:NAME")
+    data: str = _data("digits", "digits, FILE.npz, idx:DIR, folder:DIR or tfds:NAME", path="source")
     num_clients: int = _data(20, "number of clients", least=1)
     partition: str = _data("dirichlet", "how samples are dealt to clients", choices=PARTITIONS)
     alpha: float = _data(0.1, "dirichlet: concentration; small is more skewed", above=0)
@@ -117,6 +118,11 @@ class Config:
         "for GPU and TPU; parameters, sums, batch norm, features and loss stay float32",
         choices=PRECISIONS,
     )
+    keep_state: bool = _execution(
+        False,
+        "keep the final state, from which protonorm resume DIR --rounds N goes on",
+        later=True,
+    )
     checkpoint_every: int = _execution(
         0, "rounds between checkpoints; 0 makes one only when told to stop (SIGTERM)", least=0
     )
@@ -150,6 +156,23 @@ class Config:
         """All fields, JSON-ready."""
         values = {name: getattr(self, name) for name in settings.fields(Config)}
         return values | {"method_settings": dict(self.method_settings)}
+
+    def relative_to(self) -> dict[str, str]:
+        """The settings with a relative path, and the directory that each is relative to."""
+        return {
+            name: getattr(getattr(self, name), "base", os.getcwd())
+            for name, kind in settings.paths(Config).items()
+            if settings.relative_path(kind, getattr(self, name) or "")
+        }
+
+    def located(self) -> "Config":
+        """The same settings, relative paths made absolute where they come from a record."""
+        found = {
+            name: settings.located(kind, getattr(self, name))
+            for name, kind in settings.paths(Config).items()
+            if getattr(self, name)
+        }
+        return self.replace(**found)
 
     def replace(self, **changes: Any) -> "Config":
         """The same settings but for some, checked again.
@@ -240,19 +263,35 @@ def load(path: str | Path) -> Config:
 def from_recorded(values: Mapping[str, Any]) -> Config:
     """As `from_dict`, of what a run or sweep has recorded.
 
-    There may be a `methods_file` among it, of which nothing but the existence counts.
+    There may be a `methods_file` among it, of which nothing but the existence counts, and the
+    directories that paths are `relative_to`.
 
     Raises:
       UsageError: a bad setting, or a method that has not been loaded from its file.
     """
     values = dict(values)
     file = values.pop("methods_file", None)
+    values = with_bases(values, values.pop("relative_to", None))
     if isinstance(file, dict) and values.get("method") not in settings.GROUPS:
         raise UsageError(
             f"--methods must be given for method {values.get('method')}, which came from "
             f"{file.get('path')} with SHA-256 {file.get('digest')}"
         )
     return from_dict(values)
+
+
+def with_bases(values: Mapping[str, Any], bases: Any) -> dict[str, Any]:
+    """The values, those with a relative path with the directory that it is relative to.
+
+    Args:
+      values: of settings by name.
+      bases: directories by name; or what else a damaged record holds.
+    """
+    values = dict(values)
+    for name, base in bases.items() if isinstance(bases, Mapping) else ():
+        if isinstance(values.get(name), str) and isinstance(base, str):
+            values[name] = settings.RelativePath(values[name], base)
+    return values
 
 
 def load_values(path: str | Path) -> dict[str, Any]:

@@ -76,17 +76,7 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     """
     config = configs[0]
     _check_common(configs)
-    if dataset is None:
-        dataset = data.load(config.data)
-    dataset = checks.dataset(
-        dataset.images,
-        dataset.labels,
-        origin="dataset",
-        name=dataset.name,
-        num_classes=dataset.num_classes,
-        parts=dataset.parts,
-        dealt=dataset.dealt,
-    )
+    dataset = samples(config, dataset)
     with naming("Config.family"):
         family = models.family(config.family)
         costs = {name: models.step_cost(name) for name in family}
@@ -102,9 +92,32 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     shared = shared_name(config, method, family)
     if shared and shared != "private":
         costs = {name: cost + models.step_cost(shared) for name, cost in costs.items()}
-    partitions = [_deal_samples(one, dataset) for one in configs]
+    partitions = [_deal_samples(one.located(), dataset) for one in configs]
     steps = [client.num_steps(one.train_count, config, method.reserve) for one in partitions]
     return Dealt(configs, dataset, setup, method, partitions, architectures, costs, steps)
+
+
+def samples(config: Config, dataset: Dataset | None = None) -> Dataset:
+    """The samples that a run is of, checked.
+
+    Args:
+      config: of the run.
+      dataset: used instead of loading `Config.data`.
+
+    Raises:
+      UsageError: data that cannot be used.
+    """
+    if dataset is None:
+        dataset = data.load(config.located().data)
+    return checks.dataset(
+        dataset.images,
+        dataset.labels,
+        origin="dataset",
+        name=dataset.name,
+        num_classes=dataset.num_classes,
+        parts=dataset.parts,
+        dealt=dataset.dealt,
+    )
 
 
 def _check_common(configs: Sequence[Config]) -> None:

@@ -280,6 +280,10 @@ def _compare(parsed: argparse.Namespace) -> int:
     runs = [reading.read_state(path) for path in directories]
     if runs:
         Console().print(report.comparison_table([summary for summary, _ in runs]))
+    for path, (summary, _) in zip(directories, runs, strict=True):
+        if summary.get("status") != "finished":
+            text = f"{path}: {summary.get('status')} after round {summary.get('rounds', 0)}"
+            print(text, flush=True)
     if parsed.out:
         if not runs:
             raise UsageError("--out must be given with at least one run, got sweeps only")

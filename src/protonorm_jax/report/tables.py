@@ -42,15 +42,12 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
     table.add_column("method", no_wrap=True)
     for _, head, _ in columns:
         table.add_column(head, justify="right", no_wrap=True)
-    ended = all(summary.get("status", "finished") == "finished" for summary in summaries)
-    if not ended:
-        table.add_column("status", no_wrap=True)
     for summary in summaries:
         own = [name for name in predictors if summary.get(f"{name}_accuracy") is not None]
         main = own[0] if own else "head"
         keys = [key or f"{main}_accuracy_std" for key, _, _ in columns]
         cells = [_number(summary.get(key), one[2]) for key, one in zip(keys, columns, strict=True)]
-        table.add_row(summary["method"], *cells, *([] if ended else [summary.get("status", "-")]))
+        table.add_row(summary["method"], *cells)
     return table
 
 

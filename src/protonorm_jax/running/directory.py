@@ -166,7 +166,8 @@ def complete(directory: Path) -> None:
         if name not in moved:
             (directory / name).unlink(missing_ok=True)
     for folder in (directory / RUNS).glob("*"):
-        if folder.name.isdigit() and folder.is_dir() and holds_results(folder):
+        ours = folder.name.isdigit() and folder.is_dir() and not folder.is_symlink()
+        if ours and (is_empty(folder) or holds_results(folder)):
             remove(folder)
     with contextlib.suppress(OSError):
         (directory / RUNS).rmdir()

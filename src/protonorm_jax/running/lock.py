@@ -436,18 +436,18 @@ def _locked(directory: Path, made: list[Path], create: bool) -> Lock | None:
     if not create and not directory.is_dir():
         return None
     lock = Lock(directory)
-    while True:
+    for left in reversed(range(20)):
         try:
             with files.writing(directory):
                 if create:
                     made += _make(directory)
             lock.acquire()
+            break
         except UsageError as error:
-            # Whoever had made the directory has removed it again.
-            if create and isinstance(error.__cause__, FileNotFoundError):
-                continue
-            raise
-        return lock
+            # Whoever had made the directory may have removed it again.
+            if not (create and left and isinstance(error.__cause__, FileNotFoundError)):
+                raise
+    return lock
 
 
 def _make(directory: Path) -> list[Path]:

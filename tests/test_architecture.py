@@ -47,14 +47,20 @@ ORDER = {
         "simulate",
     ),
     "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
-    "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
+    "running": (
+        *("files", "lock", "directory", "reading", "driver", "conditions", "record"),
+        *("checkpoint", "job", "grid", "sweep", "verify"),
+    ),
     "command": (
         *("console", "environment", "thomson", "export", "partition", "flags"),
         *("interruption", "progress", "cli"),
     ),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
-WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson", "command/partition")
+WRITERS = (
+    *("data", "running/files", "running/lock", "running/directory", "running/record"),
+    *("command/thomson", "command/partition"),
+)
 
 
 def room_of(path):

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,6 +91,7 @@ class Config:
     data: str = _data(
         "digits",
         "digits, FILE.npz, pfllib:DIR, cifar:DIR, idx:DIR, folder:DIR, parquet:DIR or tfds:NAME",
+        path="source",
     )
     inexact_pixels: bool = _data(
         False,
@@ -113,6 +115,7 @@ class Config:
         "dirichlet",
         "how samples are dealt to clients: dirichlet, pathological, iid, file:FILE (indices by "
         "client), groups:FILE (of each sample its owner) or data (as the data themselves say)",
+        path="source",
     )
     alpha: float = _data(0.1, "dirichlet: concentration; small is more skewed", above=0)
     classes_per_client: int = _data(2, "pathological: classes a client holds", least=1)
@@ -138,6 +141,7 @@ class Config:
         "",
         "a second set, as for --data, as the test part of the first; with --split own",
         later=True,
+        path="source",
     )
     evaluate_on: str = _data(
         "own",
@@ -147,7 +151,10 @@ class Config:
         later=True,
     )
     group_labels: str = _data(
-        "", "JSON or CSV file that maps labels to groups, which become the classes", later=True
+        "",
+        "JSON or CSV file that maps labels to groups, which become the classes",
+        later=True,
+        path="file",
     )
     classes: str = _data(
         "", "keep these classes only, such as 0-4,7, and number them from 0", later=True
@@ -269,6 +276,11 @@ class Config:
         "for GPU and TPU; parameters, sums, batch norm, features and loss stay float32",
         choices=PRECISIONS,
     )
+    keep_state: bool = _execution(
+        False,
+        "keep the final state, from which protonorm resume DIR --rounds N goes on",
+        later=True,
+    )
     checkpoint_every: int = _execution(
         0, "rounds between checkpoints; 0 makes one only when told to stop (SIGTERM)", least=0
     )
@@ -323,6 +335,23 @@ class Config:
         """All fields, JSON-ready."""
         values = {name: getattr(self, name) for name in settings.fields(Config)}
         return values | {"method_settings": dict(self.method_settings)}
+
+    def relative_to(self) -> dict[str, str]:
+        """The settings with a relative path, and the directory that each is relative to."""
+        return {
+            name: getattr(getattr(self, name), "base", os.getcwd())
+            for name, kind in settings.paths(Config).items()
+            if settings.relative_path(kind, getattr(self, name) or "")
+        }
+
+    def located(self) -> "Config":
+        """The same settings, relative paths made absolute where they come from a record."""
+        found = {
+            name: settings.located(kind, getattr(self, name))
+            for name, kind in settings.paths(Config).items()
+            if getattr(self, name)
+        }
+        return self.replace(**found)
 
     def replace(self, **changes: Any) -> "Config":
         """The same settings but for some, checked again.
@@ -468,26 +497,32 @@ def _augmentation(text: str) -> str:
     return ordered
 
 
-def rates(schedule: str, rounds: int) -> list[float]:
+def rates(schedule: str, rounds: int, length: int | None = None) -> list[float]:
     """What the clients' learning rate is multiplied with in each round.
 
     With r from 0 and R rounds these are 1 (`constant`), (1 + cos(pi r / R)) / 2 (`cosine`), G^r
     (`exponential:G`) and G^floor(r / N) (`step:N:G`). Only `cosine` depends on R.
 
+    Args:
+      schedule: its name and its numbers.
+      rounds: R.
+      length: for how many rounds; R by default.
+
     Raises:
       UsageError: there is no such schedule.
     """
     name, *given = schedule.split(":")
+    length = length or rounds
     try:
         match name, given:
             case "constant", []:
-                return [1.0] * rounds
+                return [1.0] * length
             case "cosine", []:
-                return [(1 + math.cos(math.pi * r / rounds)) / 2 for r in range(rounds)]
+                return [(1 + math.cos(math.pi * r / rounds)) / 2 for r in range(length)]
             case "exponential", [factor] if 0 < float(factor) <= 1:
-                return [float(factor) ** r for r in range(rounds)]
+                return [float(factor) ** r for r in range(length)]
             case "step", [every, factor] if int(every) >= 1 and 0 < float(factor) <= 1:
-                return [float(factor) ** (r // int(every)) for r in range(rounds)]
+                return [float(factor) ** (r // int(every)) for r in range(length)]
     except ValueError:
         pass
     raise UsageError(
@@ -555,19 +590,35 @@ def load(path: str | Path) -> Config:
 def from_recorded(values: Mapping[str, Any]) -> Config:
     """As `from_dict`, of what a run or sweep has recorded.
 
-    There may be a `methods_file` among it, of which nothing but the existence counts.
+    There may be a `methods_file` among it, of which nothing but the existence counts, and the
+    directories that paths are `relative_to`.
 
     Raises:
       UsageError: a bad setting, or a method that has not been loaded from its file.
     """
     values = dict(values)
     file = values.pop("methods_file", None)
+    values = with_bases(values, values.pop("relative_to", None))
     if isinstance(file, dict) and values.get("method") not in settings.groups():
         raise UsageError(
             f"--methods must be given for method {values.get('method')}, which came from "
             f"{file.get('path')} with SHA-256 {file.get('digest')}"
         )
     return from_dict(values)
+
+
+def with_bases(values: Mapping[str, Any], bases: Any) -> dict[str, Any]:
+    """The values, those with a relative path with the directory that it is relative to.
+
+    Args:
+      values: of settings by name.
+      bases: directories by name; or what else a damaged record holds.
+    """
+    values = dict(values)
+    for name, base in bases.items() if isinstance(bases, Mapping) else ():
+        if isinstance(values.get(name), str) and isinstance(base, str):
+            values[name] = settings.RelativePath(values[name], base)
+    return values
 
 
 def load_values(path: str | Path) -> dict[str, Any]:

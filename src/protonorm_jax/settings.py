@@ -8,9 +8,11 @@ import dataclasses
 import difflib
 import importlib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from protonorm_jax.errors import UsageError
@@ -39,7 +41,9 @@ def setting(
       later: whether there are records from before it came; see `lasting`.
       section: under which heading the command line lists it.
       **rule: `choices`, or the bounds `above` (exclusive), `least`, `most` and `below`
-        (exclusive); and `bare`, the value of a flag that is given without one.
+        (exclusive); `bare`, the value of a flag that is given without one; and `path`, for text
+        that names a file or folder: `file` if it is nothing else, `source` if it may be a word as
+        well, or `WORD:PATH`.
     """
     metadata = {"help": help, "traced": traced, "probe": probe, "reference": reference}
     metadata |= {"later": later, "section": section, **rule}
@@ -145,6 +149,58 @@ def own_choices(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         if name not in references(group)
         or value not in (references(group)[name], group_fields[name].default)
     }
+
+
+class RelativePath(str):
+    """Text with a relative path, as it was given, and the directory that it is relative to.
+
+    Equal to the plain text; for settings whose rule is `path`.
+    """
+
+    base: str
+
+    def __new__(cls, text: str, base: str) -> "RelativePath":
+        """The text, and the directory."""
+        made = super().__new__(cls, text)
+        made.base = base
+        return made
+
+
+def relative_path(kind: str, value: str) -> str:
+    """The relative path in a setting with the rule `path`, or nothing where there is none.
+
+    Args:
+      kind: what the rule says.
+      value: of the setting.
+    """
+    word, colon, path = value.partition(":")
+    if kind == "source" and colon and re.fullmatch(r"[A-Za-z][\w-]+", word):
+        path = "" if word == "tfds" else path
+    elif kind == "source" and not re.search(r"[/\\.]", value):
+        path = ""
+    else:
+        path = value
+    return "" if not path or path.startswith("~") or Path(path).is_absolute() else path
+
+
+def located(kind: str, value: str) -> str:
+    """A setting with the rule `path`, its path made absolute if its directory is known.
+
+    Where there is nothing of that name in the directory, but in the current one, it is left.
+    """
+    path, base = relative_path(kind, value), getattr(value, "base", None)
+    if not path or base is None:
+        return str(value)
+    there = Path(base) / path
+    if not there.exists() and (Path(path).exists() or not there.parent.exists()):
+        return str(value)
+    return value.removesuffix(path) + str(there)
+
+
+def paths(group: Any) -> dict[str, str]:
+    """The settings of a group that name paths, and what kind of."""
+    own = {name: field.metadata.get("path") for name, field in fields(group).items()}
+    return {name: kind for name, kind in own.items() if kind}
 
 
 def lasting(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:

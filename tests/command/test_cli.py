@@ -102,9 +102,11 @@ def test_results_are_not_overwritten_unasked(recorded, small_file, capsys):
 
 
 def test_overwriting_leaves_other_files_alone(small_file, tmp_path):
+    flags = ("--data", small_file, *FAST, "--rounds", "1", "--method", "local")
+    assert cli.main(["run", *flags, "--out", str(tmp_path)]) == 0
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "metrics.jsonl").write_text("old\n")
-    flags = ("--data", small_file, *FAST, "--rounds", "1", "--method", "local")
+    (tmp_path / "prototypes.npz").write_bytes(b"old")
     assert cli.main(["run", *flags, "--out", str(tmp_path), "--overwrite"]) == 0
     assert (tmp_path / "notes.txt").read_text() == "mine"
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()

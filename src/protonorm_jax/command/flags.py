@@ -251,6 +251,13 @@ def _parser(
         allow_abbrev=False,
     )
     resume.set_defaults(command=commands["resume"])
+    resume.add_argument(
+        "--rounds",
+        type=_natural,
+        metavar="INT",
+        help="rounds in all, for a run that is to be longer than it was made for; without its "
+        "state (--keep-state) it is run again from the start (as recorded)",
+    )
     _add_directory(resume)
 
     check = places.add_parser(

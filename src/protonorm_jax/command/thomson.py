@@ -55,7 +55,9 @@ def command(parsed: argparse.Namespace) -> int:
     _check(parsed)
     directory = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
     try:
-        record.check_free(directory, overwrite=parsed.overwrite)
+        record.check_free(
+            directory, overwrite=parsed.overwrite, is_ours=lambda path: (path / POINTS).exists()
+        )
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error

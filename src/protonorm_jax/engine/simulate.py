@@ -101,7 +101,8 @@ class RunInputs(NamedTuple):
       failures: `[]` float32; None where no run of the program has any, as for the next.
       stragglers: `[]` float32.
       straggler_work: `[]` float32.
-      schedule: `[rounds]` float32, by round what the clients' learning rate is multiplied with.
+      schedule: `[length]` float32, by round what the clients' learning rate is multiplied with;
+        the last one in all rounds beyond.
       descent: the clients' optimiser.
       settings: the method's, traced ones as `[]` float32.
       class_counts: `[num_clients, num_classes]` int32, see `Round`.
@@ -330,7 +331,7 @@ def _round(
     parts = None
     if run.stragglers is not None:
         parts = work(key, index, config.num_clients, run.stragglers, run.straggler_work)
-    factor = run.schedule[index]
+    factor = jax.lax.dynamic_index_in_dim(run.schedule, index, keepdims=False)
     local = round._replace(
         learning_rate=round.learning_rate * factor, schedule=factor, descent=run.descent
     )

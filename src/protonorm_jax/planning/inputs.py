@@ -7,11 +7,14 @@ import jax
 import numpy as np
 
 from protonorm_jax import methods
-from protonorm_jax.config import rates
+from protonorm_jax.config import Config, rates
 from protonorm_jax.engine.simulate import RunInputs
 from protonorm_jax.methods import descent
 from protonorm_jax.planning import layout
 from protonorm_jax.planning.plan import Plan, PlannedRun
+
+_LEAST_RATES = 2**10
+_MOST_RATES = 2**20
 
 
 def of_call(plan: Plan, first: int) -> RunInputs:
@@ -71,7 +74,7 @@ def _of_run(
         repeated(np.float32(config.failures)) if config.failures else None,
         repeated(np.float32(config.stragglers)) if config.stragglers else None,
         repeated(np.float32(config.straggler_work)),
-        repeated(np.array(rates(config.schedule, config.rounds), np.float32)),
+        repeated(_rates(config)),
         jax.tree.map(lambda value: repeated(np.float32(value)), descent.of(config)),
         jax.tree.map(lambda value: repeated(np.float32(value)), own),
         repeated(run.class_counts),
@@ -79,6 +82,16 @@ def _of_run(
         _num_members(run),
         repeated(run.layout.order),
     )
+
+
+def _rates(config: Config) -> np.ndarray:
+    """`[length]` float32, by round what the learning rate is multiplied with; the last one stays.
+
+    Longer than it need be, so that runs of more rounds have the same program.
+    """
+    fitting = 1 << (config.rounds - 1).bit_length()
+    length = min(max(fitting, _LEAST_RATES), _MOST_RATES)
+    return np.array(rates(config.schedule, config.rounds, length), np.float32)
 
 
 def place_of(plan: Plan, number: int) -> tuple[int, int]:

@@ -29,7 +29,7 @@ class DataSets:
         """
         key = _values(config, ("data", *_reading(), *_SELECTING))
         if key not in self._selected:
-            self._selected[key] = self._select(config)
+            self._selected[key] = self._select(config.located())
         return self._selected[key]
 
     def _select(self, config: Config) -> selection.Selection:
@@ -187,7 +187,7 @@ def _from_file(
     config: Config, dataset: Dataset
 ) -> tuple[Config, Partition, tuple[str, ...] | None]:
     """What a file of indices says."""
-    path = config.partition.partition(":")[2]
+    path = config.located().partition.partition(":")[2]
     names, parts = partitions.read(path, dataset.labels)
     if config.split == "own":
         for name, rows in zip(names, partition.unpack(parts)[0], strict=True):
@@ -205,7 +205,7 @@ def _to_owners(
     config: Config, selected: selection.Selection
 ) -> tuple[Config, Partition, tuple[str, ...]]:
     """Each owner of samples a client; the largest ones if fewer clients are asked for."""
-    path = config.partition.partition(":")[2]
+    path = config.located().partition.partition(":")[2]
     dataset, own = selected.dataset, config.split == "own"
     listed = partitions.read_owners(path, selected.num_first)
     names = tables.ordered(listed)

@@ -240,22 +240,14 @@ def compile_plan(plan: Plan) -> Simulation:
     """
     devices.make_room_for_programs()
     program, dataset = plan.program, plan.dataset
-    mesh = jax.sharding.Mesh(np.array(plan.devices), (exchange.AXIS,))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    by_device = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(exchange.AXIS))
+    everywhere, by_device = _shardings(plan)
     samples = simulate.Samples(*devices.put((dataset.images, dataset.labels), everywhere))
 
     def put(tree: Any) -> Any:
         return devices.put(tree, by_device)
 
     start = time.perf_counter()
-    pmap = functools.partial(jax.pmap, axis_name=exchange.AXIS, devices=plan.devices)
-    init = pmap(functools.partial(simulate.init_runs, program))
-    advance = pmap(
-        functools.partial(simulate.advance_runs, program),
-        in_axes=(0, 0, None, None, None),
-        donate_argnums=0,
-    )
+    init, advance = _programs(plan)
     first = put(inputs.of_call(plan, 0))
     compiled_init = init.lower(first).compile()
     states = compiled_init(first)
@@ -323,6 +315,60 @@ def compiler_options(precision: str, platform: str) -> dict[str, bool]:
         # jaxlib 0.11.2) where a convolution is made of windows.
         options["xla_gpu_enable_triton_gemm"] = False
     return options
+
+
+def _shardings(plan: Plan) -> tuple[jax.sharding.NamedSharding, jax.sharding.NamedSharding]:
+    """Of what all devices have whole, and of what each has its part of."""
+    mesh = jax.sharding.Mesh(np.array(plan.devices), (exchange.AXIS,))
+    specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(exchange.AXIS)
+    everywhere, by_device = (jax.sharding.NamedSharding(mesh, spec) for spec in specs)
+    return everywhere, by_device
+
+
+def _programs(plan: Plan) -> tuple[Any, Any]:
+    """What makes the states before the first round, and what goes on from states."""
+    pmap = functools.partial(jax.pmap, axis_name=exchange.AXIS, devices=plan.devices)
+    init = pmap(functools.partial(simulate.init_runs, plan.program))
+    advance = pmap(
+        functools.partial(simulate.advance_runs, plan.program),
+        in_axes=(0, 0, None, None, None),
+        donate_argnums=0,
+    )
+    return init, advance
+
+
+def have_one_course(first: Plan, second: Plan) -> bool:
+    """Whether two plans on the same data compute the same, round by round, as far as both go.
+
+    Asked of the programs as they are before compilation, and of what they are told of their runs.
+
+    Args:
+      first: of two that differ in the number of rounds.
+      second: the other one.
+    """
+    told = [inputs.of_call(plan, 0) for plan in (first, second)]
+    leaves = [jax.tree.leaves_with_path(one) for one in told]
+    same = len(leaves[0]) == len(leaves[1]) and all(
+        name == other and np.array_equal(leaf, another)
+        for (name, leaf), (other, another) in zip(*leaves, strict=True)
+    )
+    return same and _text(first, told[0]) == _text(second, told[1])
+
+
+def _text(plan: Plan, told: Any) -> str:
+    """The program of a plan, lowered but not compiled."""
+    everywhere, by_device = _shardings(plan)
+
+    def shape(sharding: jax.sharding.Sharding) -> Callable[[Any], Any]:
+        return lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    init, advance = _programs(plan)
+    given = jax.tree.map(shape(by_device), told)
+    states = jax.tree.map(shape(by_device), jax.eval_shape(init, given))
+    dataset = (plan.dataset.images, plan.dataset.labels)
+    samples = simulate.Samples(*jax.tree.map(shape(everywhere), dataset))
+    scalars = jax.tree.map(shape(everywhere), (np.int32(1), np.bool_(True)))
+    return advance.lower(states, given, samples, *scalars).as_text()
 
 
 def check_finite(config: Config, report: dict[str, Any]) -> None:

@@ -53,6 +53,7 @@ def command(parsed: argparse.Namespace) -> int:
       UsageError: a flag is out of range, or the directory is taken or cannot be written.
     """
     _check(parsed)
+    devices.check_settings()
     directory = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
     try:
         record.check_free(directory, overwrite=parsed.overwrite)

@@ -1,5 +1,6 @@
 """From a plan to finished runs: compilation, the loop over rounds, what comes of each."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -226,6 +227,11 @@ def prepare(
     return compile_plan(planning.make(configs, dataset, **settings))
 
 
+def _promoting() -> contextlib.AbstractContextManager:
+    """Traces as by default: optax is not made for strict types, nor need a user's method be."""
+    return jax.numpy_dtype_promotion("standard")
+
+
 def compile_plan(plan: Plan) -> Simulation:
     """Puts the data on the devices and compiles both programs ahead of time.
 
@@ -251,16 +257,17 @@ def compile_plan(plan: Plan) -> Simulation:
         donate_argnums=0,
     )
     first = put(inputs.of_call(plan, 0))
-    compiled_init = init.lower(first).compile()
+    with _promoting():
+        compiled_init = init.lower(first).compile()
     states = compiled_init(first)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
     scalars = devices.put((np.int32(1), np.bool_(True)), everywhere)
     # By default XLA leaves out roundings to bfloat16 where it can, which depends on the layout of
     # the clients; the bits would differ with the number of devices.
     low = program.config.precision == "bfloat16"
-    compiled = advance.lower(states, first, samples, *scalars).compile(
-        {"xla_allow_excess_precision": False} if low else None
-    )
+    with _promoting():
+        lowered = advance.lower(states, first, samples, *scalars)
+    compiled = lowered.compile({"xla_allow_excess_precision": False} if low else None)
     # Every process gets what all devices have to say.
     several = jax.process_count() > 1
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree

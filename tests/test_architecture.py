@@ -15,8 +15,9 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "keys": set(),
+    "json_files": set(),
     "settings": set(),
-    "config": {"settings"},
+    "config": {"json_files", "settings"},
     "metrics": set(),
     "partition": set(),
     "data": set(),
@@ -31,7 +32,8 @@ ALLOWED = {
         *("models", "partition", "settings"),
     },
     "running": {
-        *("config", "engine", "keys", "methods", "metrics", "planning", "report", "settings"),
+        *("config", "engine", "json_files", "keys", "methods", "metrics", "planning", "report"),
+        "settings",
     },
     "command": {
         *("config", "keys", "methods", "metrics", "planning", "report", "running", "settings"),
@@ -44,10 +46,19 @@ ALLOWED = {
 ORDER = {
     "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
     "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
-    "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
-    "command": ("console", "environment", "thomson", "flags", "interruption", "progress", "cli"),
+    "running": ("driver", "forms", "record", "checkpoint", "job", "grid", "sweep", "verify"),
+    "command": (
+        "console",
+        "environment",
+        "paths",
+        "thomson",
+        "flags",
+        "interruption",
+        "progress",
+        "cli",
+    ),
 }
-NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
+NO_JAX = ("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report")
 WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")
 
 

@@ -138,7 +138,8 @@ def check_settings() -> None:
     config: Any = jax.config
     if config.jax_num_cpu_devices == 0:
         raise UsageError("JAX_NUM_CPU_DEVICES must be >= 1, got 0")
-    name = "jax_platforms" if config.jax_platforms else "jax_platform_name"
+    older = not config.jax_platforms and "JAX_PLATFORM_NAME" in os.environ
+    name = "jax_platform_name" if older else "jax_platforms"
     try:
         jax.devices()
         name = "jax_default_device"
@@ -146,9 +147,9 @@ def check_settings() -> None:
             jax.devices(config.jax_default_device.partition(":")[0])
     except Exception as error:  # Of any kind, as each platform has its own.
         reason = next(iter(str(error).splitlines()), "") or "it is not there"
+        value = os.environ.get(name.upper(), getattr(config, name, None))
         raise UsageError(
-            f"{name.upper()} must name a platform that jax finds, got {getattr(config, name)!r}: "
-            f"{reason}"
+            f"{name.upper()} must name a platform that jax finds, got {value!r}: {reason}"
         ) from error
 
 

@@ -19,7 +19,7 @@ from protonorm_jax import keys, methods, report
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import driver
+from protonorm_jax.running import driver, forms
 from protonorm_jax.running.driver import Evaluation, Simulation
 
 FILES = (
@@ -165,8 +165,14 @@ def read_arrays(directory: Path) -> dict[str, dict[str, np.ndarray]]:
     result = {}
     for name in ("prototypes.npz", "shown.npz", "server.npz"):
         if (directory / name).exists():
-            with np.load(directory / name) as file:
-                result[name] = dict(file)
+            try:
+                with np.load(directory / name, allow_pickle=False) as file:
+                    result[name] = dict(file)
+            except Exception as error:  # Of any kind, as archives break in many ways.
+                raise UsageError(
+                    f"{directory / name} must be a readable archive of arrays, got "
+                    f"{type(error).__name__}: {error}"
+                ) from error
     return result
 
 
@@ -197,6 +203,8 @@ def check_methods_file(config: dict[str, Any], *, equal: bool = True) -> str | N
     recorded = config.get("methods_file")
     if not recorded:
         return None
+    if not isinstance(recorded, dict) or not {"path", "digest"} <= recorded.keys():
+        raise UsageError(f"methods_file must have a path and a digest, got {recorded!r}")
     method = config["method"]
     given = methods.METHODS.files.get(method)
     if given is None:
@@ -285,7 +293,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
     Raises:
       UsageError: there is none, or it cannot be read.
     """
-    return read(directory / "summary.json", json.loads)
+    return read(directory / "summary.json", forms.summary)
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
@@ -294,7 +302,7 @@ def read_rows(directory: Path) -> list[dict[str, Any]]:
     Raises:
       UsageError: there are none, or they cannot be read.
     """
-    return read(directory / "metrics.jsonl", _parse_lines)
+    return read(directory / "metrics.jsonl", forms.rows)
 
 
 def read(path: Path, parse: Callable[[str], Any]) -> Any:
@@ -318,8 +326,7 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     Raises:
       UsageError: there are none, or they cannot be read.
     """
-    rows = read(directory / RESULTS, lambda text: _parse_lines(text[: text.rfind("\n") + 1]))
-    return sorted(rows, key=lambda row: int(row["run"]))
+    return read(directory / RESULTS, forms.results)
 
 
 def repair_results(directory: Path) -> None:
@@ -365,10 +372,6 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 def _line(row: dict[str, Any]) -> bytes:
     return (json.dumps(row, allow_nan=False) + "\n").encode()
-
-
-def _parse_lines(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def _git_commit() -> str | None:

@@ -1,6 +1,5 @@
 """Many runs: grids and seeds, those that share a program trained together, one row for each."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -10,7 +9,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.planning import deal, devices
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import checkpoint, driver, job, record
+from protonorm_jax.running import checkpoint, driver, forms, job, record
 from protonorm_jax.running.grid import Grid, changed
 from protonorm_jax.running.grid import expand as expand
 from protonorm_jax.running.grid import read_grid as read_grid
@@ -236,7 +235,7 @@ def resume(
     Raises:
       UsageError: there is no sweep.
     """
-    described = record.read(directory / record.SWEEP, json.loads)
+    described = record.read(directory / record.SWEEP, forms.sweep)
     for recorded in [described["base"], *described.get("methods_files", [])]:
         record.check_methods_file(recorded)
     base = config.from_recorded(described["base"])
@@ -260,7 +259,7 @@ def read_results(directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
     Raises:
       UsageError: there is no sweep, or it cannot be read.
     """
-    described = record.read(directory / record.SWEEP, json.loads)
+    described = record.read(directory / record.SWEEP, forms.sweep)
     return swept(described["runs"]), record.read_results(directory)
 
 

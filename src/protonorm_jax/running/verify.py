@@ -1,7 +1,6 @@
 """Whether a recorded run can be reproduced: runs it again and compares it row by row."""
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan as planning
-from protonorm_jax.running import driver, job, record
+from protonorm_jax.running import driver, forms, job, record
 from protonorm_jax.types import Dataset
 
 # Older versions counted what is sent to clients that do not train, and had no totals.
@@ -92,7 +91,7 @@ def run(
     if status != "finished":
         raise UsageError(f"DIR must hold a finished run, got status {status!r} in {directory}")
     rows = record.read_rows(directory)
-    manifest = record.read(directory / "manifest.json", json.loads)
+    manifest = record.read(directory / "manifest.json", forms.manifest)
 
     plan = planning.make([settings], dataset)
     display.plan(plan)

@@ -327,7 +327,8 @@ def _default_directory(chosen: config.Config, kind: str = "") -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"protonorm: {console.one_line(message)}", file=sys.stderr, flush=True)
+    message = re.sub(r"(\S{80})\S{120,}(\S{40})", r"\1...\2", console.one_line(message))
+    print(f"protonorm: {message}", file=sys.stderr, flush=True)
     return code
 
 

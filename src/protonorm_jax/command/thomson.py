@@ -11,6 +11,7 @@ from scipy.spatial import ConvexHull
 
 from protonorm_jax import keys, report, thomson
 from protonorm_jax.command.console import Console
+from protonorm_jax.command.paths import directory
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
 from protonorm_jax.running import record
@@ -41,7 +42,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="INT", help="of the starts (0)")
     parser.add_argument(
-        "--out", metavar="DIR", help="new directory for points and picture (runs/thomson-N-DIM)"
+        "--out",
+        type=directory,
+        metavar="DIR",
+        help="new directory for points and picture (runs/thomson-N-DIM)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the results in --out")
 
@@ -53,12 +57,13 @@ def command(parsed: argparse.Namespace) -> int:
       UsageError: a flag is out of range, or the directory is taken or cannot be written.
     """
     _check(parsed)
-    directory = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
+    devices.check_settings()
+    folder = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
     try:
         record.check_free(
-            directory, overwrite=parsed.overwrite, is_ours=lambda path: (path / POINTS).exists()
+            folder, overwrite=parsed.overwrite, is_ours=lambda path: (path / POINTS).exists()
         )
-        directory.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error
     devices.cache_programs()
@@ -79,7 +84,7 @@ def command(parsed: argparse.Namespace) -> int:
         )
 
     try:
-        with record.replacing(directory / POINTS) as file:
+        with record.replacing(folder / POINTS) as file:
             np.savez(
                 file,
                 points=result.points,
@@ -89,7 +94,7 @@ def command(parsed: argparse.Namespace) -> int:
                 exponent=parsed.exponent,
                 seed=parsed.seed,
             )
-        with record.replacing(directory / PICTURE) as file:
+        with record.replacing(folder / PICTURE) as file:
             draw(result.points, f"energy {result.energy:.9f}", file)
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error
@@ -98,7 +103,7 @@ def command(parsed: argparse.Namespace) -> int:
     for name, text in _lines(parsed, result).items():
         console.say(f"{name:<16}{text}")
     console.say(f"{'time':<16}{seconds:.1f} s, compilation included")
-    console.say(f"Results are in {directory}")
+    console.say(f"Results are in {folder}")
     return 0
 
 

@@ -39,7 +39,7 @@ def evaluate(points: jax.Array, known: jax.Array, exponent: float) -> Evaluation
     energy, force = energy_and_forces(points, known, exponent)
     radial = jnp.sum(force * points, axis=1, keepdims=True)
     tangent = jnp.where(known[:, None], force - radial * points, 0)
-    size = jnp.sqrt(jnp.sum(tangent**2) * jnp.maximum(known.sum(), 1))
+    size = jnp.sqrt(jnp.sum(tangent**2) * jnp.maximum(known.sum(), 1).astype(points.dtype))
     return Evaluation(energy, tangent, size / jnp.maximum(radial.sum(), jnp.finfo(energy).tiny))
 
 
@@ -58,7 +58,7 @@ def descend(
     it (H. Zhang and W. Hager, 2004); steps are chosen after J. Barzilai and J. Borwein (1988),
     the long and the short one by turns.
     """
-    count = jnp.maximum(known.sum(), 1)
+    count = jnp.maximum(known.sum(), 1).astype(points.dtype)
     slack = 4 * jnp.finfo(points.dtype).eps
 
     def longest_step(evaluation):  # One by which the points move by 1 in the mean.

@@ -62,8 +62,8 @@ def _recombine(key: jax.Array, one: jax.Array, other: jax.Array, known: jax.Arra
         height = jnp.sum(points * axis[None, :], axis=1)
         return points[jnp.argsort(jnp.where(known, -height, jnp.inf))]
 
-    cut = jax.random.uniform(cut_key, minval=0.1, maxval=0.9) * known.sum()
-    in_cap = jnp.arange(one.shape[0]) < cut
+    cut = jax.random.uniform(cut_key, minval=0.1, maxval=0.9) * known.sum().astype(jnp.float32)
+    in_cap = jnp.arange(one.shape[0], dtype=cut.dtype) < cut
     return jnp.where(in_cap[:, None], from_the_pole(one), from_the_pole(other))
 
 
@@ -79,7 +79,7 @@ def _search(
     generations: int,
 ) -> jax.Array:
     """The `[_POPULATION, size, dim]` best arrangements in float32, different if possible."""
-    known = jnp.arange(size) < num_points
+    known = jnp.arange(size, dtype=jnp.int32) < num_points
 
     def relax(points):
         end = descend(
@@ -130,7 +130,7 @@ def _polish(
     points: jax.Array, num_points: jax.Array, *, exponent: float, tolerance: float, max_iterations
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Descends from each of `[K, size, D]` points: points, energies, residuals."""
-    known = jnp.arange(points.shape[1]) < num_points
+    known = jnp.arange(points.shape[1], dtype=jnp.int32) < num_points
 
     def one(points):
         points = unit_rows(points, known)

@@ -113,7 +113,7 @@ class Results:
     """The outcomes of all trials, one line of JSON each; the last of several counts.
 
     A mutant goes by its module and the digests of the code before and after; tests that have passed
-    without any by themselves and the digest of all code and tests.
+    without any by their names and the digest of all code, theirs and what all tests share.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -122,9 +122,8 @@ class Results:
         for line in path.read_text().splitlines() if path.exists() else []:
             row = json.loads(line)
             self.rows[tuple(row["key"])] = row
-        files = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")])
-        files = [file for file in files if file.parent != EQUIVALENT.parent]
-        self.everything = digest("".join(file.read_text() for file in files))
+        self.sources = [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/[!t]*.py")]
+        self.sources = sorted(one for one in self.sources if one.parent != EQUIVALENT.parent)
 
     @staticmethod
     def key(mutant: Mutant) -> tuple[str, ...]:
@@ -136,9 +135,15 @@ class Results:
         outcome = self.rows.get(self.key(mutant), {}).get("outcome")
         return None if outcome == "survived" else outcome
 
+    def key_of_passed(self, tests: tuple[str, ...]) -> tuple[str, ...]:
+        """What stands for tests."""
+        own = (ROOT / test.partition("::")[0] for test in tests)
+        files = [*self.sources, *(file for file in own if file.is_file())]
+        return (*tests, digest("".join(file.read_text() for file in files)))
+
     def seconds(self, tests: tuple[str, ...]) -> float | None:
         """How long the tests took if they have passed without a mutant."""
-        return self.rows.get((*tests, self.everything), {}).get("seconds")
+        return self.rows.get(self.key_of_passed(tests), {}).get("seconds")
 
     def add(self, mutant: Mutant, **row: Any) -> None:
         """Writes an outcome down."""
@@ -146,7 +151,7 @@ class Results:
 
     def add_passed(self, tests: tuple[str, ...], seconds: float) -> None:
         """Writes down that tests pass without a mutant."""
-        self._write((*tests, self.everything), {"seconds": seconds})
+        self._write(self.key_of_passed(tests), {"seconds": seconds})
 
     def _write(self, key: tuple[str, ...], row: dict[str, Any]) -> None:
         with self.lock, self.path.open("a") as file:

@@ -1,6 +1,10 @@
 """Which tests are a module's own: the arguments of pytest, those first that see most."""
 
-ALIGNMENT = ("tests/thomson/test_alignment.py", "tests/thomson/test_properties.py")
+ALIGNMENT = "tests/thomson/test_alignment.py"
+PROPERTIES = "tests/thomson/test_properties.py"
+OF_ENERGIES = "energy_sums or forces or coincide or angles or bound or settings"
+OF_DESCENT = "descent or few or ties or masked or early or separate or stays or reference"
+OF_SIMPLICES = "simplex or single or few or ties or masked or unit"
 FIRST_METHODS = ("tests/methods/test_golden.py", "tests/methods/test_methods.py")
 ENGINE = (
     "tests/test_loop.py",
@@ -20,10 +24,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "metrics.py": ("tests/test_metrics.py",),
     "partition.py": ("tests/test_partition.py",),
     "loop.py": ("tests/test_loop.py",),
-    "thomson/alignment.py": ALIGNMENT,
-    "thomson/descent.py": ALIGNMENT,
-    "thomson/energies.py": (*ALIGNMENT, "tests/thomson/test_search.py"),
-    "thomson/simplices.py": ALIGNMENT,
+    "thomson/energies.py": (ALIGNMENT, "-k", OF_ENERGIES),
+    "thomson/simplices.py": (ALIGNMENT, PROPERTIES, "-k", OF_SIMPLICES),
+    "thomson/descent.py": (ALIGNMENT, PROPERTIES, "-k", OF_DESCENT),
+    "thomson/alignment.py": (ALIGNMENT, "-k", f"not ({OF_ENERGIES}) or settings"),
     "thomson/search.py": ("tests/thomson/test_search.py",),
     "engine/loops.py": ("tests/engine/test_loops.py",),
     "engine/lockstep.py": ("tests/engine/test_lockstep.py",),

@@ -310,6 +310,25 @@ def test_ties_and_rows_without_direction_are_completed(kind):
     np.testing.assert_array_equal(result.valid, expected.get(kind, np.ones(8, bool)))
 
 
+@pytest.mark.parametrize("spread", [0.3, 0.0])
+def test_rows_that_coincide_start_a_fiftieth_of_the_spread_apart(spread):
+    """In an arbitrary direction; the first of them and all others stay. Of no spread, of 1."""
+    rng = np.random.default_rng(11)
+    vectors = rng.standard_normal(32) + spread * rng.standard_normal((7, 32))
+    vectors[4] = 3 * vectors[1]
+    vectors = vectors.astype(np.float32)
+    known = np.arange(7) != 5
+    result = align(vectors, known, method="thomson", max_iterations=0)
+    rows = unit(vectors)[known]
+    lengths = np.linalg.norm(np.asarray(result.points)[known] - rows, axis=1)
+    repeats = np.arange(6) == 4 if spread else np.arange(6) > 0
+    np.testing.assert_allclose(lengths[~repeats], 0, atol=1e-6)
+    expected = 0.02 * (np.sqrt(((rows - rows.mean(0)) ** 2).sum() / 6) if spread else 1)
+    assert (0.8 * expected < lengths[repeats]).all()
+    assert (lengths[repeats] <= 1.001 * expected).all()
+    assert result.iterations == 0 and not result.converged
+
+
 def test_a_single_row_and_other_floats():
     result = align(jnp.asarray([[3.0, 4.0]], jnp.bfloat16))
     np.testing.assert_allclose(result.points, [[0.6, 0.8]], atol=1e-6)

@@ -171,26 +171,30 @@ def try_all(
     copies: queue.Queue[Copy] = queue.Queue()
     for number in range(jobs):
         copies.put(Copy(ROOT, folder / str(number), FOLDER / "programs"))
-    limits: dict[tuple[str, ...], float] = {}
+    locks: dict[tuple[str, ...], threading.Lock] = {
+        ROOMS[one.module]: threading.Lock() for one in todo
+    }
 
-    def prepare(tests: tuple[str, ...]) -> None:
-        seconds = results.seconds(tests)
-        if seconds is None:
-            copy = copies.get()
-            trial = copy.run(tests, limit=900)
-            copies.put(copy)
-            if trial.outcome != "passed":
-                sys.exit(f"{' '.join(tests)} must pass without a mutant, got\n{trial.output}")
-            seconds = trial.seconds
-            results.add_passed(tests, seconds)
-            print(f"{seconds:6.1f} s  {' '.join(tests)}", flush=True)
-        limits[tests] = 20 + 2.5 * seconds
+    def limit_of(tests: tuple[str, ...]) -> float:
+        with locks[tests]:
+            seconds = results.seconds(tests)
+            if seconds is None:
+                copy = copies.get()
+                trial = copy.run(tests, limit=900)
+                copies.put(copy)
+                if trial.outcome != "passed":
+                    sys.exit(f"{' '.join(tests)} must pass without a mutant, got\n{trial.output}")
+                seconds = trial.seconds
+                results.add_passed(tests, seconds)
+                print(f"{seconds:6.1f} s  {' '.join(tests)}", flush=True)
+            return 20 + 2.5 * seconds
 
     def attempt(mutant: Mutant) -> None:
         source, code = codes(mutant)
         tests = ROOMS[mutant.module]
+        limit = limit_of(tests)
         copy = copies.get()
-        trial = copy.run_with(mutant.module, code, tests, limits[tests])
+        trial = copy.run_with(mutant.module, code, tests, limit)
         copies.put(copy)
         outcome = {"passed": "survived", "failed": "killed"}.get(trial.outcome, trial.outcome)
         outcomes[mutant] = outcome
@@ -203,12 +207,11 @@ def try_all(
             print(diff, flush=True)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for step, work in ((prepare, {ROOMS[one.module] for one in todo}), (attempt, todo)):
-            try:
-                list(pool.map(step, work))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        try:
+            list(pool.map(attempt, todo))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def report(drawn: list[Mutant], outcomes: dict, seconds: float) -> None:

@@ -5,7 +5,8 @@ PROPERTIES = "tests/thomson/test_properties.py"
 OF_ENERGIES = "energy_sums or forces or coincide or angles or bound or settings"
 OF_DESCENT = "descent or few or ties or masked or early or separate or stays or reference"
 OF_SIMPLICES = "simplex or single or few or ties or masked or unit"
-FIRST_METHODS = ("tests/methods/test_golden.py", "tests/methods/test_methods.py")
+SETTINGS = "tests/methods/test_settings.py"
+FIRST_METHODS = (SETTINGS, "tests/methods/test_methods.py", "tests/methods/test_golden.py")
 ENGINE = (
     "tests/test_loop.py",
     *(
@@ -40,16 +41,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/lg_fedavg.py": ("tests/methods/test_lg_fedavg.py",),
     "methods/method.py": (*FIRST_METHODS, "tests/test_loop.py"),
     "methods/table.py": ("tests/methods/test_methods.py", "tests/methods/test_user_file.py"),
-    "methods/fd.py": ("tests/methods/test_fd.py",),
-    "methods/fedavg.py": (*FIRST_METHODS, "-k", "fedavg or golden or fixed"),
-    "methods/fedgen.py": ("tests/methods/test_fedgen.py",),
-    "methods/fedgh.py": ("tests/methods/test_fedgh.py",),
-    "methods/fedkd.py": ("tests/methods/test_fedkd.py",),
-    "methods/fedl2g.py": ("tests/methods/test_fedl2g.py",),
-    "methods/fedmrl.py": ("tests/methods/test_fedmrl.py",),
+    "methods/fd.py": (SETTINGS, "tests/methods/test_fd.py"),
+    "methods/fedavg.py": (*FIRST_METHODS, "-k", "fedavg or settings"),
+    "methods/fedgen.py": (SETTINGS, "tests/methods/test_fedgen.py"),
+    "methods/fedgh.py": (SETTINGS, "tests/methods/test_fedgh.py"),
+    "methods/fedkd.py": (SETTINGS, "tests/methods/test_fedkd.py"),
+    "methods/fedl2g.py": (SETTINGS, "tests/methods/test_fedl2g.py"),
+    "methods/fedmrl.py": (SETTINGS, "tests/methods/test_fedmrl.py"),
     "methods/fedproto.py": FIRST_METHODS,
-    "methods/fedtgp.py": (*FIRST_METHODS, "-k", "fedtgp"),
-    "methods/fml.py": (*FIRST_METHODS, "-k", "fml"),
+    "methods/fedtgp.py": (*FIRST_METHODS, "-k", "fedtgp or settings"),
+    "methods/fml.py": (*FIRST_METHODS, "-k", "fml or settings"),
     "methods/protonorm.py": FIRST_METHODS,
     "methods/shared/averages.py": (*FIRST_METHODS, "-k", "fedavg or fml"),
     "methods/shared/class_table.py": ("tests/methods/test_class_table.py",),
@@ -59,5 +60,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/shared/low_rank.py": ("tests/methods/test_fedkd.py",),
     "methods/shared/mentee.py": ("tests/methods/test_fedkd.py", "tests/methods/test_fedmrl.py"),
     "methods/shared/prototypes.py": FIRST_METHODS,
-    "methods/shared/server_training.py": ("tests/methods/test_fedgh.py", *FIRST_METHODS),
+    "methods/shared/server_training.py": (
+        *("tests/methods/test_fedgh.py", *FIRST_METHODS),
+        *("-k", "fedgh or fedtgp"),
+    ),
 }

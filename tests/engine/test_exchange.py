@@ -106,6 +106,7 @@ CASES = {
 def test_floats_add_up_exactly(rounds):
     add = jax.jit(exchange.add_floats)
     total, wanted = exchange.no_floats(), 0
+    assert total.dtype == jnp.uint32 and as_int(total) == 0
     for counts in rounds:
         total = add(total, jnp.array(counts, jnp.int32))
         wanted += sum(counts)

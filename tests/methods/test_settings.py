@@ -1,4 +1,4 @@
-"""The settings of all methods: a default, a bound or a kind that changes, changes what users get."""
+"""The settings of all methods, written down: a default that changes changes what users get."""
 
 import pytest
 

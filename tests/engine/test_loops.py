@@ -91,6 +91,19 @@ def test_keys_can_be_isolated():
     assert same == key
 
 
+def test_what_is_isolated_runs_once():
+    ran = []
+
+    def function(x):
+        jax.debug.callback(lambda: ran.append(1))
+        return x + 1
+
+    result = jax.jit(functools.partial(loops.isolated, function))(jnp.ones(3), witness=WITNESS)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(result, 2 * np.ones(3))
+    assert ran == [1]
+
+
 STATES = {"x": jnp.arange(6.0), "y": jnp.zeros((6, 2))}
 INPUTS = jnp.arange(10, 16)
 

@@ -19,7 +19,6 @@ import json
 import math
 import pathlib
 import queue
-import random
 import sys
 import tempfile
 import threading
@@ -79,21 +78,24 @@ def main() -> int:
 def draw(count: int, seed: str) -> list[Mutant]:
     """Mutants of all modules, of large ones more, one at a place at most.
 
-    How many a module has grows as the root of the number of its places. The draw in one module
-    does not depend on the others.
+    How many a module has grows as the root of the number of its places. Which ones goes by the
+    lines that they stand in, so that most stay the same when others change.
     """
     places: dict[str, list[Mutant]] = {}
     for module in ROOMS:
-        generator = random.Random(f"{seed}:{module}")
-        mutants = list(mutants_of(module, PACKAGE / module))
-        generator.shuffle(mutants)
-        unique = {mutant.place: mutant for mutant in mutants}
-        places[module] = list(unique.values())
+        lines = (PACKAGE / module).read_text().splitlines()
+
+        def lot(mutant: Mutant, module: str = module, lines: list[str] = lines) -> str:
+            line, column = mutant.place
+            return digest(f"{seed} {module} {lines[line - 1]} {column} {mutant.operator}")
+
+        mutants = sorted(mutants_of(module, PACKAGE / module), key=lot)
+        places[module] = list({mutant.place: mutant for mutant in reversed(mutants)}.values())
     total = sum(math.sqrt(len(some)) for some in places.values())
     drawn = []
     for some in places.values():
         share = math.ceil(count * math.sqrt(len(some)) / total)
-        drawn += some[:share]
+        drawn += some[-share:]
     return drawn
 
 

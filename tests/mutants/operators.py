@@ -30,6 +30,8 @@ _FIXED = ("string", "strings", "lambdef")
 """Arguments that in another's place are an error, which any test sees."""
 _INDIFFERENT = ("max", "maximum", "min", "minimum", "map", "partial", "isinstance", "getattr")
 """Functions to which the order of arguments does not matter, or of which every test sees it."""
+_IDLE = ("probe", "strict")
+"""Keywords of values that tests try, and of checks that only a mistake in the code trips over."""
 _SILENT = ("raise_stmt", "fstring", "import_from", "import_name", "decorator")
 """Nodes within which nothing is changed: what an error says, and what no test should pin."""
 
@@ -180,8 +182,8 @@ def _is_silent(node) -> bool:
         parent = node.parent
         if parent.type in _SILENT or node.type in _SILENT:
             return True
-        if parent.type == "argument" and parent.children[0].get_code().strip() == "probe":
-            return True  # Values for tests to try.
+        if parent.type == "argument" and parent.children[0].get_code().strip() in _IDLE:
+            return True
         if parent.type == "annassign" and node is parent.children[1]:
             return True
         if parent.type == "tfpdef" and node is parent.children[-1]:

@@ -1,10 +1,9 @@
 """Which tests are a module's own: the arguments of pytest, those first that see most."""
 
 ALIGNMENT = "tests/thomson/test_alignment.py"
-PROPERTIES = "tests/thomson/test_properties.py"
-OF_ENERGIES = "energy_sums or forces or coincide or angles or bound or settings"
-OF_DESCENT = "descent or few or ties or masked or early or separate or stays or reference"
-OF_SIMPLICES = "simplex or single or few or ties or masked or unit"
+DESCENT = "tests/thomson/test_descent.py"
+OF_ENERGIES = "energy_sums or forces_keep or coincide or angle or bound or settings or close_pairs"
+OF_SIMPLICES = "simplex or single or few or ties or masked"
 SETTINGS = "tests/methods/test_settings.py"
 FIRST_METHODS = (SETTINGS, "tests/methods/test_methods.py", "tests/methods/test_golden.py")
 ENGINE = (
@@ -25,10 +24,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "metrics.py": ("tests/test_metrics.py",),
     "partition.py": ("tests/test_partition.py",),
     "loop.py": ("tests/test_loop.py",),
-    "thomson/energies.py": (ALIGNMENT, "-k", OF_ENERGIES),
-    "thomson/simplices.py": (ALIGNMENT, PROPERTIES, "-k", OF_SIMPLICES),
-    "thomson/descent.py": (ALIGNMENT, PROPERTIES, "-k", OF_DESCENT),
-    "thomson/alignment.py": (ALIGNMENT, "-k", f"not ({OF_ENERGIES}) or settings"),
+    "thomson/energies.py": (ALIGNMENT, DESCENT, "-k", OF_ENERGIES),
+    "thomson/simplices.py": (ALIGNMENT, "-k", OF_SIMPLICES),
+    "thomson/descent.py": (DESCENT, ALIGNMENT, "-k", "descent or few or ties"),
+    "thomson/alignment.py": (ALIGNMENT, "-k", f"not ({OF_ENERGIES}) or settings or told or apart"),
     "thomson/search.py": ("tests/thomson/test_search.py",),
     "engine/loops.py": ("tests/engine/test_loops.py",),
     "engine/lockstep.py": ("tests/engine/test_lockstep.py",),

@@ -146,8 +146,11 @@ def test_simplex_corners():
         np.testing.assert_allclose(inner, expected, atol=1e-6)
     with pytest.raises(UsageError, match=r"simplex.num_points must be in \[1, dim \+ 1 = 4\]"):
         thomson.simplex(5, 3)
-    with pytest.raises(UsageError, match="at most D"):
+    assert thomson.simplex(1, 3).tolist() == [[1, 0, 0]]
+    with pytest.raises(UsageError, match=r"nearest_simplex needs at most D \+ 1 = 4 rows, got 5"):
         thomson.nearest_simplex(normal(0, 5, 3))
+    points = np.asarray(jax.jit(thomson.nearest_simplex)(normal(0, 4, 3)))
+    np.testing.assert_allclose(points @ points.T, np.where(np.eye(4), 1, -1 / 3), atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(100, 512), (33, 32)])
@@ -226,6 +229,25 @@ def test_reference_steps_agree_with_the_authors_code(case):
             assert result.iterations == golden[f"{case}/stop_iter"] + 1
             assert not result.converged
             assert result.gap > 1e-4
+
+
+def test_the_reference_stops_after_ten_equal_forces_from_step_11_on():
+    """Those of a simplex are equal from the first step; both ways of asking stop there."""
+    corners = thomson.simplex(4, 5)
+    known = np.ones(4, bool)
+    assert reference_align(corners, known).iterations == 21
+    assert align(corners, known, method="reference").iterations == 21
+    assert align(corners, known, method="reference", early_stop=False).iterations == 500
+    assert align(corners, known, method="reference", num_iterations=15).iterations == 15
+
+
+def test_what_is_told_of_two_points_at_right_angles():
+    """Energy -log sqrt(2), least -log 2; the force along the sphere is as large as the other."""
+    result = align(np.float32([[2, 0, 0], [0, 3, 0], [9, 9, 9]]), np.arange(3) < 2, method="none")
+    np.testing.assert_allclose(result.points, np.diag([1, 1, 0]), atol=1e-6)
+    told = (result.energy, result.lower_bound, result.gap, result.residual)
+    np.testing.assert_allclose(told, (-np.log(2) / 2, -np.log(2), 0.5, 1.0), rtol=1e-5)
+    assert not result.converged and result.iterations == 0
 
 
 @pytest.mark.parametrize("method", METHODS)

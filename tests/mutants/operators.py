@@ -28,7 +28,10 @@ _OTHERS = (
 )
 _FIXED = ("string", "strings", "lambdef")
 """Arguments that in another's place are an error, which any test sees."""
-_INDIFFERENT = ("max", "maximum", "min", "minimum", "map", "partial", "isinstance", "getattr")
+_INDIFFERENT = (
+    *("max", "maximum", "min", "minimum", "promote_types", "map", "partial", "isinstance"),
+    *("getattr", "assert_shape", "assert_rank"),
+)
 """Functions to which the order of arguments does not matter, or of which every test sees it."""
 _IDLE = ("probe", "strict")
 """Keywords of values that tests try, and of checks that only a mistake in the code trips over."""
@@ -82,6 +85,8 @@ def _positional(node) -> list | None:
     if len(given) < 2 or any(one.type == "argument" for one in given[:2]):
         return None
     if any(one.type in _FIXED for one in given[:2]):
+        return None
+    if given[0].get_code().strip() == given[1].get_code().strip():
         return None
     function = node.parent.get_previous_sibling() if node.parent.type == "trailer" else None
     if function is not None and function.get_last_leaf().value in _INDIFFERENT:

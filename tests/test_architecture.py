@@ -19,7 +19,7 @@ ALLOWED = {
     "config": {"settings"},
     "metrics": set(),
     "partition": set(),
-    "data": set(),
+    "data": {"partition"},
     "thomson": set(),
     "models": set(),
     "report": {"metrics"},
@@ -34,21 +34,33 @@ ALLOWED = {
         *("config", "engine", "keys", "methods", "metrics", "planning", "report", "settings"),
     },
     "command": {
-        *("config", "keys", "methods", "metrics", "planning", "report", "running", "settings"),
-        "thomson",
+        *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
+        *("settings", "thomson"),
     },
     "__main__": {"command"},
     "__init__": {"config", "running"},
 }
 # Within a folder, a file may import those before it.
 ORDER = {
-    "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
-    "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
-    "running": ("driver", "record", "checkpoint", "job", "grid", "sweep", "verify"),
-    "command": ("thomson", "flags", "interruption", "progress", "cli"),
+    "engine": (
+        *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
+        "simulate",
+    ),
+    "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
+    "running": (
+        *("files", "lock", "directory", "reading", "driver", "conditions", "record"),
+        *("checkpoint", "job", "grid", "sweep", "verify"),
+    ),
+    "command": (
+        *("console", "environment", "thomson", "export", "partition", "flags"),
+        *("interruption", "progress", "cli"),
+    ),
 }
 NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
-WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")
+WRITERS = (
+    *("data", "running/files", "running/lock", "running/directory", "running/record"),
+    *("command/thomson", "command/partition"),
+)
 
 
 def room_of(path):

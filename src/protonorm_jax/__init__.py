@@ -1,11 +1,40 @@
 """Heterogeneous federated learning with prototype alignment and upscaling, in JAX."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from protonorm_jax.config import Config
+    from protonorm_jax.errors import UsageError
+    from protonorm_jax.running import sweep
+    from protonorm_jax.running.driver import History, run
+    from protonorm_jax.types import Dataset, Model, Outputs
+
 __version__ = "0.1.0"
-
-from protonorm_jax.config import Config
-from protonorm_jax.errors import UsageError
-from protonorm_jax.running import sweep
-from protonorm_jax.running.driver import History, run
-from protonorm_jax.types import Dataset, Model, Outputs
-
 __all__ = ["Config", "Dataset", "History", "Model", "Outputs", "UsageError", "run", "sweep"]
+
+# Imported when they are asked for: jax does not start under every environment, and the command
+# line wants to say so.
+_PLACES = {
+    "Config": "config",
+    "Dataset": "types",
+    "History": "running.driver",
+    "Model": "types",
+    "Outputs": "types",
+    "UsageError": "errors",
+    "run": "running.driver",
+    "sweep": "running.sweep",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.{_PLACES[name]}")
+    value = module if name == "sweep" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

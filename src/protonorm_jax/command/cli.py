@@ -1,31 +1,46 @@
-"""The command line: `protonorm run`, `sweep`, `resume`, `verify`, `compare` and `thomson`."""
+"""The command line: `protonorm run`, `sweep`, `resume`, `verify` and the others."""
 
 import argparse
+import functools
 import inspect
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import logging as absl_logging
-from rich.console import Console
 
 from protonorm_jax import config, methods, report, settings
-from protonorm_jax.command import flags, interruption, progress, thomson
+from protonorm_jax.command import (
+    console,
+    export,
+    flags,
+    interruption,
+    partition,
+    progress,
+    thomson,
+)
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, plan
-from protonorm_jax.running import job, record, sweep, verify
+from protonorm_jax.running import job, lock, reading, record, sweep, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, 2 for a mistake of the user, or 1."""
+    """Runs the command line and returns its exit code: 0, 2 for a mistake of the user, or 1.
+
+    A reader of the output that leaves ends the output alone: the exit code is as if it had stayed.
+    """
     given = sys.argv[1:] if arguments is None else list(arguments)
-    code = _exit_code(given)
+    with console.lenient() as output:
+        code = _exit_code(given)
+        output.flush()
+        if output.error is not None:
+            code = code or _complain(f"standard output must be writable, got {output.error}", 2)
     if code and jax.distributed.is_initialized():
         # An ordinary exit would wait for the other processes, and they for this one.
         sys.stdout.flush()
@@ -44,6 +59,15 @@ def _exit_code(arguments: Sequence[str]) -> int:
         if debug:
             raise
         return _complain(str(error), 2)
+    except OSError as error:
+        if debug:
+            raise
+        path = (
+            f"{str(error.filename)!r} must be a path that can be used"
+            if error.filename
+            else ("files must be readable and writable")
+        )
+        return _complain(f"{path}, got {error.strerror or _first_line(error)}", 2)
     except KeyboardInterrupt:
         _complain("interrupted", 130)
         # An ordinary exit would wait for the rounds that are still under way on the devices.
@@ -60,15 +84,26 @@ def _exit_code(arguments: Sequence[str]) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     chosen = flags.chosen(parsed)
     directory = Path(parsed.out or _default_directory(chosen))
-    record.check_free(directory, overwrite=parsed.overwrite)
+    check = _check_of(parsed, directory)
     _start_up(parsed, chosen.devices)
     if parsed.dry_run:
-        for line in progress.plan_lines(plan.make([chosen])):
-            _console().print(line, soft_wrap=True, highlight=False)
+        with progress.LoadDisplay(_console()):
+            planned = plan.make([chosen])
+        for line in progress.plan_lines(planned):
+            _console().say(line)
         return 0
-    with progress.RunDisplay(chosen, _console()) as display:
-        summary = job.run(chosen, directory, display=display)
-    return _end(summary, directory)
+    with lock.holding(directory, fresh=not parsed.out, check=check) as directory:
+        with progress.RunDisplay(chosen, _console()) as display:
+            summary = job.run(chosen, directory, display=display, overwrite=parsed.overwrite)
+        return _end(summary, directory)
+
+
+def _check_of(parsed: argparse.Namespace, directory: Path) -> Callable[[Path], None]:
+    """What a directory for results is asked once it is locked; the one given is asked at once."""
+    check = functools.partial(record.check_free, overwrite=parsed.overwrite)
+    if parsed.out:
+        check(directory)
+    return check
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
@@ -87,36 +122,46 @@ def _sweep(parsed: argparse.Namespace) -> int:
             )
     changes = sweep.expand(base, grids, parsed.seeds)
     directory = Path(parsed.out or _default_directory(base, "sweep"))
-    record.check_free(directory, overwrite=parsed.overwrite)
+    check = _check_of(parsed, directory)
     _start_up(parsed, base.devices)
-    planned = sweep.plan(
-        base, changes, runs_per_program=parsed.runs_per_program, vmap_runs=parsed.vmap_runs
-    )
-    _console().print(report.plan_table(sweep.description(planned)))
+
+    def planned() -> sweep.Sweep:
+        sizes = {"runs_per_program": parsed.runs_per_program, "vmap_runs": parsed.vmap_runs}
+        with progress.LoadDisplay(_console()):
+            result = sweep.plan(base, changes, **sizes)
+        _console().print(report.plan_table(sweep.description(result)))
+        for note in sweep.notes(result):
+            _console().say(note)
+        return result
+
     if parsed.dry_run:
+        planned()
         return 0
-    return _train_sweep(planned, directory, resumed=False)
+    with (
+        lock.holding(directory, fresh=not parsed.out, check=check) as directory,
+        job.StopRequest(),
+    ):
+        return _train_sweep(planned(), directory, resumed=False)
 
 
 def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int:
     configs = [run.config for plan in planned.plans for run in plan.runs]
     with progress.SweepDisplay(configs, _console()) as display:
         rows = sweep.train(planned, directory, display=display, resumed=resumed)
-    console = _console()
-    console.print(report.sweep_table(rows, sweep.swept(planned.changes)))
+    out = _console()
+    out.print(report.sweep_table(rows, sweep.swept(planned.changes)))
     if len(rows) < len(configs):
-        console.print(
+        out.say(
             f"stopped with {len(rows)} of {len(configs)} runs finished; "
-            f"protonorm resume {directory} goes on",
-            soft_wrap=True,
+            f"protonorm resume {directory} goes on"
         )
     else:
-        console.print(f"Results are in {directory}", soft_wrap=True)
+        out.say(f"Results are in {directory}")
     return 0
 
 
 def _methods(parsed: argparse.Namespace) -> int:
-    console = _console()
+    out = _console()
     table = methods.METHODS
     if parsed.name is None:
         rows = [
@@ -124,23 +169,23 @@ def _methods(parsed: argparse.Namespace) -> int:
             | {"settings": list(settings.fields(row.settings))}
             for name, row in table.items()
         ]
-        console.print(report.methods_table(rows))
-        console.print("protonorm methods NAME shows one with its settings", highlight=False)
+        out.print(report.methods_table(rows))
+        out.say("protonorm methods NAME shows one with its settings")
         return 0
     if parsed.name not in table:
         hint = settings.hint(parsed.name, table)
         raise UsageError(f"NAME must be one of {', '.join(table)}, got {parsed.name!r}{hint}")
     row = table[parsed.name]
     text = inspect.getdoc(row.factory) or "(its factory has no docstring)"
-    console.print(f"{parsed.name}: {text}\n", markup=False, highlight=False)
+    out.print(f"{parsed.name}: {text}\n")
     for name, words in (("up", row.up), ("down", row.down), ("source", row.source)):
         if words:
-            console.print(f"{name:<8}{words}", markup=False, highlight=False)
+            out.print(f"{name:<8}{words}")
     own = settings.fields(row.settings)
     if own:
-        console.print(report.settings_table([_described(row.settings, name) for name in own]))
+        out.print(report.settings_table([_described(row.settings, name) for name in own]))
     else:
-        console.print("It has no settings.")
+        out.say("It has no settings.")
     return 0
 
 
@@ -163,31 +208,50 @@ def _described(group: Any, name: str) -> dict[str, Any]:
 def _resume(parsed: argparse.Namespace) -> int:
     directory = Path(parsed.directory)
     _start_up(parsed, parsed.devices)
-    if (directory / record.SWEEP).exists():
-        planned = sweep.resume(directory, num_devices=parsed.devices)
-        return _train_sweep(planned, directory, resumed=True)
-    chosen = job.settings_of(directory, parsed.devices)
-    display = progress.RunDisplay(chosen, _console())
-    if job.is_finished(directory):
-        job.resume(directory, display=display)
-        _console().print(f"{directory} holds a finished run; nothing is left to do")
-        return 0
-    with display:
-        summary = job.resume(directory, display=display, num_devices=parsed.devices)
-    return _end(summary, directory)
+    if parsed.rounds is None and job.is_done(directory):
+        return _say_done(directory)
+    with (
+        lock.holding(directory, create=False, check=job.recover),
+        job.StopRequest(),
+    ):
+        if (directory / record.SWEEP).exists():
+            if parsed.rounds is not None:
+                raise UsageError(f"--rounds must be left out for a sweep, got {parsed.rounds}")
+            with progress.LoadDisplay(_console()):
+                planned = sweep.resume(directory, num_devices=parsed.devices)
+            return _train_sweep(planned, directory, resumed=True)
+        chosen = job.settings_to_resume(directory, parsed.devices, parsed.rounds)
+        given = {"num_devices": parsed.devices}
+        display = progress.RunDisplay(chosen, _console())
+        if parsed.rounds is None and job.is_done(directory, leftovers=True):
+            job.resume(directory, display=display)
+            return _say_done(directory)
+        with display:
+            if parsed.rounds is None:
+                summary = job.resume(directory, display=display, **given)
+            else:
+                summary = job.extend(
+                    directory, parsed.rounds, display=display, say=display.say, **given
+                )
+        return _end(summary, directory)
+
+
+def _say_done(directory: Path) -> int:
+    _console().say(f"{directory} holds a finished run; nothing is left to do")
+    return 0
 
 
 def _end(summary: dict[str, Any], directory: Path) -> int:
     """Says how a run has ended."""
-    console = _console()
+    out = _console()
     if devices.is_first():
-        console.print(report.comparison_table([summary]))
+        out.print(report.comparison_table([summary]))
     if summary["status"] == "stopped":
         done = summary.get("rounds", 0)
         text = f"stopped by SIGTERM after round {done}; protonorm resume {directory} goes on"
-        console.print(text, soft_wrap=True)
+        out.say(text)
     else:
-        console.print(f"Results are in {directory}", soft_wrap=True)
+        out.say(f"Results are in {directory}")
     return 0
 
 
@@ -199,16 +263,16 @@ def _verify(parsed: argparse.Namespace) -> int:
     chosen = job.settings_of(directory, parsed.devices)
     with progress.RunDisplay(chosen, _console()) as display:
         found = verify.run(directory, display=display, num_devices=parsed.devices)
-    console = _console()
+    out = _console()
     for line in report.verification_lines(found.rounds, found.arrays, found.changes):
-        console.print(line, soft_wrap=True, highlight=False)
+        out.say(line)
     if found.identical:
         verdict = "reproduced bit by bit"
     elif found.reproduced:
         verdict = "reproduced within tolerance"
     else:
-        verdict = "NOT reproduced"
-    console.print(f"{directory}: {verdict}", soft_wrap=True, highlight=False)
+        verdict = f"NOT reproduced{f': {found.reason}' if found.reason else ''}"
+    out.say(f"{directory}: {verdict}")
     return 0 if found.reproduced else 1
 
 
@@ -228,27 +292,32 @@ def _start_up(parsed: argparse.Namespace, num_devices: int | None) -> None:
     )
 
 
-def _console() -> Console:
+def _console() -> console.Console:
     """Where this process talks; only the first of several does."""
-    width = None if sys.stdout.isatty() else 120  # Tables in files need not be as narrow.
-    return Console(quiet=not devices.is_first(), width=width)
+    return console.Console(quiet=not devices.is_first())
 
 
 def _compare(parsed: argparse.Namespace) -> int:
     directories = [Path(name) for name in parsed.directories]
+    form = report.format_of(Path(parsed.out)) if parsed.out else ""
     sweeps = [path for path in directories if (path / record.SWEEP).exists()]
     for path in sweeps:
         names, rows = sweep.read_results(path)
         _console().print(report.sweep_table(rows, names))
     directories = [path for path in directories if path not in sweeps]
-    runs = [(record.read_summary(path), record.read_rows(path)) for path in directories]
+    runs = [reading.read_state(path) for path in directories]
     if runs:
-        Console().print(report.comparison_table([summary for summary, _ in runs]))
+        _console().print(report.comparison_table([summary for summary, _ in runs]))
+    for path, (summary, _) in zip(directories, runs, strict=True):
+        status, done = summary.get("status"), summary.get("rounds", 0)
+        if status != "finished":
+            _console().say(f"{path}: {status} after round {done}")
     if parsed.out:
         if not runs:
             raise UsageError("--out must be given with at least one run, got sweeps only")
-        with record.replacing(Path(parsed.out)) as file:
-            report.draw_comparison(runs, [str(path) for path in directories], file)
+        names = [str(path) for path in directories]
+        with record.writing(Path(parsed.out)), record.replacing(Path(parsed.out)) as file:
+            report.draw_comparison(runs, names, file, form)
     return 0
 
 
@@ -258,7 +327,7 @@ def _default_directory(chosen: config.Config, kind: str = "") -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"protonorm: {message}", file=sys.stderr, flush=True)
+    print(f"protonorm: {console.one_line(message)}", file=sys.stderr, flush=True)
     return code
 
 
@@ -276,4 +345,6 @@ COMMANDS = {
     "verify": _verify,
     "compare": _compare,
     "thomson": thomson.command,
+    "export": lambda parsed: export.command(parsed, flags.chosen(parsed)),
+    "partition": lambda parsed: partition.command(parsed, flags.chosen(parsed)),
 }

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
-from mpl_toolkits.mplot3d.art3d import Line3DCollection
-from rich.console import Console
 from scipy.spatial import ConvexHull
 
 from protonorm_jax import keys, report, thomson
+from protonorm_jax.command.console import Console
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
 from protonorm_jax.running import record
@@ -58,7 +55,9 @@ def command(parsed: argparse.Namespace) -> int:
     _check(parsed)
     directory = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
     try:
-        record.check_free(directory, overwrite=parsed.overwrite)
+        record.check_free(
+            directory, overwrite=parsed.overwrite, is_ours=lambda path: (path / POINTS).exists()
+        )
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error
@@ -97,9 +96,9 @@ def command(parsed: argparse.Namespace) -> int:
 
     console = Console()
     for name, text in _lines(parsed, result).items():
-        console.print(f"{name:<16}{text}", highlight=False, soft_wrap=True)
-    console.print(f"{'time':<16}{seconds:.1f} s, compilation included", highlight=False)
-    console.print(f"Results are in {directory}", soft_wrap=True)
+        console.say(f"{name:<16}{text}")
+    console.say(f"{'time':<16}{seconds:.1f} s, compilation included")
+    console.say(f"Results are in {directory}")
     return 0
 
 
@@ -140,22 +139,25 @@ def draw(points: np.ndarray, caption: str, file: BinaryIO) -> None:
       file: receives a PNG.
     """
     num_points, dim = points.shape
-    figure = Figure(figsize=(6, 6) if dim <= 3 else (8, 5), layout="constrained")
-    if dim == 2:
-        _draw_circle(figure.add_subplot(), points)
-    elif dim == 3:
-        _draw_sphere(figure.add_subplot(projection="3d"), points)
-    else:
-        _draw_angles(figure.add_subplot(), points)
-    smallest = np.nanmin(report.pairwise_angles(points))
-    figure.suptitle(
-        f"{num_points} points in {dim} dimensions\n{caption}, smallest angle {smallest:.2f}°"
-    )
-    figure.savefig(file, format="png", dpi=120)
+    with report.drawing(file, figsize=(6, 6) if dim <= 3 else (8, 5)) as figure:
+        if dim == 2:
+            _draw_circle(figure.add_subplot(), points)
+        elif dim == 3:
+            import mpl_toolkits.mplot3d  # noqa: F401 (brings the projection)
+
+            _draw_sphere(figure.add_subplot(projection="3d"), points)
+        else:
+            _draw_angles(figure.add_subplot(), points)
+        smallest = np.nanmin(report.pairwise_angles(points))
+        figure.suptitle(
+            f"{num_points} points in {dim} dimensions\n{caption}, smallest angle {smallest:.2f}°"
+        )
 
 
 def _draw_circle(axes: Any, points: np.ndarray) -> None:
     """The circle and the polygon of the points."""
+    from matplotlib.collections import LineCollection
+
     turn = np.linspace(0, 2 * np.pi, 361)
     axes.plot(np.cos(turn), np.sin(turn), color="grey", linewidth=0.8)
     around = points[np.argsort(np.arctan2(points[:, 1], points[:, 0]))]
@@ -168,6 +170,8 @@ def _draw_circle(axes: Any, points: np.ndarray) -> None:
 
 def _draw_sphere(axes: Any, points: np.ndarray) -> None:
     """The sphere with one point on top and the edges of the convex hull; the far side is faint."""
+    from mpl_toolkits.mplot3d.art3d import Line3DCollection
+
     elevation, azimuth = np.radians([_ELEVATION, _AZIMUTH])
     eye = np.array(
         [

@@ -1,0 +1,44 @@
+"""What must be right in the environment before jax is imported; this file does not import it."""
+
+import os
+import re
+import subprocess
+import sys
+
+from protonorm_jax.errors import UsageError
+
+_PATIENCE = 60.0
+"""Seconds to wait for XLA's opinion of its flags."""
+
+
+def check_xla_flags() -> None:
+    """Asks another process what XLA thinks of `XLA_FLAGS`, as XLA ends the process that asks.
+
+    Raises:
+      UsageError: it does not know one of them.
+    """
+    flags = os.environ.get("XLA_FLAGS")
+    if not flags:
+        return
+    command = (sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()")
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
+    except (OSError, subprocess.SubprocessError):
+        return
+    complaints = re.findall(r"(?:parse_flags_from_env|command_line_flags)\S*\] (.*)", asked.stderr)
+    if asked.returncode and complaints:
+        raise UsageError(
+            f"XLA_FLAGS must be flags that XLA knows, got {flags!r}: {complaints[0].rstrip('.')}"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why the program does not start: the environment variable that jax does not take, or so."""
+    text = (str(error).strip().splitlines() or ["no message"])[0]
+    named = re.search(r"JAX flag (\w+)|environment '(\w+)'", text)
+    name = (named[1] or named[2]).upper() if named else ""
+    if name in os.environ:
+        return f"{name} must be a value that jax takes, got {os.environ[name]!r}"
+    if isinstance(error, UsageError):
+        return text
+    return f"the installation must be complete, got {type(error).__name__}: {text}"

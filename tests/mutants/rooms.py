@@ -1,7 +1,7 @@
 """Which tests are a module's own: the arguments of pytest, those first that see most."""
 
 ALIGNMENT = "tests/thomson/test_alignment.py"
-DESCENT = "tests/thomson/test_descent.py"
+STEPS = "tests/thomson/test_steps.py"
 OF_ENERGIES = "energy_sums or forces_keep or coincide or angle or bound or settings or close_pairs"
 OF_SIMPLICES = "simplex or single or few or ties or masked"
 SETTINGS = "tests/methods/test_settings.py"
@@ -24,14 +24,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "metrics.py": ("tests/test_metrics.py",),
     "partition.py": ("tests/test_partition.py",),
     "loop.py": ("tests/test_loop.py",),
-    "thomson/energies.py": (ALIGNMENT, DESCENT, "-k", OF_ENERGIES),
+    "thomson/energies.py": (ALIGNMENT, STEPS, "-k", OF_ENERGIES),
     "thomson/simplices.py": (ALIGNMENT, "-k", OF_SIMPLICES),
-    "thomson/descent.py": (DESCENT, ALIGNMENT, "-k", "descent or few or ties"),
+    "thomson/descent.py": (STEPS, ALIGNMENT, "-k", "steps or descent or few or ties"),
     "thomson/alignment.py": (ALIGNMENT, "-k", f"not ({OF_ENERGIES}) or settings or told or apart"),
     "thomson/search.py": ("tests/thomson/test_search.py",),
     "engine/loops.py": ("tests/engine/test_loops.py",),
     "engine/lockstep.py": ("tests/engine/test_lockstep.py",),
     "engine/exchange.py": ("tests/engine/test_exchange.py",),
+    "engine/augment.py": ("tests/engine/test_augment.py",),
     "engine/batches.py": ("tests/engine/test_client.py",),
     "engine/client.py": ("tests/engine/test_client.py", "tests/test_loop.py"),
     "engine/evaluate.py": ENGINE,
@@ -40,6 +41,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/lg_fedavg.py": ("tests/methods/test_lg_fedavg.py",),
     "methods/method.py": (*FIRST_METHODS, "tests/test_loop.py"),
     "methods/table.py": ("tests/methods/test_methods.py", "tests/methods/test_user_file.py"),
+    "methods/descent.py": ("tests/methods/test_descent.py",),
     "methods/fd.py": (SETTINGS, "tests/methods/test_fd.py"),
     "methods/fedavg.py": (*FIRST_METHODS, "-k", "fedavg or settings"),
     "methods/fedgen.py": (SETTINGS, "tests/methods/test_fedgen.py"),

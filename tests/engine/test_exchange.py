@@ -63,13 +63,19 @@ def test_the_average_has_the_bits_of_clients_added_in_order():
 @pytest.mark.parametrize(("weighting", "mean"), [("uniform", [3.0, 4.0]), ("samples", [3.5, 4.5])])
 def test_what_is_lost_is_not_received(weighting, mean):
     """Two architectures; client 1 stands in the second and its upload is lost."""
+    each = jnp.array([1, 2, 9])
+    tables = jnp.arange(1.0, 19.0).reshape(3, 2, 3).at[2, 0, 0].set(jnp.nan)
     uploads = (
         Upload(
-            each=jnp.array([1, 2]),
+            each={"number": each[:2], "table": tables[:2]},
             mean=jnp.array([[2.0, 3.0], [4.0, 5.0]]),
             floats=jnp.array([7, 8]),
         ),
-        Upload(each=jnp.array([9]), mean=jnp.array([[jnp.inf, 0.0]]), floats=jnp.array([9])),
+        Upload(
+            each={"number": each[2:], "table": tables[2:]},
+            mean=jnp.array([[jnp.inf, 0.0]]),
+            floats=jnp.array([9]),
+        ),
     )
     received, floats = exchange.receive(
         uploads,
@@ -80,10 +86,29 @@ def test_what_is_lost_is_not_received(weighting, mean):
         client_devices=1,
         witness=WITNESS,
     )
-    np.testing.assert_array_equal(received.each, [1, 0, 2])
+    np.testing.assert_array_equal(received.each["number"], [1, 0, 2])
+    wanted = np.stack([tables[0], np.zeros((2, 3)), tables[1]])
+    np.testing.assert_array_equal(received.each["table"], wanted)
     np.testing.assert_array_equal(received.mean, mean)
     np.testing.assert_array_equal(received.num_samples, [10, 50, 30])
     np.testing.assert_array_equal(floats, [7, 0, 8])
+
+
+def test_a_run_gathers_from_its_own_devices_alone():
+    """Two runs on two devices each; a client of the first architecture and two of the second."""
+    values = jnp.arange(24.0).reshape(4, 3, 2)
+    order = jnp.array([5, 0, 3, 2])
+
+    def gathered(leaf):
+        outputs = ({"x": leaf[:1]}, {"x": leaf[1:]})
+        ordered = exchange.in_client_order(outputs, order, 2)
+        return exchange.gather(outputs, 2)["x"], ordered["x"]
+
+    places, clients = jax.pmap(gathered, axis_name=exchange.AXIS)(values)
+    for device in range(4):
+        run = values[:2] if device < 2 else values[2:]
+        np.testing.assert_array_equal(places[device], run.reshape(6, 2))
+        np.testing.assert_array_equal(clients[device], run.reshape(6, 2)[order])
 
 
 def as_int(total):
@@ -106,6 +131,7 @@ CASES = {
 def test_floats_add_up_exactly(rounds):
     add = jax.jit(exchange.add_floats)
     total, wanted = exchange.no_floats(), 0
+    assert total.dtype == jnp.uint32 and as_int(total) == 0
     for counts in rounds:
         total = add(total, jnp.array(counts, jnp.int32))
         wanted += sum(counts)

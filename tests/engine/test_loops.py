@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protonorm_jax.engine import loops
+from protonorm_jax.engine import batches, lockstep, loops
+from protonorm_jax.types import ClientData
 
 ZERO = jnp.int32(0)
 WITNESS = jnp.int32(3)
@@ -90,6 +91,19 @@ def test_keys_can_be_isolated():
     assert same == key
 
 
+def test_what_is_isolated_runs_once():
+    ran = []
+
+    def function(x):
+        jax.debug.callback(lambda: ran.append(1))
+        return x + 1
+
+    result = jax.jit(functools.partial(loops.isolated, function))(jnp.ones(3), witness=WITNESS)
+    jax.effects_barrier()
+    np.testing.assert_array_equal(result, 2 * np.ones(3))
+    assert ran == [1]
+
+
 STATES = {"x": jnp.arange(6.0), "y": jnp.zeros((6, 2))}
 INPUTS = jnp.arange(10, 16)
 
@@ -127,3 +141,52 @@ def test_a_slot_may_be_anything_without_work():
     clean, wanted = loops.update(advance, STATES, INPUTS, jnp.int32(3), chunk=1)
     jax.tree.map(np.testing.assert_array_equal, outputs, wanted)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:3], b[:3]), states, clean)
+
+
+def test_functions_are_traced_once():
+    """However often a loop needs their shapes: tracing is most of the time before a run starts."""
+    traced = []
+
+    def function(name, result):
+        traced.append(name)
+        return result
+
+    @jax.jit
+    def run(x):
+        loops.accumulate(x, lambda index, given: function("accumulate", given), x)
+        loops.isolated(lambda given: function("isolated", given), x, witness=x)
+        loops.update(lambda *both: function("update", both), STATES, INPUTS[:6], x, chunk=1)
+        loops.update(lambda *both: function("chunks", both), STATES, INPUTS[:6], x, chunk=2)
+
+    run.trace(WITNESS)
+    assert traced == ["accumulate", "isolated", "update", "chunks"]
+
+
+def test_a_clients_steps_are_traced_once_though_their_shapes_are_asked_for():
+    """Alone, and side by side with others."""
+    traced = []
+
+    def function(batch, constants):
+        traced.append("batch")
+        return jnp.where(batch.mask, batch.inputs, 0).sum() * constants
+
+    indices = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
+    counts = jnp.array([3, 4])
+
+    def total(indices, count, repeat=lockstep.repeat):
+        data = ClientData(jnp.arange(8.0), jnp.zeros(8, jnp.int32), indices, count)
+        return batches.total(function, data, 2.0, batch_size=2, repeat=repeat)
+
+    jax.jit(total).trace(indices[0], counts[0])
+    assert traced == ["batch"]
+    narrowing = functools.partial(lockstep.repeat, widths=(2, 1))
+    several = jax.jit(jax.vmap(functools.partial(total, repeat=narrowing)))
+    several.trace(indices, counts)
+    assert traced == ["batch"] * 2
+    np.testing.assert_array_equal(several(indices, counts), [2 * 3, 2 * 22])
+
+
+def test_the_first_of_a_tree_is_that_of_every_leaf():
+    first = loops.first_of({"a": jnp.array([3, 4, 5]), "b": (jnp.eye(2),)})
+    assert first["a"] == 3
+    np.testing.assert_array_equal(first["b"][0], [1, 0])

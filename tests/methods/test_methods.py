@@ -10,7 +10,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.engine import exchange
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import fedtgp
-from protonorm_jax.methods.shared import class_table
+from protonorm_jax.methods.shared import class_table, clipping
 from protonorm_jax.methods.table import checked_settings
 from protonorm_jax.types import Batch, Model, Models, Outputs, Prototypes
 
@@ -89,18 +89,25 @@ def test_the_ablation(align, upscale, wanted):
     np.testing.assert_allclose(sent.vectors, wanted, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("distance", "weighted"), [("mse", 25 / 4), ("squared", 25 / 2)])
-def test_the_prototype_loss_is_a_mean_over_the_batch(distance, weighted):
-    """Two real rows, of which one is (3, 4) away from its prototype; the other's is unknown."""
+@pytest.mark.parametrize(("distance", "elements"), [("mse", 1), ("squared", 2)])
+@pytest.mark.parametrize("real", [2, 1, 0])
+def test_the_prototype_loss_is_a_mean_over_the_batch(distance, elements, real):
+    """Two real rows, of which one is (3, 4) away from its prototype; the other's is unknown.
+
+    Or the first alone, or none, which is no loss.
+    """
     method, round = build(
         "fedproto", num_classes=2, feature_dim=2, proximity=2.0, distance=distance
     )
     model = fixed_model(features=[[3.0, 4.0], [9.0, 9.0], [7.0, 7.0]], logits=np.zeros((3, 2)))
     down = Prototypes(jnp.zeros((2, 2)), jnp.array([True, False]))
-    batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 0]), jnp.array([True, True, False]))
+    batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 0]), jnp.arange(3) < real)
     loss, info = method.loss(EMPTY, EMPTY, down, batch, KEY, round, models=Models(model))
-    assert float(info.terms["prototype_mse"]) == pytest.approx(25 / 4)
-    assert float(loss) == pytest.approx(np.log(2) + 2 * weighted)
+    mean = 25 / 2 / real if real else 0
+    assert float(info.terms["prototype_mse"]) == pytest.approx(mean)
+    entropy = np.log(2) if real else 0
+    assert float(info.terms["cross_entropy"]) == pytest.approx(entropy)
+    assert float(loss) == pytest.approx(entropy + 2 * elements * mean)
 
 
 def test_the_weight_of_the_other_distance_is_told():
@@ -197,6 +204,33 @@ def test_fml_clips_the_gradient_of_each_net_by_itself():
     updates, _ = optimizer.update(gradient, optimizer.init(gradient), gradient)
     np.testing.assert_allclose(updates["model"]["w"], [-0.06, -0.08], rtol=1e-5)
     np.testing.assert_allclose(updates["shared"]["w"], [-0.03, -0.04], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("norm", "limit", "wanted"),
+    [(5.0, 1.0, 1.0), (0.5, 1.0, 0.5), (0.0, 1.0, 0.0), (1e-6, 1e-6, 5e-7), (3e-6, 1e-6, 7.5e-7)],
+)
+def test_a_clipped_norm_is_what_pytorch_leaves_of_it(norm, limit, wanted):
+    """min(1, limit / (norm + 1e-6)) of it; the small number counts for norms as small."""
+    gradient = {"w": norm * jnp.array([[0.6], [0.0]]), "b": norm * jnp.array([-0.8])}
+    clipped = clipping.clip(gradient, limit)
+    np.testing.assert_allclose(clipped["w"], wanted * np.array([[0.6], [0.0]]), rtol=1e-5)
+    np.testing.assert_allclose(clipped["b"], [-0.8 * wanted], rtol=1e-5)
+
+
+def test_a_method_of_defaults_sends_nothing_and_trains_heads():
+    """What a method that names no hook does; Local is one."""
+    method = methods.Method()
+    assert methods.build("local", methods.Setup(3, 4, 2, 5, 8), {}) == method
+    assert method.broadcast({"any": 1}, None) == ((), 0)
+    assert method.upload(KEY, None, (), None, (), None, models=None) == methods.Upload()
+    assert method.aggregate(KEY, "state", None, None) == ("state", {})
+    assert method.observe(None, None, None) == method.init_server(KEY, None, {}) == ()
+    assert method.show("state") == method.nets("state") == {}
+    others = (method.reserve, method.warmup, method.server_steps, method.shared)
+    assert others == (0, 0, 0, None)
+    client = method.init_client(KEY, {"params": 1, "batch_stats": 2}, (), None, None)
+    assert client == ({"model": 1}, {"model": 2}) and method.receive(client, (), None) is client
 
 
 def tgp_round(sums, counts, *, margin, epochs=1):

@@ -19,7 +19,6 @@ import json
 import math
 import pathlib
 import queue
-import random
 import sys
 import tempfile
 import threading
@@ -79,21 +78,24 @@ def main() -> int:
 def draw(count: int, seed: str) -> list[Mutant]:
     """Mutants of all modules, of large ones more, one at a place at most.
 
-    How many a module has grows as the root of the number of its places. The draw in one module
-    does not depend on the others.
+    How many a module has grows as the root of the number of its places. Which ones goes by the
+    lines that they stand in, so that most stay the same when others change.
     """
     places: dict[str, list[Mutant]] = {}
     for module in ROOMS:
-        generator = random.Random(f"{seed}:{module}")
-        mutants = list(mutants_of(module, PACKAGE / module))
-        generator.shuffle(mutants)
-        unique = {mutant.place: mutant for mutant in mutants}
-        places[module] = list(unique.values())
+        lines = (PACKAGE / module).read_text().splitlines()
+
+        def lot(mutant: Mutant, module: str = module, lines: list[str] = lines) -> str:
+            line, column = mutant.place
+            return digest(f"{seed} {module} {lines[line - 1]} {column} {mutant.operator}")
+
+        mutants = sorted(mutants_of(module, PACKAGE / module), key=lot)
+        places[module] = list({mutant.place: mutant for mutant in reversed(mutants)}.values())
     total = sum(math.sqrt(len(some)) for some in places.values())
     drawn = []
     for some in places.values():
         share = math.ceil(count * math.sqrt(len(some)) / total)
-        drawn += some[:share]
+        drawn += some[-share:]
     return drawn
 
 
@@ -113,7 +115,7 @@ class Results:
     """The outcomes of all trials, one line of JSON each; the last of several counts.
 
     A mutant goes by its module and the digests of the code before and after; tests that have passed
-    without any by themselves and the digest of all code and tests.
+    without any by their names and the digest of all code, theirs and what all tests share.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -122,9 +124,8 @@ class Results:
         for line in path.read_text().splitlines() if path.exists() else []:
             row = json.loads(line)
             self.rows[tuple(row["key"])] = row
-        files = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/*.py")])
-        files = [file for file in files if file.parent != EQUIVALENT.parent]
-        self.everything = digest("".join(file.read_text() for file in files))
+        self.sources = [*ROOT.glob("src/**/*.py"), *ROOT.glob("tests/**/[!t]*.py")]
+        self.sources = sorted(one for one in self.sources if one.parent != EQUIVALENT.parent)
 
     @staticmethod
     def key(mutant: Mutant) -> tuple[str, ...]:
@@ -136,9 +137,15 @@ class Results:
         outcome = self.rows.get(self.key(mutant), {}).get("outcome")
         return None if outcome == "survived" else outcome
 
+    def key_of_passed(self, tests: tuple[str, ...]) -> tuple[str, ...]:
+        """What stands for tests."""
+        own = (ROOT / test.partition("::")[0] for test in tests)
+        files = [*self.sources, *(file for file in own if file.is_file())]
+        return (*tests, digest("".join(file.read_text() for file in files)))
+
     def seconds(self, tests: tuple[str, ...]) -> float | None:
         """How long the tests took if they have passed without a mutant."""
-        return self.rows.get((*tests, self.everything), {}).get("seconds")
+        return self.rows.get(self.key_of_passed(tests), {}).get("seconds")
 
     def add(self, mutant: Mutant, **row: Any) -> None:
         """Writes an outcome down."""
@@ -146,7 +153,7 @@ class Results:
 
     def add_passed(self, tests: tuple[str, ...], seconds: float) -> None:
         """Writes down that tests pass without a mutant."""
-        self._write((*tests, self.everything), {"seconds": seconds})
+        self._write(self.key_of_passed(tests), {"seconds": seconds})
 
     def _write(self, key: tuple[str, ...], row: dict[str, Any]) -> None:
         with self.lock, self.path.open("a") as file:
@@ -166,26 +173,30 @@ def try_all(
     copies: queue.Queue[Copy] = queue.Queue()
     for number in range(jobs):
         copies.put(Copy(ROOT, folder / str(number), FOLDER / "programs"))
-    limits: dict[tuple[str, ...], float] = {}
+    locks: dict[tuple[str, ...], threading.Lock] = {
+        ROOMS[one.module]: threading.Lock() for one in todo
+    }
 
-    def prepare(tests: tuple[str, ...]) -> None:
-        seconds = results.seconds(tests)
-        if seconds is None:
-            copy = copies.get()
-            trial = copy.run(tests, limit=900)
-            copies.put(copy)
-            if trial.outcome != "passed":
-                sys.exit(f"{' '.join(tests)} must pass without a mutant, got\n{trial.output}")
-            seconds = trial.seconds
-            results.add_passed(tests, seconds)
-            print(f"{seconds:6.1f} s  {' '.join(tests)}", flush=True)
-        limits[tests] = 20 + 2.5 * seconds
+    def limit_of(tests: tuple[str, ...]) -> float:
+        with locks[tests]:
+            seconds = results.seconds(tests)
+            if seconds is None:
+                copy = copies.get()
+                trial = copy.run(tests, limit=900)
+                copies.put(copy)
+                if trial.outcome != "passed":
+                    sys.exit(f"{' '.join(tests)} must pass without a mutant, got\n{trial.output}")
+                seconds = trial.seconds
+                results.add_passed(tests, seconds)
+                print(f"{seconds:6.1f} s  {' '.join(tests)}", flush=True)
+            return 20 + 2.5 * seconds
 
     def attempt(mutant: Mutant) -> None:
         source, code = codes(mutant)
         tests = ROOMS[mutant.module]
+        limit = limit_of(tests)
         copy = copies.get()
-        trial = copy.run_with(mutant.module, code, tests, limits[tests])
+        trial = copy.run_with(mutant.module, code, tests, limit)
         copies.put(copy)
         outcome = {"passed": "survived", "failed": "killed"}.get(trial.outcome, trial.outcome)
         outcomes[mutant] = outcome
@@ -198,12 +209,11 @@ def try_all(
             print(diff, flush=True)
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        for step, work in ((prepare, {ROOMS[one.module] for one in todo}), (attempt, todo)):
-            try:
-                list(pool.map(step, work))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        try:
+            list(pool.map(attempt, todo))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def report(drawn: list[Mutant], outcomes: dict, seconds: float) -> None:

@@ -26,7 +26,15 @@ _OTHERS = (
     *("ReplaceUnaryOperator_Delete_USub", "ReplaceUnaryOperator_Delete_Invert"),
     "ReplaceUnaryOperator_Delete_Not",
 )
-_SYMMETRIC = ("max", "maximum", "min", "minimum")
+_FIXED = ("string", "strings", "lambdef")
+"""Arguments that in another's place are an error, which any test sees."""
+_INDIFFERENT = (
+    *("max", "maximum", "min", "minimum", "promote_types", "map", "partial", "isinstance"),
+    *("getattr", "assert_shape", "assert_rank"),
+)
+"""Functions to which the order of arguments does not matter, or of which every test sees it."""
+_IDLE = ("probe", "strict")
+"""Keywords of values that tests try, and of checks that only a mistake in the code trips over."""
 _SILENT = ("raise_stmt", "fstring", "import_from", "import_name", "decorator")
 """Nodes within which nothing is changed: what an error says, and what no test should pin."""
 
@@ -76,10 +84,12 @@ def _positional(node) -> list | None:
     given = node.children[::2]
     if len(given) < 2 or any(one.type == "argument" for one in given[:2]):
         return None
-    if any(one.type in ("string", "strings") for one in given[:2]):
-        return None  # A text in another's place is an error.
+    if any(one.type in _FIXED for one in given[:2]):
+        return None
+    if given[0].get_code().strip() == given[1].get_code().strip():
+        return None
     function = node.parent.get_previous_sibling() if node.parent.type == "trailer" else None
-    if function is not None and function.get_last_leaf().value in _SYMMETRIC:
+    if function is not None and function.get_last_leaf().value in _INDIFFERENT:
         return None
     return given[:2]
 
@@ -91,8 +101,15 @@ def _renews(node) -> bool:
     if node.children[1].type == "operator" and node.children[1].value != "=":
         return True
     names = {name.value for name in node.get_defined_names()}
-    last = node.children[-1]
-    return bool(names) and names <= {leaf.value for leaf in ast_nodes(last) if leaf.type == "name"}
+    leaves = [leaf for leaf in ast_nodes(node.children[-1]) if leaf.type == "name"]
+    return bool(names) and names <= {leaf.value for leaf in leaves if not _is_attribute(leaf)}
+
+
+def _is_attribute(name) -> bool:
+    """Whether it names a part of something, or a keyword of a call."""
+    before, after = name.get_previous_leaf(), name.get_next_leaf()
+    keyword = name.parent.type == "argument" and after is not None and after.value == "="
+    return keyword or (before is not None and before.value == ".")
 
 
 OPERATORS: dict[str, Operator] = {
@@ -170,7 +187,11 @@ def _is_silent(node) -> bool:
         parent = node.parent
         if parent.type in _SILENT or node.type in _SILENT:
             return True
-        if parent.type in ("annassign", "tfpdef") and node is parent.children[1]:
+        if parent.type == "argument" and parent.children[0].get_code().strip() in _IDLE:
+            return True
+        if parent.type == "annassign" and node is parent.children[1]:
+            return True
+        if parent.type == "tfpdef" and node is parent.children[-1]:
             return True
         if parent.type in ("funcdef", "param") and parent.annotation is node:
             return True

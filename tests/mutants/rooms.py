@@ -1,7 +1,11 @@
 """Which tests are a module's own: the arguments of pytest, those first that see most."""
 
-ALIGNMENT = ("tests/thomson/test_alignment.py", "tests/thomson/test_properties.py")
-FIRST_METHODS = ("tests/methods/test_golden.py", "tests/methods/test_methods.py")
+ALIGNMENT = "tests/thomson/test_alignment.py"
+STEPS = "tests/thomson/test_steps.py"
+OF_ENERGIES = "energy_sums or forces_keep or coincide or angle or bound or settings or close_pairs"
+OF_SIMPLICES = "simplex or single or few or ties or masked"
+SETTINGS = "tests/methods/test_settings.py"
+FIRST_METHODS = (SETTINGS, "tests/methods/test_methods.py", "tests/methods/test_golden.py")
 ENGINE = (
     "tests/test_loop.py",
     *(
@@ -20,14 +24,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "metrics.py": ("tests/test_metrics.py",),
     "partition.py": ("tests/test_partition.py",),
     "loop.py": ("tests/test_loop.py",),
-    "thomson/alignment.py": ALIGNMENT,
-    "thomson/descent.py": ALIGNMENT,
-    "thomson/energies.py": (*ALIGNMENT, "tests/thomson/test_search.py"),
-    "thomson/simplices.py": ALIGNMENT,
+    "thomson/energies.py": (ALIGNMENT, STEPS, "-k", OF_ENERGIES),
+    "thomson/simplices.py": (ALIGNMENT, "-k", OF_SIMPLICES),
+    "thomson/descent.py": (STEPS, ALIGNMENT, "-k", "steps or descent or few or ties"),
+    "thomson/alignment.py": (ALIGNMENT, "-k", f"not ({OF_ENERGIES}) or settings or told or apart"),
     "thomson/search.py": ("tests/thomson/test_search.py",),
     "engine/loops.py": ("tests/engine/test_loops.py",),
     "engine/lockstep.py": ("tests/engine/test_lockstep.py",),
     "engine/exchange.py": ("tests/engine/test_exchange.py",),
+    "engine/augment.py": ("tests/engine/test_augment.py",),
     "engine/batches.py": ("tests/engine/test_client.py",),
     "engine/client.py": ("tests/engine/test_client.py", "tests/test_loop.py"),
     "engine/evaluate.py": ENGINE,
@@ -36,16 +41,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/lg_fedavg.py": ("tests/methods/test_lg_fedavg.py",),
     "methods/method.py": (*FIRST_METHODS, "tests/test_loop.py"),
     "methods/table.py": ("tests/methods/test_methods.py", "tests/methods/test_user_file.py"),
-    "methods/fd.py": ("tests/methods/test_fd.py",),
-    "methods/fedavg.py": (*FIRST_METHODS, "-k", "fedavg or golden or fixed"),
-    "methods/fedgen.py": ("tests/methods/test_fedgen.py",),
-    "methods/fedgh.py": ("tests/methods/test_fedgh.py",),
-    "methods/fedkd.py": ("tests/methods/test_fedkd.py",),
-    "methods/fedl2g.py": ("tests/methods/test_fedl2g.py",),
-    "methods/fedmrl.py": ("tests/methods/test_fedmrl.py",),
+    "methods/descent.py": ("tests/methods/test_descent.py",),
+    "methods/fd.py": (SETTINGS, "tests/methods/test_fd.py"),
+    "methods/fedavg.py": (*FIRST_METHODS, "-k", "fedavg or settings"),
+    "methods/fedgen.py": (SETTINGS, "tests/methods/test_fedgen.py"),
+    "methods/fedgh.py": (SETTINGS, "tests/methods/test_fedgh.py"),
+    "methods/fedkd.py": (SETTINGS, "tests/methods/test_fedkd.py"),
+    "methods/fedl2g.py": (SETTINGS, "tests/methods/test_fedl2g.py"),
+    "methods/fedmrl.py": (SETTINGS, "tests/methods/test_fedmrl.py"),
     "methods/fedproto.py": FIRST_METHODS,
-    "methods/fedtgp.py": (*FIRST_METHODS, "-k", "fedtgp"),
-    "methods/fml.py": (*FIRST_METHODS, "-k", "fml"),
+    "methods/fedtgp.py": (*FIRST_METHODS, "-k", "fedtgp or settings"),
+    "methods/fml.py": (*FIRST_METHODS, "-k", "fml or settings"),
     "methods/protonorm.py": FIRST_METHODS,
     "methods/shared/averages.py": (*FIRST_METHODS, "-k", "fedavg or fml"),
     "methods/shared/class_table.py": ("tests/methods/test_class_table.py",),
@@ -55,5 +61,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/shared/low_rank.py": ("tests/methods/test_fedkd.py",),
     "methods/shared/mentee.py": ("tests/methods/test_fedkd.py", "tests/methods/test_fedmrl.py"),
     "methods/shared/prototypes.py": FIRST_METHODS,
-    "methods/shared/server_training.py": ("tests/methods/test_fedgh.py", *FIRST_METHODS),
+    "methods/shared/server_training.py": (
+        *("tests/methods/test_fedgh.py", *FIRST_METHODS),
+        *("-k", "fedgh or fedtgp"),
+    ),
 }

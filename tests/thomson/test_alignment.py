@@ -146,8 +146,11 @@ def test_simplex_corners():
         np.testing.assert_allclose(inner, expected, atol=1e-6)
     with pytest.raises(UsageError, match=r"simplex.num_points must be in \[1, dim \+ 1 = 4\]"):
         thomson.simplex(5, 3)
-    with pytest.raises(UsageError, match="at most D"):
+    assert thomson.simplex(1, 3).tolist() == [[1, 0, 0]]
+    with pytest.raises(UsageError, match=r"nearest_simplex needs at most D \+ 1 = 4 rows, got 5"):
         thomson.nearest_simplex(normal(0, 5, 3))
+    points = np.asarray(jax.jit(thomson.nearest_simplex)(normal(0, 4, 3)))
+    np.testing.assert_allclose(points @ points.T, np.where(np.eye(4), 1, -1 / 3), atol=1e-5)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(100, 512), (33, 32)])
@@ -226,6 +229,25 @@ def test_reference_steps_agree_with_the_authors_code(case):
             assert result.iterations == golden[f"{case}/stop_iter"] + 1
             assert not result.converged
             assert result.gap > 1e-4
+
+
+def test_the_reference_stops_after_ten_equal_forces_from_step_11_on():
+    """Those of a simplex are equal from the first step; both ways of asking stop there."""
+    corners = thomson.simplex(4, 5)
+    known = np.ones(4, bool)
+    assert reference_align(corners, known).iterations == 21
+    assert align(corners, known, method="reference").iterations == 21
+    assert align(corners, known, method="reference", early_stop=False).iterations == 500
+    assert align(corners, known, method="reference", num_iterations=15).iterations == 15
+
+
+def test_what_is_told_of_two_points_at_right_angles():
+    """Energy -log sqrt(2), least -log 2; the force along the sphere is as large as the other."""
+    result = align(np.float32([[2, 0, 0], [0, 3, 0], [9, 9, 9]]), np.arange(3) < 2, method="none")
+    np.testing.assert_allclose(result.points, np.diag([1, 1, 0]), atol=1e-6)
+    told = (result.energy, result.lower_bound, result.gap, result.residual)
+    np.testing.assert_allclose(told, (-np.log(2) / 2, -np.log(2), 0.5, 1.0), rtol=1e-5)
+    assert not result.converged and result.iterations == 0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -308,6 +330,25 @@ def test_ties_and_rows_without_direction_are_completed(kind):
         np.testing.assert_array_equal(result.points, again.points)
     expected = {"zero": np.zeros(8, bool), "broken": ~np.isin(np.arange(8), (0, 1, 3, 5))}
     np.testing.assert_array_equal(result.valid, expected.get(kind, np.ones(8, bool)))
+
+
+@pytest.mark.parametrize("spread", [0.3, 0.0])
+def test_rows_that_coincide_start_a_fiftieth_of_the_spread_apart(spread):
+    """In an arbitrary direction; the first of them and all others stay. Of no spread, of 1."""
+    rng = np.random.default_rng(11)
+    vectors = rng.standard_normal(32) + spread * rng.standard_normal((7, 32))
+    vectors[4] = 3 * vectors[1]
+    vectors = vectors.astype(np.float32)
+    known = np.arange(7) != 5
+    result = align(vectors, known, method="thomson", max_iterations=0)
+    rows = unit(vectors)[known]
+    lengths = np.linalg.norm(np.asarray(result.points)[known] - rows, axis=1)
+    repeats = np.arange(6) == 4 if spread else np.arange(6) > 0
+    np.testing.assert_allclose(lengths[~repeats], 0, atol=1e-6)
+    expected = 0.02 * (np.sqrt(((rows - rows.mean(0)) ** 2).sum() / 6) if spread else 1)
+    assert (0.8 * expected < lengths[repeats]).all()
+    assert (lengths[repeats] <= 1.001 * expected).all()
+    assert result.iterations == 0 and not result.converged
 
 
 def test_a_single_row_and_other_floats():

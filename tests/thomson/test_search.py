@@ -1,12 +1,15 @@
 """The global search, against arrangements that are known to be the best."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from protonorm_jax import thomson
 from protonorm_jax.errors import UsageError
 from protonorm_jax.thomson import search
+
+SIZES = search._SIZES
 
 
 @pytest.fixture(autouse=True)
@@ -95,13 +98,50 @@ def test_children_are_a_cap_of_one_parent_and_the_mirrored_rest_of_the_other():
     assert min(taken_counts) < max(taken_counts)
 
 
+def test_sizes_are_padded_to_few_programs(monkeypatch):
+    monkeypatch.setattr(search, "_SIZES", SIZES)
+    counts = (2, 16, 17, 64, 65, 100, 101, 128, 129, 160, 161, 200, 201, 256, 257)
+    padded = (16, 16, 32, 64, 100, 100, 128, 128, 160, 160, 200, 200, 256, 256, 320)
+    assert tuple(map(search._padded_size, counts)) == padded
+
+
+@pytest.mark.parametrize(
+    ("restarts", "starts", "generations"),
+    [(1, 16, 0), (16, 16, 0), (17, 16, 1), (64, 16, 3), (65, 32, 3), (100, 32, 5), (128, 32, 6)],
+)
+def test_a_quarter_of_the_descents_start_at_random(restarts, starts, generations, monkeypatch):
+    """Of the restarts, rounded up to chunks of 16."""
+    asked = {}
+
+    def found(*_, **settings):
+        asked.update(settings)
+        return np.zeros((8, 64, 3))
+
+    monkeypatch.setattr(search, "_search", found)
+    monkeypatch.setattr(search, "_polish", lambda points, *_, **__: (points, *np.ones((2, 8))))
+    thomson.minimize(jax.random.key(0), num_points=9, restarts=restarts, exponent=2)
+    wanted = {"size": 64, "dim": 3, "exponent": 2, "starts": starts, "generations": generations}
+    assert asked == wanted
+
+
 def test_the_best_of_the_polished_arrangements_is_returned(monkeypatch):
     """Wherever among them it is."""
     points = np.arange(8.0)[:, None, None] * np.ones((8, 64, 3))
     energies = np.array([5.0, 3.0, 8.0, 1.0, 2.0, 9.0, 7.0, 4.0])
-    monkeypatch.setattr(search, "_search", lambda *_, **__: points)
-    monkeypatch.setattr(search, "_polish", lambda *_, **__: (points, energies, 1e-9 * energies**9))
+
+    def polished(candidates, *_, **__):
+        assert candidates.dtype == jnp.ones(1).dtype == np.float64
+        return points, energies, 1e-9 * energies**9
+
+    def found(*_, **__):
+        assert jnp.ones(1).dtype == np.float32
+        return points.astype(np.float32)
+
+    monkeypatch.setattr(search, "_search", found)
+    monkeypatch.setattr(search, "_polish", polished)
     result = thomson.minimize(jax.random.key(0), num_points=5)
     np.testing.assert_array_equal(result.points, np.full((5, 3), 3.0))
     assert (result.energy, result.residual, result.converged) == (1.0, 1e-9, True)
+    assert thomson.minimize(jax.random.key(0), num_points=5, tolerance=1e-9).converged
+    assert not thomson.minimize(jax.random.key(0), num_points=5, tolerance=9e-10).converged
     assert result.energies.tolist() == sorted(energies)

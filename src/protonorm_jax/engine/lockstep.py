@@ -39,7 +39,8 @@ def repeat(
     """
 
     def alone(count: jax.Array, carry: Any, constants: Any) -> Any:
-        return jax.lax.fori_loop(0, count, lambda i, now: body(i, now, constants), carry)
+        # Of a plain 0 the index would be weakly typed, and the body traced anew.
+        return jax.lax.fori_loop(jnp.int32(0), count, lambda i, now: body(i, now, constants), carry)
 
     def one_vmap(size: int, batched: Any, count: Any, carry: Any, constants: Any) -> Any:
         axes = jax.tree.map(lambda mapped: 0 if mapped else None, batched[2])
@@ -67,7 +68,7 @@ def _side_by_side(body: Body, axes: Any, widths: Sequence[int]) -> Callable[...,
         constants = _map_rows(lambda leaf: leaf[order], axes, constants)
         size = counts.shape[0]
         plan = [size, *(width for width in widths if width < size)]
-        start: Any = 0
+        start = jnp.int32(0)
         for width, following in zip(plan, [*plan[1:], 0], strict=True):
             carry, start = _segment(
                 body, (carry, constants, counts), axes, start, counts[following], width

@@ -39,9 +39,10 @@ def accumulate(count: jax.Array, function: Callable[[jax.Array, Any], Any], give
       given: a pytree, handed on.
     """
     function = jax.jit(function)
-    zero = zeros_of(function, jnp.int32(0), given)
+    start = jnp.int32(0)  # Of a plain 0 the index would be weakly typed, and traced anew.
+    zero = zeros_of(function, start, given)
     return jax.lax.fori_loop(
-        0, count, lambda i, sums: jax.tree.map(jnp.add, sums, function(i, given)), zero
+        start, count, lambda i, sums: jax.tree.map(jnp.add, sums, function(i, given)), zero
     )
 
 

@@ -10,7 +10,6 @@ from protonorm_jax.config import Config
 from protonorm_jax.data import pfllib
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import deal
-from protonorm_jax.types import Partition
 
 _PARTITIONS = {"dirichlet": "dir", "pathological": "pat"}
 """What PFLlib calls our partitions, where it has a name for them."""
@@ -46,7 +45,7 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
     pfllib.check_free(Path(place).expanduser())
     dealt = deal.deal([chosen])
     (partition,) = dealt.partitions
-    directory = pfllib.save(dealt.dataset, partition, place, described(chosen, partition))
+    directory = pfllib.save(dealt.dataset, partition, place, described(chosen))
     num_train, num_test = partition.train_count.sum(), partition.test_count.sum()
     Console().print(
         f"{len(partition.train)} clients with {num_train} training and {num_test} test samples "
@@ -58,12 +57,11 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
     return 0
 
 
-def described(chosen: Config, partition: Partition) -> dict[str, Any]:
+def described(chosen: Config) -> dict[str, Any]:
     """How the samples were dealt, in the words of PFLlib's `config.json`."""
-    sizes = partition.train_count + partition.test_count
     return {
         "non_iid": chosen.partition != "iid",
-        "balance": bool(sizes.max() - sizes.min() <= 1),
+        "balance": chosen.partition == "iid",
         "partition": _PARTITIONS.get(chosen.partition),
         **({"alpha": chosen.alpha} if chosen.partition == "dirichlet" else {}),
         "batch_size": chosen.batch_size,

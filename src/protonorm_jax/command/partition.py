@@ -54,6 +54,10 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
             report.draw_clients(train, test, file)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.clients_table(train, test, dealt.names))
-    for line in (*dealt.notes, f"Written to {out}, drawn in {picture}"):
+    total = (
+        f"{len(train)} clients hold {train.sum():,} training and {test.sum():,} test samples, in "
+        "the table together by class"
+    )
+    for line in (total, *dealt.notes, f"Written to {out}, drawn in {picture}"):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     return 0

@@ -137,7 +137,8 @@ def _finish_accuracy(axes: Any, yardstick: float | None) -> None:
     axes.set_ylim(0, 1.02)
     _count_rounds(axes)
     axes.set_ylabel("accuracy")
-    axes.legend(loc="best")
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc="best")
     axes.grid(alpha=0.3)
 
 

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from protonorm_jax import keys, loop, models
+from protonorm_jax.config import rates
 from protonorm_jax.engine import simulate
+from protonorm_jax.engine.client import num_steps
+from protonorm_jax.methods import descent
 from protonorm_jax.planning.plan import Plan
 
 
@@ -35,6 +38,16 @@ def federate(plan: Plan, index: int = 0) -> loop.Trace:
     shared_dim = asked.feature_dim if asked else None
     common = build(models.shared_model(config.family), feature_dim=shared_dim or config.feature_dim)
     chances = jnp.float32(config.participation), jnp.float32(0)
+    method, parts_of_steps = plan.program.method, (config.stragglers, config.straggler_work)
+    counts = num_steps(parts.train_count, config, method.reserve)
+    rounds = [(root, index, config.num_clients) for index in range(config.rounds)]
+    takes_part = [
+        simulate.participants(*one, *chances)[0]
+        & ~simulate.failing(*one, jnp.float32(config.failures))
+        for one in rounds
+    ]
+    # As `budget_of` has it, by hand.
+    steps = [np.ceil(simulate.work(*one, *parts_of_steps) * counts).astype(int) for one in rounds]
     return loop.federate(
         config.method,
         [client(number) for number in range(config.num_clients)],
@@ -44,12 +57,11 @@ def federate(plan: Plan, index: int = 0) -> loop.Trace:
         seed=config.seed,
         shared=(common._replace(init=jax.jit(common.init)), None),
         batch_size=config.batch_size,
-        participants=np.stack(
-            [
-                simulate.participants(root, index, config.num_clients, *chances)[0]
-                for index in range(config.rounds)
-            ]
-        ),
+        participants=np.stack(takes_part),
+        steps=np.stack(steps),
+        descent=descent.of(config),
+        schedule=rates(config.schedule, config.rounds),
+        augment=config.augment,
         **sizes,
     )
 

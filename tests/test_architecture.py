@@ -20,7 +20,7 @@ ALLOWED = {
     "config": {"json_files", "settings"},
     "metrics": set(),
     "partition": set(),
-    "data": set(),
+    "data": {"partition"},
     "thomson": set(),
     "models": set(),
     "report": {"metrics"},
@@ -36,30 +36,36 @@ ALLOWED = {
         "settings",
     },
     "command": {
-        *("config", "keys", "methods", "metrics", "planning", "report", "running", "settings"),
-        "thomson",
+        *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
+        *("settings", "thomson"),
     },
     "__main__": {"command"},
     "__init__": {"config", "running"},
 }
 # Within a folder, a file may import those before it.
 ORDER = {
-    "engine": ("loops", "lockstep", "batches", "client", "evaluate", "exchange", "simulate"),
-    "planning": ("deal", "devices", "layout", "memory", "added", "plan", "inputs"),
-    "running": ("driver", "forms", "record", "checkpoint", "job", "grid", "sweep", "verify"),
+    "engine": (
+        *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
+        "simulate",
+    ),
+    "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
+    "running": (
+        *("files", "lock", "directory", "forms", "reading", "driver", "conditions", "record"),
+        *("checkpoint", "job", "grid", "sweep", "verify"),
+    ),
     "command": (
-        "console",
-        "environment",
-        "paths",
-        "thomson",
-        "flags",
-        "interruption",
-        "progress",
-        "cli",
+        *("console", "environment", "paths", "thomson", "export", "partition", "flags"),
+        *("interruption", "progress", "cli"),
     ),
 }
-NO_JAX = ("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report")
-WRITERS = ("data", "running/checkpoint", "running/record", "command/thomson")
+NO_JAX = (
+    *("data", "json_files", "partition", "metrics", "settings", "config", "errors"),
+    "report",
+)
+WRITERS = (
+    *("data", "running/files", "running/lock", "running/directory", "running/record"),
+    *("command/thomson", "command/partition"),
+)
 
 
 def room_of(path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from protonorm_jax import settings
-from protonorm_jax.config import Config, from_dict, load
+from protonorm_jax.config import Config, from_dict, load, rates
 from protonorm_jax.errors import UsageError
 
 
@@ -40,9 +40,79 @@ def test_a_field_that_came_later_leaves_digests_as_they_were():
     assert from_dict(values) == Config()
 
 
+def test_whole_epochs_are_recorded_as_before():
+    for epochs in (1, 1.0):
+        config = Config(local_epochs=epochs)
+        assert config.digest() == "7245919c93d2aaac"
+        assert json.dumps(config.to_dict()["local_epochs"]) == "1"
+    half = Config(local_epochs=0.5)
+    assert from_dict(json.loads(json.dumps(half.to_dict()))) == half != Config()
+
+
+def test_augmentations_have_one_name():
+    for text in ("crop,flip", "flip,crop", "crop+flip"):
+        assert Config(augment=text).augment == "crop,flip"
+    assert Config(augment="crop").digest() != Config(augment="flip").digest() != Config().digest()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ("constant", [1, 1, 1, 1, 1]),
+        ("cosine", [1.0, 0.9045084971874737, 0.6545084971874737, 0.3454915028125263, 0.0954915]),
+        ("exponential:0.5", [1, 0.5, 0.25, 0.125, 0.0625]),
+        ("step:2:0.1", [1, 1, 0.1, 0.1, 0.01]),
+    ],
+)
+def test_schedules_go_over_the_rounds(schedule, wanted):
+    """The cosine's are torch's `CosineAnnealingLR` with T_max of 5."""
+    assert rates(schedule, 5) == pytest.approx(wanted)
+
+
+TRAINING = [
+    ({"local_epochs": 0}, "Config.local_epochs must be > 0, got 0.0"),
+    ({"local_epochs": float("inf")}, "Config.local_epochs must be finite, got inf"),
+    ({"local_steps": -1}, "Config.local_steps must be >= 0, got -1"),
+    (
+        {"local_steps": 5, "local_epochs": 2},
+        "Config.local_steps must be 0 or left out with local_epochs 2, got 5",
+    ),
+    ({"momentum": 1}, "Config.momentum must be < 1, got 1.0"),
+    ({"momentum": -0.1}, "Config.momentum must be >= 0, got -0.1"),
+    (
+        {"momentum": 0.9, "optimizer": "adam"},
+        "Config.momentum must be 0 or left out with optimizer adam, got 0.9",
+    ),
+    ({"nesterov": True}, "Config.nesterov must be False with momentum 0, got True"),
+    ({"weight_decay": -1e-4}, "Config.weight_decay must be >= 0, got -0.0001"),
+    ({"clip_norm": -1}, "Config.clip_norm must be >= 0, got -1.0"),
+    ({"optimizer": "lion"}, "Config.optimizer must be one of sgd, adam, adamw, got 'lion'"),
+    ({"failures": 1.5}, "Config.failures must be <= 1, got 1.5"),
+    ({"stragglers": -0.1}, "Config.stragglers must be >= 0, got -0.1"),
+    ({"straggler_work": 2}, "Config.straggler_work must be <= 1, got 2.0"),
+    (
+        {"augment": "crop,blur"},
+        "Config.augment must be none, crop, flip or crop,flip, got 'crop,blur'",
+    ),
+    ({"augment": True}, "Config.augment must be text, got True"),
+    *(
+        (
+            {"schedule": text},
+            "Config.schedule must be constant, cosine, exponential:FACTOR or step:ROUNDS:FACTOR "
+            f"with factors above 0 and up to 1, got {text!r}",
+        )
+        for text in (
+            *("linear", "", "exponential", "exponential:0", "exponential:1.1", "exponential:nan"),
+            *("step:30", "step:0:0.1", "step:a:0.1", "cosine:3", "step:1.5:0.1"),
+        )
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        *TRAINING,
         ({"alpha": 0}, "Config.alpha must be > 0, got 0.0"),
         ({"alpha": float("inf")}, "Config.alpha must be finite, got inf"),
         ({"num_clients": 0}, "Config.num_clients must be >= 1, got 0"),
@@ -114,7 +184,7 @@ def test_a_method_from_a_file_is_asked_for(tmp_path):
 
 
 def test_a_group_knows_what_is_traced():
-    group = settings.GROUPS["fedtgp"]
+    group = settings.groups()["fedtgp"]
     assert settings.traced(group) == ("proximity", "margin")
     assert settings.fixed(group) == ("distance", "server_epochs", "collect")
 

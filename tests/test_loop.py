@@ -10,6 +10,7 @@ from protonorm_jax import loop, methods, settings
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
+from protonorm_jax.methods.descent import Descent
 from protonorm_jax.methods.method import LossInfo, cross_entropy, forward, head_loss
 from protonorm_jax.running import driver
 from protonorm_jax.types import Model, Outputs, linear_classify
@@ -137,6 +138,28 @@ def test_the_engine_agrees_with_the_loop_in_hooks_of_no_method(row, small_set):
     assert not any(trace.losses[0]) and any(trace.losses[1])
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("fedavg", {"optimizer": "adam", "weight_decay": 0.1, "schedule": "cosine"}),
+        pytest.param(
+            "fedkd",
+            {"momentum": 0.9, "nesterov": True, "schedule": "exponential:0.5"},
+            marks=pytest.mark.large,
+        ),
+    ],
+)
+def test_the_engine_agrees_with_the_loop_in_training_as_users_set_it(method, settings, small_set):
+    """Optimiser, decay, schedule, clipping, augmentation, stragglers and clients that fail."""
+    rates = {"failures": 0.3, "stragglers": 0.5, "straggler_work": 0.1}
+    config = CONFIG.replace(
+        method=method, augment="crop,flip", clip_norm=0.5, batch_size=8, **settings, **rates
+    )
+    trace = check_engine(config, small_set)
+    lengths = [len(losses) for round in trace.losses for losses in round]
+    assert len(set(lengths) - {0}) > 1  # Of equal clients: some are stragglers.
+
+
 def apply(variables, images, train=False, *, mask=None, key=None):
     """A linear model: features are the images."""
     return Outputs(images, linear_classify(variables, images)), variables
@@ -216,6 +239,28 @@ def test_the_number_of_samples_weighs_clients():
     counted = run("fedavg", [*small_clients(8, 8)[:1], *small_clients(8, 24)[1:]], 1)
     rest = run("fedavg", small_clients(8, 24)[1:], 1)
     check(head(counted), 0.25 * head(first) + 0.75 * head(rest), 1e-6)
+
+
+def test_steps_schedule_and_descent_by_hand():
+    """Of the first of two steps, at a quarter of the rate, with half of the slope's norm."""
+
+    def head(**arguments):
+        trace = run("local", small_clients(8), 1, **arguments)
+        return trace.clients[0].params["model"]["head"]["kernel"], trace.losses[0][0]
+
+    plain, losses = head(steps=[[1]])
+    assert len(losses) == 1 and len(head()[1]) == 2
+    check(head(steps=[[1]], schedule=[0.25])[0], 0.25 * plain, 1e-6)
+    norm = first_norm(small_clients(8)[0], plain)
+    chosen = Descent(clip_norm=norm / 2)
+    check(head(steps=[[1]], descent=chosen)[0], 0.5 * plain, 1e-5)
+
+
+def first_norm(client, moved):
+    """The norm of the first slope of a head that began at zero; the bias's is by hand."""
+    _, _, batches = client
+    errors = 0.2 - np.eye(5)[batches[0][1]]
+    return np.sqrt(np.square(moved / 0.5).sum() + np.square(errors.mean(0)).sum())
 
 
 def test_values_handed_in_take_the_place_of_those_drawn():

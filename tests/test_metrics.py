@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protonorm_jax import metrics
-from protonorm_jax.types import Partition
+from protonorm_jax.types import Partition, Scored
 
 
 def test_accuracy_is_by_sample_and_its_deviation_by_client():
@@ -28,14 +28,30 @@ def test_counts_and_majority_by_hand():
     assert metrics.class_counts(partition, labels, 4).tolist() == [[2, 1, 0, 0], [0, 1, 1, 0]]
     test = metrics.class_counts(partition, labels, 4, test=True)
     assert test.tolist() == [[1, 0, 2, 0], [0, 1, 2, 0]]
-    assert metrics.majority_accuracy(partition, labels, 4) == 2 / 6
-    untested = partition._replace(test_count=np.zeros(2, np.int32))
-    assert np.isnan(metrics.majority_accuracy(untested, labels, 4))
+    own = Scored(("",), partition.test, partition.test_count[:, None])
+    assert metrics.majority(partition, own, labels, 4) == {"majority_accuracy": 2 / 6}
+    nothing = own._replace(counts=np.zeros((2, 1), np.int32))
+    assert metrics.majority(partition, nothing, labels, 4) == {"majority_accuracy": None}
+
+
+def test_majority_of_several_parts_by_hand():
+    """Client 0 guesses 0 and client 1 guesses 2; rows are those of one part after the other's."""
+    labels = np.array([0, 0, 2, 2, 0, 1, 2])
+    partition = Partition(
+        train=np.array([[0, 1], [2, 3]], np.int32),
+        train_count=np.array([2, 2], np.int32),
+        test=np.array([[5, 0], [6, 4]], np.int32),
+        test_count=np.array([1, 2], np.int32),
+    )
+    rows = np.array([[5, 4, 5, 6, 0], [6, 4, 4, 5, 6]], np.int32)
+    scored = Scored(("", "common"), rows, np.array([[1, 3], [2, 3]], np.int32))
+    found = metrics.majority(partition, scored, labels, 3)
+    assert found == {"majority_accuracy": 1 / 3, "majority_common_accuracy": 2 / 6}
 
 
 def test_a_row_holds_means_over_the_clients_that_trained_and_what_was_sent():
     report = {
-        "correct": {"head": np.array([9, 0, 1]), "prototype": np.array([0, 0, 0])},
+        "correct": {"head": np.array([[9], [0], [1]]), "prototype": np.array([[0], [0], [0]])},
         "trained": np.array([True, False, True]),
         "arrived": np.array([True, False, False]),
         "terms": {"loss": np.array([1.0, 100.0, 2.0]), "broken": np.array([1.0, 2.0, np.inf])},
@@ -60,12 +76,12 @@ def test_a_row_holds_means_over_the_clients_that_trained_and_what_was_sent():
         "floats_up_total": 3 * 2**32 + 5,
         "floats_down_total": 2**32 - 1,
     }
-    test_count = np.array([10, 0, 2])
-    assert metrics.row(4, report, test_count) == expected
+    scored = Scored(("",), np.zeros((3, 10), np.int32), np.array([[10], [0], [2]]))
+    assert metrics.row(4, report, scored) == expected
     nobody = report | {"trained": np.zeros(3, bool), "server": {}}
-    row = metrics.row(4, nobody, np.zeros(3, int))
+    row = metrics.row(4, nobody, scored._replace(counts=np.zeros((3, 1), int)))
     assert row["loss"] is row["head_accuracy"] is row["head_accuracy_std"] is None
-    lost = metrics.row(4, report | {"arrived": np.zeros(3, bool)}, test_count)
+    lost = metrics.row(4, report | {"arrived": np.zeros(3, bool)}, scored)
     assert lost["min_angle"] is None and lost["loss"] == 1.5
 
 
@@ -73,6 +89,7 @@ def test_predictors_are_found_by_their_accuracies():
     names = ["majority_accuracy", "mentee_accuracy", "head_accuracy", "head_accuracy_std", "loss"]
     assert metrics.predictors(dict.fromkeys(names)) == ["head", "mentee"]
     assert metrics.predictors({"head_accuracy": 1, "prototype_accuracy": 1})[0] == "prototype"
+    assert metrics.predictors({"head_accuracy": 1, "head_common_accuracy": 1}) == ["head"]
 
 
 def test_summary_takes_the_last_of_everything_and_the_best_accuracy():

@@ -23,6 +23,9 @@ class Stream(enum.IntEnum):
     LOCAL_UPDATE = 4
     UPLOAD = 5
     AGGREGATE = 6
+    FAILURES = 7
+    STRAGGLERS = 8
+    WORK = 9
 
 
 def root(seed: int | jax.Array) -> jax.Array:

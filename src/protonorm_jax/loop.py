@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from protonorm_jax import keys
+from protonorm_jax.engine import augment as augmentation
 from protonorm_jax.engine.client import descend, gradient, keys_of
 from protonorm_jax.engine.loops import zeros_of
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import Method, Received, Round, Setup, Upload
+from protonorm_jax.methods.descent import Descent
 from protonorm_jax.methods.method import infer, observe_nothing
 from protonorm_jax.methods.table import build, checked_settings, free_settings
 from protonorm_jax.types import Batch, Client, ClientData, Model, Models, Variables
@@ -61,6 +63,10 @@ def federate(
     batch_size: int | None = None,
     num_samples: Sequence[int] | None = None,
     participants: Any = None,
+    steps: Any = None,
+    descent: Descent | None = None,
+    schedule: Sequence[float] | None = None,
+    augment: str = "none",
     server: Any = None,
     states: Sequence[Client] | None = None,
     draws: Sequence[Mapping[str, Any]] | None = None,
@@ -84,6 +90,11 @@ def federate(
       batch_size: of a server that trains; by default that of the largest batch.
       num_samples: training samples that a client weighs; by default those in its batches.
       participants: bool `[rounds, clients]`, who takes part; by default all.
+      steps: int `[rounds, clients]`, the most steps that a client trains; by default all.
+      descent: the clients' optimiser; by default plain SGD.
+      schedule: by round, what the clients' learning rate is multiplied with; by default 1.
+      augment: what is done to the images that are trained on, one of `config.AUGMENTATIONS`;
+        they must be in [-1, 1] then.
       server: the server's first state, in place of the one drawn.
       states: the clients' first states, in place of the ones drawn.
       draws: by round, values by name that take the place of those that the server draws.
@@ -126,7 +137,7 @@ def federate(
             for i, (_, variables, _) in enumerate(clients)
         ]
     states = list(states)
-    steps = {model: _compiled(method, model) for model in models}
+    compiled = {model: _compiled(method, model, augment) for model in models}
     trace = Trace([], [], [], [], [], states)
     for index in range(rounds):
         given = draws[index] if draws else {}
@@ -142,10 +153,17 @@ def federate(
                 trace.terms[-1].append([])
                 continue
             key = keys.derive(root, keys.Stream.LOCAL_UPDATE, index, i)
-            local = round._replace(draws=client_draws[index][i] if client_draws else {})
-            step, observe = steps[models[i]]
+            factor = jnp.float32(schedule[index] if schedule else 1)
+            local = round._replace(
+                learning_rate=round.learning_rate * factor,
+                draws=client_draws[index][i] if client_draws else {},
+                schedule=factor,
+                descent=jax.tree.map(jnp.float32, descent or Descent()),
+            )
+            most = len(batches) if steps is None else int(steps[index][i])
+            step, observe = compiled[models[i]]
             states[i], upload, terms = _update(
-                *(key, states[i], down, batches, data[i], local, method, models[i], step),
+                *(key, states[i], down, batches, data[i], local, method, models[i], most, step),
                 *(observe, zeros_of(observe, states[i], example)),
             )
             uploads.append(upload)
@@ -171,11 +189,12 @@ def _update(
     round: Round,
     method: Method,
     models: Models,
+    most: int,
     step: Callable[..., Any],
     observe: Callable[..., Any],
     nothing: Any,
 ) -> tuple[Client, Upload, list[dict[str, float]]]:
-    """One client's round: an epoch over its batches, then its upload.
+    """One client's round: an epoch over its batches, `most` at most, then its upload.
 
     `step` and `observe` are those of `_compiled`; `nothing` is what `observe` sums up to without a
     batch.
@@ -186,10 +205,10 @@ def _update(
     left = sum(len(labels) for _, labels in batches[method.reserve :])
     reserve = method.reserve if batches and left >= len(batches[0][1]) else 0
     train = [] if int(round.index) < method.warmup else batches[reserve:]
-    for i, batch in enumerate(map(_batch, train)):
+    for i, batch in enumerate(map(_batch, train[:most])):
         own = round._replace(draws={name: value[i] for name, value in round.draws.items()})
-        loss_key = jax.random.fold_in(used.loss, i)
-        client, state, observed, info = step(client, state, down, batch, loss_key, own)
+        step_keys = [jax.random.fold_in(key, i) for key in (used.loss, used.augmentation)]
+        client, state, observed, info = step(client, state, down, batch, *step_keys, own)
         terms.append({name: float(value) for name, value in info.items()})
         totals.append(observed)
     if method.collect != "during":
@@ -200,13 +219,24 @@ def _update(
     return client, upload, terms
 
 
-def _compiled(method: Method, models: Models) -> tuple[Any, Any]:
+def _compiled(method: Method, models: Models, augment: str) -> tuple[Any, Any]:
     """The step of one architecture's clients, and what `observe` sees of a batch in evaluation."""
     during = method.collect == "during"
     collects = method.collect is not None and method.observe is not observe_nothing
 
     @jax.jit
-    def step(client: Client, state: Any, down: Any, batch: Batch, key: jax.Array, round: Round):
+    def step(
+        client: Client,
+        state: Any,
+        down: Any,
+        batch: Batch,
+        key: jax.Array,
+        augmentation_key: jax.Array,
+        round: Round,
+    ) -> Any:
+        if augment != "none":
+            images = augmentation.images(augmentation_key, batch.inputs, augment)
+            batch = batch._replace(inputs=images)
         gradients, outputs, terms = gradient(
             client, down, batch, key, round, models=models, method=method
         )

@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from protonorm_jax.types import Partition
+from protonorm_jax.types import Partition, Scored
+
+COMMON = "common"
+"""What columns call the part of the samples scored that all clients share."""
 
 
 def accuracy(correct: np.ndarray, test_count: np.ndarray) -> tuple[float, float]:
@@ -38,44 +41,72 @@ def class_counts(
     """
     indices = partition.test if test else partition.train
     count = partition.test_count if test else partition.train_count
-    client, column = np.nonzero(np.arange(indices.shape[1]) < count[:, None])
+    return _counted(indices, 0, count, labels, num_classes)
+
+
+def _counted(
+    indices: np.ndarray,
+    start: np.ndarray | int,
+    count: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+) -> np.ndarray:
+    """`[M, C]` int64, the classes of `count` entries, from `start` on, of each row of indices."""
+    place = np.arange(indices.shape[1]) - np.reshape(start, (-1, 1))
+    client, column = np.nonzero((place >= 0) & (place < count[:, None]))
     cell = client * num_classes + np.asarray(labels)[indices[client, column]]
     return np.bincount(cell, minlength=len(count) * num_classes).reshape(len(count), num_classes)
 
 
-def majority_accuracy(partition: Partition, labels: np.ndarray, num_classes: int) -> float:
-    """The accuracy of a client that has learned its label distribution and nothing else.
+def majority(
+    partition: Partition, scored: Scored, labels: np.ndarray, num_classes: int
+) -> dict[str, float | None]:
+    """The accuracies of clients that have learned their label distribution and nothing else.
 
-    Every client answers its most frequent training class (the lowest of several) to all its test
-    samples. Personalised accuracies mean little unless they are well above this.
+    Every client answers its most frequent training class (the lowest of several) to all samples
+    that it is scored on. Personalised accuracies mean little unless they are well above this.
 
     Args:
       partition: a partition of the samples that `labels` belongs to.
+      scored: the samples that clients are scored on.
       labels: `[N]` integers in `[0, num_classes)`.
       num_classes: number of classes.
 
     Returns:
-      Correct over all test samples of all clients; NaN if there are none.
+      `majority_accuracy`, and with the name of the part those of other parts: correct over all
+      samples of all clients; None if there are none.
     """
     guess = class_counts(partition, labels, num_classes).argmax(axis=1)
-    test = class_counts(partition, labels, num_classes, test=True)
-    total = int(test.sum())
-    return float(test[np.arange(len(guess)), guess].sum() / total) if total else float("nan")
+    result: dict[str, float | None] = {}
+    ends = np.cumsum(scored.counts, axis=1)
+    for number, part in enumerate(scored.parts):
+        count = scored.counts[:, number]
+        found = _counted(scored.rows, ends[:, number] - count, count, labels, num_classes)
+        right, total = int(found[np.arange(len(guess)), guess].sum()), int(found.sum())
+        result[column("majority", part)] = right / total if total else None
+    return result
 
 
-def row(round_index: int, report: dict[str, Any], test_count: np.ndarray) -> dict[str, Any]:
+def column(predictor: str, part: str = "") -> str:
+    """The name of the column with a predictor's accuracy on a part of the samples scored."""
+    return f"{predictor}_{part}_accuracy" if part else f"{predictor}_accuracy"
+
+
+def row(round_index: int, report: dict[str, Any], scored: Scored) -> dict[str, Any]:
     """One evaluated round, JSON-ready; numbers that do not exist yet are None.
 
     Args:
       round_index: rounds finished.
       report: what `simulate.advance` reported, as numpy.
-      test_count: `[num_clients]`.
+      scored: the samples that clients are scored on; the columns of each part have its name
+        before `accuracy`, those of the part without a name have none.
     """
     result: dict[str, Any] = {"round": round_index}
     for name, correct in report["correct"].items():
-        mean, deviation = accuracy(correct, test_count)
-        result[f"{name}_accuracy"] = mean
-        result[f"{name}_accuracy_std"] = deviation
+        for number, part in enumerate(scored.parts):
+            mean, deviation = accuracy(correct[:, number], scored.counts[:, number])
+            result[column(name, part)] = mean
+            result[f"{column(name, part)}_std"] = deviation
     trained = report["trained"]
     for name, values in report["terms"].items():
         result[name] = float(values[trained].mean()) if trained.any() else None
@@ -109,6 +140,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def predictors(row: Mapping[str, Any]) -> list[str]:
     """The predictors whose accuracies a row or summary has: prototypes, the head, then others."""
     names = [name.removesuffix("_accuracy") for name in row if name.endswith("_accuracy")]
+    names = [name for name in names if not name.endswith(f"_{COMMON}")]
     first = ("prototype", "head")
     own = [name for name in names if name not in (*first, "majority")]
     return [name for name in first if name in names] + own

@@ -6,6 +6,9 @@ Three kinds of split, all reproducible from `seed` and free of global random sta
   means few classes a client and very unequal clients.
 * `pathological`: each client holds the same number of classes.
 * `iid`: a random split in equal parts.
+
+Others are made from what users know themselves: who owns each sample (`by_owner`), or what each
+client holds (`check`).
 """
 
 import math
@@ -30,6 +33,7 @@ def make(
     train_fraction: float = 0.75,
     seed: int = 0,
     num_classes: int | None = None,
+    sigma: float | None = None,
 ) -> Partition:
     """Splits a data set over clients and each client's share into training and test samples.
 
@@ -43,6 +47,7 @@ def make(
       train_fraction: share of a client's samples that it trains on.
       seed: seed of the split over clients and of the split into training and test.
       num_classes: if given, labels are checked against it.
+      sigma: makes the sizes of `iid` and `dirichlet` clients unequal, see `draw_sizes`.
 
     Returns:
       The partition: every sample is in exactly one place.
@@ -52,22 +57,88 @@ def make(
     """
     labels = _checked_labels(labels, num_classes)
     _check_request(labels, num_clients, min_samples, seed)
-    if kind == "dirichlet":
+    sizes = None if sigma is None else draw_sizes(len(labels), num_clients, sigma, seed)
+    if kind == "dirichlet" and sizes is not None:
+        parts = dirichlet_of_sizes(labels, sizes, alpha, seed)
+    elif kind == "dirichlet":
         parts = dirichlet(labels, num_clients, alpha, seed, min_samples=min_samples)
     elif kind == "pathological":
         parts = pathological(labels, num_clients, classes_per_client, seed)
     elif kind == "iid":
-        parts = iid(labels, num_clients, seed)
+        parts = iid(labels, num_clients, seed, sizes)
     else:
         raise UsageError(f"Config.partition must be one of {', '.join(KINDS)}, got {kind!r}")
     smallest = min(map(len, parts))
     if smallest < min_samples:
         raise UsageError(
-            f"Config.min_samples must be <= {smallest}, the smallest client of this {kind} split, "
-            f"got {min_samples}"
+            f"Config.min_samples must be <= {smallest}, the smallest client of this {kind} split"
+            f"{'' if sigma is None else f' with sizes lognormal:{sigma}'}, got {min_samples}"
         )
     train, test = split_clients(parts, train_fraction=train_fraction, seed=seed)
-    return Partition(*_pack(train), *_pack(test))
+    return pack(train, test)
+
+
+def pack(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> Partition:
+    """A partition of `M` arrays of training indices and `M` arrays of test indices."""
+    return Partition(*pack_rows(train), *pack_rows(test))
+
+
+def unpack(parts: Partition) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Of each client its training and its test indices, without padding."""
+    return (
+        [row[:count] for row, count in zip(parts.train, parts.train_count, strict=True)],
+        [row[:count] for row, count in zip(parts.test, parts.test_count, strict=True)],
+    )
+
+
+def check(
+    train: Sequence[np.ndarray],
+    test: Sequence[np.ndarray],
+    num_samples: int,
+    *,
+    origin: str,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Refuses a partition that somebody else has made, and made wrong.
+
+    Args:
+      train: `M` arrays of integers, the training indices of each client.
+      test: `M` arrays of integers, its test indices.
+      num_samples: of the set; indices are from 0 to one less.
+      origin: what messages name as the place of the mistake.
+      names: what messages call the clients; by default their numbers.
+
+    Raises:
+      UsageError: no client, a client without training samples, an index that is out of range, or
+        one that is there twice.
+    """
+    if not len(train) or len(train) != len(test):
+        raise UsageError(
+            f"{origin}: train and test must hold equally many clients, at least one, got "
+            f"{len(train)} and {len(test)}"
+        )
+    names = [str(client) for client in range(len(train))] if names is None else names
+    held = np.zeros(num_samples, bool)
+    for client, both in enumerate(zip(train, test, strict=True)):
+        if not len(both[0]):
+            raise UsageError(
+                f"{origin}: train of client {names[client]} must hold at least one sample, got none"
+            )
+        for name, rows in zip(("train", "test"), both, strict=True):
+            wrong = rows[(rows < 0) | (rows >= num_samples)]
+            if len(wrong):
+                raise UsageError(
+                    f"{origin}: {name} of client {names[client]} must hold indices in "
+                    f"[0, {num_samples}), got {wrong[0]}"
+                )
+            in_order = np.sort(rows)
+            twice = np.append(rows[held[rows]], in_order[1:][np.diff(in_order) == 0])
+            if len(twice):
+                raise UsageError(
+                    f"{origin}: train and test must hold a sample once among all clients, got "
+                    f"{twice[0]} in {name} of client {names[client]} and before"
+                )
+            held[rows] = True
 
 
 def dirichlet(
@@ -105,8 +176,7 @@ def dirichlet(
     """
     labels = _checked_labels(labels)
     _check_request(labels, num_clients, min_samples, seed)
-    if not (alpha > 0 and math.isfinite(alpha)):
-        raise UsageError(f"Config.alpha must be > 0 and finite, got {alpha}")
+    _check_alpha(alpha)
     generator = np.random.RandomState(seed)
     by_class = _indices_by_class(labels)
     for _ in range(max_tries):
@@ -175,13 +245,16 @@ def pathological(
     return [np.concatenate(piece) for piece in pieces]
 
 
-def iid(labels: np.ndarray, num_clients: int, seed: int) -> list[np.ndarray]:
-    """No skew: a random split in parts whose sizes differ by at most one.
+def iid(
+    labels: np.ndarray, num_clients: int, seed: int, sizes: np.ndarray | None = None
+) -> list[np.ndarray]:
+    """No skew: a random split.
 
     Args:
       labels: `[N]` integers.
       num_clients: number of clients `M`.
       seed: seed of the split.
+      sizes: `[M]` integers that sum to `N`; by default they differ by at most one.
 
     Returns:
       `M` arrays of sample indices; together every sample once.
@@ -192,7 +265,171 @@ def iid(labels: np.ndarray, num_clients: int, seed: int) -> list[np.ndarray]:
     labels = _checked_labels(labels)
     _check_request(labels, num_clients, 1, seed)
     generator = np.random.default_rng((seed, 0))
-    return np.array_split(generator.permutation(len(labels)), num_clients)
+    shuffled = generator.permutation(len(labels))
+    cuts = num_clients if sizes is None else np.cumsum(sizes)[:-1]
+    return np.array_split(shuffled, cuts)
+
+
+def dirichlet_of_sizes(
+    labels: np.ndarray, sizes: np.ndarray, alpha: float, seed: int
+) -> list[np.ndarray]:
+    """Label skew in clients of given sizes: each fills up by its own distribution of classes.
+
+    Client after client, in random order: a distribution over the classes is drawn, and samples by
+    it without replacement; where a class is used up, the rest by the others. The last ones take
+    what is left.
+
+    Args:
+      labels: `[N]` integers.
+      sizes: `[M]` integers that sum to `N`.
+      alpha: concentration of the Dirichlet distribution over the classes that occur, > 0.
+      seed: seed of the split.
+
+    Returns:
+      `M` arrays of sample indices, class by class; together every sample once.
+
+    Raises:
+      UsageError: `alpha` is out of range.
+
+    Source: the unbalanced Dirichlet split of Acar et al. (2021), "Federated learning based on
+      dynamic regularization", with samples drawn many at a time.
+    """
+    labels = _checked_labels(labels)
+    _check_alpha(alpha)
+    generator = np.random.default_rng((seed, 0))
+    left = [generator.permutation(indices) for indices in _indices_by_class(labels)]
+    parts = [np.zeros(0, np.int64)] * len(sizes)
+    for client in generator.permutation(len(sizes)):
+        liking = generator.dirichlet(np.full(len(left), alpha))
+        available = np.array([len(indices) for indices in left])
+        taken = _fill(generator, int(sizes[client]), liking, available)
+        pieces = [indices[:count] for indices, count in zip(left, taken, strict=True)]
+        left = [indices[count:] for indices, count in zip(left, taken, strict=True)]
+        parts[client] = np.concatenate(pieces)
+    return parts
+
+
+def _fill(
+    generator: np.random.Generator, size: int, liking: np.ndarray, available: np.ndarray
+) -> np.ndarray:
+    """How many samples of each class make up `size`, by liking as far as they are available."""
+    taken = np.zeros_like(available)
+    while (missing := size - taken.sum()) > 0:
+        left = available - taken
+        weight = np.where(left > 0, np.nan_to_num(liking), 0.0)
+        weight = weight if weight.sum() > 0 else left
+        taken += np.minimum(generator.multinomial(missing, weight / weight.sum()), left)
+    return taken
+
+
+def draw_sizes(num_samples: int, num_clients: int, sigma: float, seed: int) -> np.ndarray:
+    """Unequal sizes of clients: proportional to `exp(sigma * normal)`.
+
+    Args:
+      num_samples: `N`, at least `num_clients`.
+      num_clients: number of clients `M`.
+      sigma: standard deviation of the logarithm, >= 0.
+      seed: seed of the split.
+
+    Returns:
+      `[M]` int64, at least 1 each, which sum to `N`.
+    """
+    normal = np.random.default_rng((seed, 3)).standard_normal(num_clients)
+    return apportion(np.exp(sigma * normal), num_samples, least=np.ones(num_clients, int))
+
+
+def apportion(
+    weights: np.ndarray,
+    total: int,
+    *,
+    least: np.ndarray | None = None,
+    most: np.ndarray | None = None,
+) -> np.ndarray:
+    """Whole numbers in proportion to weights, by largest remainder.
+
+    Args:
+      weights: `[n]`, none negative, not all zero.
+      total: what they sum to.
+      least: `[n]` integers, none is less; sums to `total` at most. By default 0.
+      most: `[n]` integers, none is more; sums to `total` at least. By default `total`.
+
+    Returns:
+      `[n]` int64.
+    """
+    weights = np.asarray(weights, float)
+    least = np.zeros(len(weights), int) if least is None else least
+    most = np.full(len(weights), total) if most is None else most
+    exact = weights / weights.sum() * total
+    result = np.clip(np.floor(exact).astype(np.int64), least, most)
+    while (missing := total - int(result.sum())) != 0:
+        step = 1 if missing > 0 else -1
+        free = np.flatnonzero(result < most if step > 0 else result > least)
+        neediest = free[np.argsort(step * (result - exact)[free], kind="stable")]
+        result[neediest[: abs(missing)]] += step
+    return result
+
+
+def by_owner(
+    owners: np.ndarray, names: Sequence[str], *, min_samples: int, train_fraction: float, seed: int
+) -> Partition:
+    """A partition whose clients are the owners of the samples.
+
+    Args:
+      owners: `[N]` integers, the position in `names` of each sample's owner; -1 for samples that
+        nobody gets.
+      names: `M` names, for messages.
+      min_samples: fewest samples, training and test together, that a client may hold.
+      train_fraction: share of a client's samples that it trains on.
+      seed: seed of the split into training and test.
+
+    Raises:
+      UsageError: an owner has too few samples, or an argument is out of range.
+    """
+    parts = owned(owners, len(names))
+    for name, part in zip(names, parts, strict=True):
+        if len(part) < max(min_samples, 1):
+            raise UsageError(
+                f"Config.partition: owner {name} must have at least min_samples = {min_samples} "
+                f"samples, got {len(part)}"
+            )
+    return pack(*split_clients(parts, train_fraction=train_fraction, seed=seed))
+
+
+def owned(owners: np.ndarray, num_owners: int) -> list[np.ndarray]:
+    """The samples of each owner, ascending; `owners` `[N]` as in `by_owner`."""
+    order = np.argsort(owners, kind="stable")
+    starts = np.searchsorted(owners[order], np.arange(num_owners + 1))
+    return np.split(order, starts)[1:-1]
+
+
+def by_shares(
+    counts: np.ndarray, rows: np.ndarray, labels: np.ndarray, seed: int
+) -> list[np.ndarray]:
+    """Gives out samples by the clients' shares of each class; no two clients get the same.
+
+    Args:
+      counts: `[M, C]` integers, the samples of each class that a client trains on.
+      rows: `[n]` indices of the samples to give out; those of classes that nobody trains on stay
+        with nobody.
+      labels: `[N]` integers in `[0, C)`.
+      seed: seed of who gets which.
+
+    Returns:
+      `M` arrays of sample indices, class by class; some may be empty.
+    """
+    generator = np.random.default_rng((seed, 2))
+    pieces: list[list[np.ndarray]] = [[rows[:0]] for _ in counts]
+    for own in _indices_by_class(labels[rows]) if len(rows) else []:
+        held = counts[:, labels[rows[own[0]]]]
+        clients = generator.permutation(len(counts))  # So that ties fall to anybody.
+        shuffled = generator.permutation(rows[own])
+        if held.any():
+            sizes = apportion(held[clients], len(own))
+            for client, piece in zip(
+                clients, np.split(shuffled, np.cumsum(sizes)[:-1]), strict=True
+            ):
+                pieces[client].append(piece)
+    return [np.concatenate(own) for own in pieces]
 
 
 def split_clients(
@@ -282,8 +519,8 @@ def _indices_by_class(labels: np.ndarray) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
 
 
-def _pack(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """`[M, longest]` int32, padded with 0, and `[M]` int32 counts."""
+def pack_rows(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """`M` arrays as `[M, longest]` int32, padded with 0, and `[M]` int32 counts."""
     count = np.array([len(part) for part in parts], np.int32)
     packed = np.zeros((len(parts), max(1, int(count.max()))), np.int32)
     for row, part in zip(packed, parts, strict=True):
@@ -320,6 +557,11 @@ def _check_request(labels: np.ndarray, num_clients: int, min_samples: int, seed:
             f"Config.min_samples * num_clients must be <= {len(labels)}, the number of samples, "
             f"got {min_samples} * {num_clients}"
         )
+
+
+def _check_alpha(alpha: float) -> None:
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise UsageError(f"Config.alpha must be > 0 and finite, got {alpha}")
 
 
 def _check_seed(seed: int) -> None:

@@ -6,10 +6,13 @@ the classes, since jax makes instances of a method's group that hold traced arra
 
 import dataclasses
 import difflib
+import importlib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from protonorm_jax.errors import UsageError
@@ -37,7 +40,10 @@ def setting(
       reference: what the published code does, where that is not the default; see `faithful`.
       later: whether there are records from before it came; see `lasting`.
       section: under which heading the command line lists it.
-      **rule: `choices`, or the bounds `above` (exclusive), `least` and `most`.
+      **rule: `choices`, or the bounds `above` (exclusive), `least`, `most` and `below`
+        (exclusive); `bare`, the value of a flag that is given without one; and `path`, for text
+        that names a file or folder: `file` if it is nothing else, `source` if it may be a word as
+        well, or `WORD:PATH`.
     """
     metadata = {"help": help, "traced": traced, "probe": probe, "reference": reference}
     metadata |= {"later": later, "section": section, **rule}
@@ -79,8 +85,17 @@ class Values(Mapping[str, Any]):
         return repr(self._values)
 
 
-GROUPS: dict[str, type] = {}
-"""The groups of all registered methods by the method's name; `methods.METHODS` fills it."""
+_GROUPS: dict[str, type] = {}
+
+
+def groups() -> dict[str, type]:
+    """The groups of all registered methods by the method's name.
+
+    `methods.METHODS` fills the dict. It is imported here by its name, for whoever asks first, since
+    methods import what asks.
+    """
+    importlib.import_module("protonorm_jax.methods")
+    return _GROUPS
 
 
 def fields(group: Any) -> dict[str, dataclasses.Field]:
@@ -134,6 +149,58 @@ def own_choices(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
         if name not in references(group)
         or value not in (references(group)[name], group_fields[name].default)
     }
+
+
+class RelativePath(str):
+    """Text with a relative path, as it was given, and the directory that it is relative to.
+
+    Equal to the plain text; for settings whose rule is `path`.
+    """
+
+    base: str
+
+    def __new__(cls, text: str, base: str) -> "RelativePath":
+        """The text, and the directory."""
+        made = super().__new__(cls, text)
+        made.base = base
+        return made
+
+
+def relative_path(kind: str, value: str) -> str:
+    """The relative path in a setting with the rule `path`, or nothing where there is none.
+
+    Args:
+      kind: what the rule says.
+      value: of the setting.
+    """
+    word, colon, path = value.partition(":")
+    if kind == "source" and colon and re.fullmatch(r"[A-Za-z][\w-]+", word):
+        path = "" if word == "tfds" else path
+    elif kind == "source" and not re.search(r"[/\\.]", value):
+        path = ""
+    else:
+        path = value
+    return "" if not path or path.startswith("~") or Path(path).is_absolute() else path
+
+
+def located(kind: str, value: str) -> str:
+    """A setting with the rule `path`, its path made absolute if its directory is known.
+
+    Where there is nothing of that name in the directory, but in the current one, it is left.
+    """
+    path, base = relative_path(kind, value), getattr(value, "base", None)
+    if not path or base is None:
+        return str(value)
+    there = Path(base) / path
+    if not there.exists() and (Path(path).exists() or not there.parent.exists()):
+        return str(value)
+    return value.removesuffix(path) + str(there)
+
+
+def paths(group: Any) -> dict[str, str]:
+    """The settings of a group that name paths, and what kind of."""
+    own = {name: field.metadata.get("path") for name, field in fields(group).items()}
+    return {name: kind for name, kind in own.items() if kind}
 
 
 def lasting(group: Any, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,4 +343,6 @@ def check(owner: str, group: Any, name: str, value: Any) -> Any:
         refuse(f">= {rule['least']}")
     if "most" in rule and value > rule["most"]:
         refuse(f"<= {rule['most']}")
+    if "below" in rule and not value < rule["below"]:
+        refuse(f"< {rule['below']}")
     return value

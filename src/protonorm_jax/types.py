@@ -31,6 +31,21 @@ class Partition(NamedTuple):
     test_count: np.ndarray
 
 
+class Scored(NamedTuple):
+    """The samples that clients are scored on, in parts of which each is scored apart.
+
+    Attributes:
+      parts: what the columns of results call each part, see `metrics.row`.
+      rows: `[M, m]` int32, of each client the samples of all parts, one part after the other;
+        padded with 0.
+      counts: `[M, parts]` int32, how many there are in each part.
+    """
+
+    parts: tuple[str, ...]
+    rows: np.ndarray
+    counts: np.ndarray
+
+
 class Part(enum.IntEnum):
     """Which part of a published set a sample belongs to, as numbered in `Dataset.parts`."""
 
@@ -156,8 +171,8 @@ class Members(NamedTuple):
       client_ids: `[slots]` int32, -1 for an empty slot.
       train: `[slots, n]` int32, rows of the data set.
       train_count: `[slots]` int32.
-      test: `[slots, m]` int32.
-      test_count: `[slots]` int32.
+      test: `[slots, m]` int32, the rows that each is scored on, part after part.
+      test_count: `[slots, parts]` int32, how many of them belong to each part.
     """
 
     client_ids: jax.Array

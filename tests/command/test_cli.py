@@ -102,9 +102,11 @@ def test_results_are_not_overwritten_unasked(recorded, small_file, capsys):
 
 
 def test_overwriting_leaves_other_files_alone(small_file, tmp_path):
+    flags = ("--data", small_file, *FAST, "--rounds", "1", "--method", "local")
+    assert cli.main(["run", *flags, "--out", str(tmp_path)]) == 0
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "metrics.jsonl").write_text("old\n")
-    flags = ("--data", small_file, *FAST, "--rounds", "1", "--method", "local")
+    (tmp_path / "prototypes.npz").write_bytes(b"old")
     assert cli.main(["run", *flags, "--out", str(tmp_path), "--overwrite"]) == 0
     assert (tmp_path / "notes.txt").read_text() == "mine"
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
@@ -267,6 +269,20 @@ def test_another_method_needs_nothing_of_the_one_in_the_config_file(tmp_path):
         parsed = flags.parse(cli.COMMANDS, ["run", "--config", str(path), "--method", "fedtgp"])
         chosen = flags.chosen(parsed)
         assert chosen == config.Config(method="fedtgp", rounds=7)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ([], "none"),
+        (["--augment"], "crop,flip"),
+        (["--augment", "--rounds", "3"], "crop,flip"),
+        (["--augment", "crop"], "crop"),
+        (["--augment=flip,crop"], "crop,flip"),
+    ],
+)
+def test_augmentation_needs_no_value(given, wanted):
+    assert flags.chosen(flags.parse(cli.COMMANDS, ["run", *given])).augment == wanted
 
 
 def test_methods_are_listed_with_their_settings(capsys):

@@ -202,9 +202,9 @@ class Compiled(NamedTuple):
             members = []
             for one in runs.members:
                 arrays = {}
-                for rows, count in (("train", "train_count"), ("test", "test_count")):
+                for rows, count in (("train", one.train_count), ("test", one.test_count.sum(-1))):
                     indices = getattr(one, rows)
-                    beyond = np.arange(indices.shape[-1]) >= getattr(one, count)[..., None]
+                    beyond = np.arange(indices.shape[-1]) >= count[..., None]
                     rubbish = last - np.arange(indices.shape[-1], dtype=np.int32) % 7
                     arrays[rows] = np.where(beyond, rubbish, indices)
                 members.append(one._replace(**arrays))

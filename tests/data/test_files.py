@@ -9,6 +9,7 @@ import pytest
 
 from protonorm_jax import data
 from protonorm_jax.errors import UsageError
+from protonorm_jax.types import Part
 
 IMAGES = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3)
 LABELS = np.array([0, 1, 2, 0, 1], np.uint8)
@@ -69,6 +70,69 @@ def test_idx_folder_of_several_sets_needs_a_name(tmp_path):
     assert len(dataset.labels) == 10 and dataset.name == "emnist-letters"
 
 
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("train-images.idx3-ubyte", "train-labels.idx1-ubyte"),
+        ("TRAIN-IMAGES-IDX3-UBYTE.GZ", "TRAIN-LABELS-IDX1-UBYTE.GZ"),
+        ("Train-Images.IDX3-ubyte", "train-labels-idx1-ubyte.gz"),
+        ("train-images-idx3-ubyte", "train-labels.idx1-ubyte.GZ"),
+        ("mnist-train-images-idx3-ubyte.gz", "mnist-train-labels-idx1-ubyte.gz"),
+    ],
+)
+def test_idx_names_in_any_spelling(tmp_path, images, labels):
+    (tmp_path / images).write_bytes(idx_bytes(IMAGES))  # Packed or not, whatever the name says.
+    (tmp_path / labels).write_bytes(gzip.compress(idx_bytes(LABELS)))
+    (tmp_path / "train-images-idx3-ubyte.d").mkdir()
+    dataset = data.load(f"idx:{tmp_path}")
+    assert np.array_equal(dataset.images[..., 0], IMAGES)
+    assert dataset.labels.tolist() == LABELS.tolist()
+    assert dataset.parts.tolist() == [Part.TRAIN] * 5
+    assert len(data.load(f"idx:{tmp_path / images}").labels) == 5
+
+
+def test_idx_parts_by_name(tmp_path):
+    for part in ("t10k", "train", "valid"):
+        write_idx(tmp_path, part)
+    parts = data.load(f"idx:{tmp_path}").parts
+    assert parts.dtype == np.uint8
+    assert parts.tolist() == [Part.TRAIN] * 5 + [Part.TEST] * 5 + [Part.VALIDATION] * 5
+    write_idx(tmp_path / "plain", "some")
+    assert data.load(f"idx:{tmp_path}/plain").parts is None
+
+
+def test_idx_in_a_folder_of_torchvision(tmp_path):
+    root = tmp_path / "root"
+    for prefix in ("emnist-letters-", "emnist-digits-"):
+        (root / "EMNIST" / "raw").mkdir(parents=True, exist_ok=True)
+        write_idx(root / "EMNIST" / "raw", prefix=prefix)
+    (root / "MNIST" / "processed").mkdir(parents=True)
+    (root / "MNIST" / "raw").mkdir()
+    write_idx(root / "MNIST" / "raw", zipped=True)
+    write_idx(root / "MNIST" / "raw", "t10k")
+    message = f"must hold one set, got several: EMNIST, MNIST; name one as idx:{root}/EMNIST"
+    assert message in refusal(f"idx:{root}")
+    message = f"emnist-letters-; name one as idx:{root}/EMNIST/raw/emnist-digits-"
+    assert message in refusal(f"idx:{root}/EMNIST")
+    assert len(data.load(f"idx:{root}/EMNIST/emnist-letters").labels) == 5
+    for place in (root / "MNIST", root / "MNIST" / "raw"):
+        dataset = data.load(f"idx:{place}")
+        assert len(dataset.labels) == 10 and dataset.name == "MNIST"
+    (root / "EMNIST" / "raw").rename(root / "EMNIST" / "other")
+    assert len(data.load(f"idx:{root}").labels) == 10
+
+
+def test_idx_labels_of_qmnist(tmp_path):
+    """A file of int32 that says more of each sample than its class."""
+    write_idx(tmp_path, prefix="qmnist-")
+    (tmp_path / "qmnist-train-labels-idx1-ubyte").unlink()
+    rows = np.arange(5 * 8).reshape(5, 8) * 1000
+    rows[:, 0] = LABELS
+    content = b"\0\0\x0c\x02" + struct.pack(">2I", 5, 8) + rows.astype(">i4").tobytes()
+    (tmp_path / "qmnist-train-labels-idx2-int").write_bytes(content)
+    assert data.load(f"idx:{tmp_path}").labels.tolist() == LABELS.tolist()
+
+
 def test_idx_files_that_are_missing_or_do_not_fit_together(tmp_path):
     assert "must exist" in refusal(f"idx:{tmp_path}/none/train")
     assert "must hold idx files such as" in refusal(f"idx:{tmp_path}")
@@ -99,6 +163,14 @@ ZIPPED = gzip.compress(idx_bytes(IMAGES), mtime=0)
         (ZIPPED[:-9], "must be readable, got EOFError"),
         (ZIPPED[:-8] + bytes(8), "must be readable, got BadGzipFile"),
         (b"\x1f\x8b" + bytes(20), "must be readable, got"),
+        (gzip.compress(idx_bytes(IMAGES)[:-1], mtime=0), "must be 76 bytes long as its header"),
+        (gzip.compress(idx_bytes(IMAGES) + b"a", mtime=0), "76 bytes long as its header [5, 4, 3]"),
+        (
+            gzip.compress(ZIPPED, mtime=0),
+            "must be an idx file of uint8 (first bytes 00 00 08), got",
+        ),
+        (b"\0\0\x08\0a", "images and labels must be equally many, got shapes [] and [5]"),
+        (b"\0\0\x08\xff" + bytes(1020), "must have at most 8 dimensions"),
         (idx_bytes(IMAGES[:, 0, 0]), "images must have shape [N, H, W]"),
         (idx_bytes(IMAGES[:4]), "images and labels must be equally many, got shapes [4, 4, 3] and"),
     ],
@@ -113,7 +185,9 @@ def test_idx_broken_images(tmp_path, content, message):
 def write_image(path, array, mode=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = PIL.Image.fromarray(array)
-    (image.convert(mode) if mode else image).save(path)
+    # PNG has no such grey.
+    kind = "tiff" if array.dtype == np.int32 else None
+    (image.convert(mode) if mode else image).save(path, kind)
 
 
 def two_classes(folder):
@@ -164,14 +238,14 @@ def test_folders_that_are_refused(tmp_path):
     (tmp_path / "eel").mkdir()
     assert f"{tmp_path}/eel must hold at least one image, got none" in refusal(root)
     (tmp_path / "eel" / "inner").mkdir()
-    assert f"{tmp_path}/eel/inner must be readable, got IsADirectoryError" in refusal(root)
+    assert f"{tmp_path}/eel must hold at least one image, got none" in refusal(root)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (IMAGES[0].T.copy(), ": images must all have one size, got 3x4 and 4x3 in "),
-        (IMAGES[0].astype(np.uint16) * 256, " must have 8 bits a channel, got Pillow mode I;16"),
+        (IMAGES[0].astype(np.int32), " must have 8 bits a channel, or 16 of grey, got Pillow mode"),
         (b"", " must be readable, got UnidentifiedImageError"),
         (b"not an image", " must be readable, got UnidentifiedImageError"),
         (20, " must be readable, got"),

@@ -9,7 +9,7 @@ import pytest
 from protonorm_jax import data
 from protonorm_jax.data import cache
 from protonorm_jax.errors import UsageError
-from protonorm_jax.types import Dataset
+from protonorm_jax.types import Dataset, Part, Partition
 
 IMAGES = np.arange(6 * 5 * 4, dtype=np.uint8).reshape(6, 5, 4)
 LABELS = np.array([0, 1, 2, 0, 1, 2])
@@ -42,10 +42,11 @@ def test_digits():
 
 
 def test_unknown_specs():
-    assert "Config.data must be one of digits, npz, idx, folder, tfds" in refusal("mnist")
+    known = "digits, npz, pfllib, cifar, cifar-coarse, idx, folder, parquet, tfds"
+    assert f"Config.data must be one of {known}" in refusal("mnist")
     assert "got 'digits:small'" in refusal("digits:small")
     assert "must exist" in refusal("npz:nowhere")
-    for name in ("npz", "idx", "folder", "tfds"):
+    for name in ("npz", "pfllib", "idx", "folder", "parquet", "tfds"):
         assert f"got '{name}:'" in refusal(name + ":")
         assert f"got '{name}'" in refusal(name)
 
@@ -53,13 +54,13 @@ def test_unknown_specs():
 def test_import_is_light():
     code = (
         "import sys, protonorm_jax.data\n"
-        "heavy = {'tensorflow_datasets', 'tensorflow', 'sklearn', 'array_record'}\n"
+        "heavy = {'tensorflow_datasets', 'tensorflow', 'sklearn', 'array_record', 'pyarrow'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("channels", [None, 1, 4])
+@pytest.mark.parametrize("channels", [None, 1, 3])
 def test_npz_shapes_and_dtypes(tmp_path, channels):
     images = IMAGES if channels is None else np.repeat(IMAGES[..., None], channels, -1)
     path = saved(tmp_path / "mine.npz", images=images.astype(np.int64), labels=LABELS)
@@ -96,6 +97,44 @@ def test_npz_layouts(tmp_path, names):
     assert dataset.labels.tolist() == LABELS.tolist()
 
 
+@pytest.mark.parametrize("names", ["x_{}", "{}_images"])
+def test_npz_parts_of_published_layouts(tmp_path, names):
+    arrays = {}
+    for number, part in enumerate(("train", "val", "test")):
+        name = names.format(part)
+        arrays[name] = IMAGES[: number + 2]
+        arrays[name.replace("x_", "y_").replace("images", "labels")] = LABELS[: number + 2]
+    parts = data.load(str(saved(tmp_path / "a.npz", **arrays))).parts
+    assert parts.tolist() == [Part.TRAIN] * 2 + [Part.VALIDATION] * 3 + [Part.TEST] * 4
+    for name in list(arrays):
+        if "val" in name:
+            del arrays[name]
+    parts = data.load(str(saved(tmp_path / "b.npz", **arrays))).parts
+    assert parts.tolist() == [Part.TRAIN] * 2 + [Part.TEST] * 4
+
+
+def test_npz_parts_of_its_own(tmp_path):
+    parts = np.array([0, 0, 1, 2, 2, 0])
+    path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS, parts=parts)
+    dataset = data.load(str(path))
+    assert dataset.parts.tolist() == parts.tolist() and dataset.parts.dtype == np.uint8
+    again = data.load(str(data.save_npz(dataset, tmp_path / "again.npz")))
+    assert again.parts.tolist() == parts.tolist()
+    for bad, message in (
+        (parts[:5], "parts must be [6] integers"),
+        (parts + 1, "parts must be 0 (TRAIN), 1 (VALIDATION), 2 (TEST), got 1..3"),
+    ):
+        assert message in refusal(saved(path, images=IMAGES, labels=LABELS, parts=bad))
+
+
+def test_npz_arrays_by_column_and_of_other_machines(tmp_path):
+    for images in (np.asfortranarray(IMAGES), IMAGES.astype(">u2"), IMAGES.astype(">i8")):
+        labels = LABELS.astype(">i4")
+        dataset = data.load(str(saved(tmp_path / "a.npz", images=images, labels=labels)))
+        assert np.array_equal(dataset.images[..., 0], IMAGES) and dataset.images.flags.c_contiguous
+        assert dataset.labels.tolist() == LABELS.tolist()
+
+
 def test_npz_num_classes_may_leave_gaps(tmp_path):
     path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS * 2, num_classes=np.array(9))
     assert data.load(str(path)).num_classes == 9
@@ -112,9 +151,20 @@ def test_npz_num_classes_may_leave_gaps(tmp_path):
         ({"images": IMAGES / 255}, "images must be uint8 in 0..255, got dtype float64; for"),
         ({"images": IMAGES.astype(int) - 1}, "images must be uint8 in 0..255, got -1..118"),
         ({"images": IMAGES.astype(int) * 9}, "images must be uint8 in 0..255, got 0..1071"),
+        ({"images": IMAGES * np.nan}, "images must be finite, got NaN or infinity"),
+        ({"images": IMAGES[..., None].repeat(2, -1)}, "must have 1 or 3 channels, in the last dim"),
+        (
+            {"images": IMAGES[..., None].repeat(4, -1)},
+            "1 or 3 channels, in the last dimension, got",
+        ),
+        (
+            {"images": IMAGES.astype([("a", "u1")])},
+            "images must hold plain numbers, got dtype [('a",
+        ),
+        ({"images": IMAGES * 1j}, "images must hold plain numbers, got dtype complex128"),
         ({"images": IMAGES > 9}, "images must be uint8 in 0..255, got dtype bool"),
         ({"images": IMAGES[:, 0]}, "images must have shape [N, H, W] or [N, H, W, channels], got"),
-        ({"images": IMAGES.reshape(6, 1, 4, 5)}, "images must have 1 to 4 channels, in the last"),
+        ({"images": IMAGES.reshape(6, 1, 4, 5)}, "images must have 1 or 3 channels, in the last"),
         ({"images": IMAGES[:0], "labels": LABELS[:0]}, "images must not be empty, got shape [0,"),
         ({"images": np.uint8(3)}, "images and labels must be equally many, got shapes [] and [6]"),
         ({"labels": LABELS[:5]}, "images and labels must be equally many, got shapes [6, 5, 4] an"),
@@ -155,15 +205,18 @@ def test_npz_parts_must_fit(tmp_path):
 def test_npz_files_that_cannot_be_read(tmp_path, monkeypatch):
     whole = saved(tmp_path / "whole.npz", images=IMAGES, labels=LABELS).read_bytes()
     path = tmp_path / "other.npz"
-    for keep in (0, 1, 50, len(whole) // 2, len(whole) - 1):
+    for keep in (0, 1):
+        path.write_bytes(whole[:keep])
+        assert f"{path} must be a .npz archive, got" in refusal(path)
+    for keep in (70, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:keep])
         assert f"{path} must be readable, got" in refusal(path)
     path.write_bytes(whole[:200] + bytes([whole[200] ^ 255]) + whole[201:])
     assert "CRC" in refusal(path)
     path.write_bytes(b"\x80\x04K\x01.")  # A pickled number.
-    assert "must be readable, got" in refusal(path)
+    assert "must be a .npz archive, got first bytes 80 04" in refusal(path)
     saved(path, images=np.array([IMAGES, None], object), labels=LABELS)
-    assert "allow_pickle=False" in refusal(path)
+    assert f"{path}: images must hold no pickled objects" in refusal(path)
     np.save(tmp_path / "single.npy", IMAGES)
     (tmp_path / "single.npy").rename(path)
     assert "must be a .npz archive, got a single array" in refusal(path)
@@ -173,7 +226,7 @@ def test_npz_files_that_cannot_be_read(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")  # Root may read everything: act it out.
 
-    monkeypatch.setattr(np, "load", refuse)
+    monkeypatch.setattr("builtins.open", refuse)
     assert "PermissionError" in refusal(tmp_path / "whole.npz")
 
 
@@ -182,8 +235,17 @@ def test_save_and_load_again(tmp_path):
     path = tmp_path / "new" / "folder" / "file"  # no suffix is added
     assert data.save_npz(dataset, path) == path
     again = data.load(f"npz:{path}")
-    assert all(np.array_equal(a, b) for a, b in zip(dataset, again, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(dataset[:4], again[:4], strict=True))
+    assert again.parts is None and again.dealt is None
     assert [entry.name for entry in path.parent.iterdir()] == ["file"]
+
+
+def test_save_does_not_lose_who_holds_what(tmp_path):
+    rows, counts = np.array([[0]], np.int32), np.array([1], np.int32)
+    dealt = Dataset(IMAGES, LABELS, 3, dealt=Partition(rows, counts, rows, counts))
+    with pytest.raises(UsageError, match="must be a pfllib folder to keep who holds what"):
+        data.save_npz(dealt, tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_save_is_all_or_nothing(tmp_path, monkeypatch):
@@ -215,24 +277,3 @@ def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache.folder() == tmp_path / ".cache" / "protonorm_jax"
     assert cache.folder(tmp_path / "mine") == tmp_path / "mine"
-
-
-def test_cache_makes_once_and_keeps_nothing_of_a_failure(tmp_path):
-    made = []
-
-    def make():
-        made.append(1)
-        if len(made) == 1:
-            raise UsageError("no")
-        return data.load("digits")
-
-    with pytest.raises(UsageError):
-        cache.load_or_make("a/../b:c", make, tmp_path)
-    assert not list(tmp_path.iterdir())
-    for _ in range(2):
-        assert len(cache.load_or_make("a/../b:c", make, tmp_path).labels) == 1797
-    assert len(made) == 2
-    assert [entry.name for entry in tmp_path.iterdir()] == ["a-..-b-c.npz"]
-    (tmp_path / "a-..-b-c.npz").write_bytes(b"PK")
-    with pytest.raises(UsageError, match=r"a-\.\.-b-c\.npz must be readable"):
-        cache.load_or_make("a/../b:c", make, tmp_path)

@@ -1,6 +1,8 @@
 """Source `tfds`: prepared sets are read without TensorFlow; without network it fails at once."""
 
 import io
+import os
+import re
 import shutil
 import struct
 import sys
@@ -124,6 +126,7 @@ def test_prepared_set(prepared, tmp_path, name, monkeypatch):
     assert dataset.images.shape == (12, 6, 5, 3) and dataset.images.dtype == np.uint8
     assert dataset.labels.dtype == np.int32 and dataset.num_classes == 4
     assert dataset.name == name.replace("/", "-").replace(":", "-")
+    assert dataset.parts.tolist() == [0] * 9 + [2] * 3
     labels = np.arange(12) % 3
     assert pairs(dataset.images[:9], dataset.labels[:9]) == pairs(IMAGES[:9], labels[:9])
     assert pairs(dataset.images[9:], dataset.labels[9:]) == pairs(IMAGES[9:], labels[9:])
@@ -131,10 +134,41 @@ def test_prepared_set(prepared, tmp_path, name, monkeypatch):
 
 def test_second_load_needs_neither_tfds_nor_its_files(prepared, tmp_path, monkeypatch):
     first = data.load("tfds:tiny_pictures", data_dir=prepared, cache_dir=tmp_path)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["tfds-tiny_pictures.npz"]
+    (kept,) = tmp_path.iterdir()
+    assert re.fullmatch(r"tfds-tiny_pictures-[0-9a-f]{40}\.npz", kept.name)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # an import raises
     again = data.load("tfds:tiny_pictures", data_dir=tmp_path / "none", cache_dir=tmp_path)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_prepared_files_that_change_are_seen(prepared, tmp_path):
+    folder, how = tmp_path / "sets", {"cache_dir": tmp_path / "cache"}
+    shutil.copytree(prepared / "tiny_records", folder / "tiny_records")
+    first = data.load("tfds:tiny_records", data_dir=folder, **how)
+    (path,) = folder.glob("tiny_records/*/*-train.tfrecord*")
+    content, before = path.read_bytes(), path.stat()
+    # The first record put last.
+    length = struct.unpack("<Q", content[:8])[0]
+    swapped = content[12 + length + 4 :] + content[: 12 + length + 4]
+    path.write_bytes(swapped)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = data.load("tfds:tiny_records", data_dir=folder, **how)
+    assert np.array_equal(second.images[:9], np.roll(first.images[:9], -1, axis=0))
+    assert np.array_equal(second.labels[:9], np.roll(first.labels[:9], -1))
+    path.write_bytes(content)
+    moved = folder.rename(tmp_path / "moved")
+    third = data.load("tfds:tiny_records", data_dir=moved, **how)
+    assert np.array_equal(third.images, first.images)
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_images_of_several_sizes(prepared, tmp_path):
+    dataset = data.load("tfds:odd_sizes", data_dir=prepared, cache_dir=tmp_path, image_size=5)
+    assert dataset.images.shape == (2, 5, 5, 3) and dataset.parts is None
+    assert any(np.array_equal(image, IMAGES[0][1:]) for image in dataset.images)
+    large = data.load("tfds:tiny_pictures", data_dir=prepared, cache_dir=tmp_path, image_size=7)
+    small = data.load("tfds:tiny_pictures", data_dir=prepared, cache_dir=tmp_path, image_size=3)
+    assert (large.images.shape[1], small.images.shape[1]) == (7, 3)
 
 
 def test_places_come_from_the_environment_and_grey_images_have_one_channel(
@@ -143,7 +177,7 @@ def test_places_come_from_the_environment_and_grey_images_have_one_channel(
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert data.load("tfds:grey_pictures").images.shape == (12, 6, 5, 1)
-    assert (tmp_path / "protonorm_jax" / "tfds-grey_pictures.npz").exists()
+    assert len(list((tmp_path / "protonorm_jax").glob("tfds-grey_pictures-*.npz"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from plainly import check
 from protonorm_jax import methods, models
 from protonorm_jax.config import Config
 from protonorm_jax.engine.client import local_update, num_steps
@@ -232,6 +233,64 @@ def small(small_set, count, **settings):
     data = ClientData(small_set.images, small_set.labels, rows, np.int32(count))
     sent = Prototypes(np.eye(5, 16, dtype=np.float32) * 4, np.ones(5, bool))
     return update, client, sent, data
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({}, [0, 1, 1, 3, 10]),
+        ({"local_epochs": 3}, [0, 3, 3, 9, 30]),
+        ({"local_epochs": 0.5}, [0, 1, 1, 2, 5]),
+        ({"local_epochs": 0.3}, [0, 1, 1, 1, 3]),  # In floating point 10 * 0.3 is more than 3.
+        ({"local_epochs": 1.25}, [0, 2, 2, 4, 13]),
+        ({"local_epochs": 1e-9}, [0, 1, 1, 1, 1]),
+        ({"local_steps": 7}, [0, 7, 7, 7, 7]),
+        ({"local_epochs": 0.5, "last_batch": "drop"}, [0, 0, 1, 1, 5]),
+        ({"local_steps": 2, "last_batch": "drop"}, [0, 0, 2, 2, 2]),
+    ],
+)
+def test_steps_are_counted_before_they_are_made(settings, wanted):
+    """Of clients with 0, 5, 16, 41 and 160 samples in batches of 16; numpy and traced alike."""
+    config = Config(batch_size=16, **settings)
+    counts = np.array([0, 5, 16, 41, 160], np.int32)
+    np.testing.assert_array_equal(num_steps(counts, config), wanted)
+    traced = jax.jit(lambda counts: num_steps(counts, config))(counts)
+    np.testing.assert_array_equal(traced, wanted)
+    assert traced.dtype == jnp.int32
+
+
+def test_parts_of_epochs_are_their_first_steps(small_set):
+    """1.5 epochs of three steps are the first five of two epochs, bit by bit."""
+    update, *given = small(small_set, 41, local_epochs=2)
+    wanted = update(jax.random.key(7), *given, 5)
+    update, *given = small(small_set, 41, local_epochs=1.5)
+    made = update(jax.random.key(7), *given)
+    assert int(made[2]["num_steps"]) == 5
+    jax.tree.map(np.testing.assert_array_equal, made, wanted)
+
+
+def test_a_number_of_steps_goes_round_the_epochs(small_set):
+    """Seven steps, of three an epoch, are the first seven of three epochs; alone and vmapped."""
+    update, *given = small(small_set, 41, local_epochs=3)
+    wanted = update(jax.random.key(7), *given, 7)
+    update, client, sent, data = small(small_set, 41, local_steps=7)
+    made = update(jax.random.key(7), client, sent, data)
+    assert int(made[2]["num_steps"]) == 7
+    jax.tree.map(
+        lambda *both: np.testing.assert_allclose(*both, rtol=1e-5, atol=1e-6), made, wanted
+    )
+    nobody = update(jax.random.key(7), client, sent, data._replace(num_samples=np.int32(0)))
+    assert int(nobody[2]["num_steps"]) == 0
+    jax.tree.map(np.testing.assert_array_equal, nobody[0], client)
+    sizes = np.array([41, 20], np.int32)
+
+    def one(size):
+        return update(jax.random.key(7), client, sent, data._replace(num_samples=size))
+
+    mapped = jax.vmap(one)(sizes)
+    for number, size in enumerate(sizes):
+        own = jax.tree.map(lambda leaf, number=number: leaf[number], mapped)
+        check(own, one(size), 1e-5)
 
 
 def test_features_are_pulled_to_the_prototype_of_their_class(small_set):

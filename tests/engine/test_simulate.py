@@ -216,6 +216,64 @@ def test_participation_and_dropout():
     assert 0.45 < arrivals / (200 * 6) < 0.55
 
 
+def test_who_fails_and_who_is_slow():
+    """Failures by chance, stragglers by number, their work evenly from the least up; anew."""
+    key, count = keys.root(3), 1000
+    failing = [simulate.failing(key, index, count, jnp.float32(0.3)) for index in (0, 1)]
+    assert all(abs(one.mean() - 0.3) < 0.05 for one in failing)
+    assert 0.5 < (failing[0] == failing[1]).mean() < 0.7  # 0.58 if they do not know each other.
+    assert simulate.failing(key, 0, count, jnp.float32(1.0)).all()
+    work = np.array(
+        [simulate.work(key, index, count, jnp.float32(0.3), jnp.float32(0.2)) for index in (0, 1)]
+    )
+    slow = work < 1
+    np.testing.assert_array_equal(slow.sum(axis=1), [300, 300])
+    assert 0.5 < (slow[0] == slow[1]).mean() < 0.7
+    assert work.min() >= 0.2 and abs(work[slow].mean() - 0.6) < 0.03
+    both = slow[0] & slow[1]
+    assert np.all(work[0, both] != work[1, both])
+    parts = [simulate.budget_of(jnp.float32(part), jnp.int32(10)) for part in (0, 0.11, 0.5, 1)]
+    assert parts == [1, 2, 5, 10] and simulate.budget_of(jnp.float32(0.5), jnp.int32(0)) == 0
+
+
+SET = PLAIN.replace(
+    method="fedavg",
+    num_clients=4,
+    rounds=2,
+    optimizer="adam",
+    augment="crop,flip",
+    schedule="cosine",
+    clip_norm=1.0,
+    weight_decay=0.1,
+    stragglers=0.5,
+    failures=0.2,
+    local_steps=5,
+)
+
+
+def test_training_as_users_set_it_has_equal_bits_on_any_number_of_devices(small_set):
+    """Its clients over two devices, and beside a run that differs in all that is traced."""
+    other = {"weight_decay": 0.2, "clip_norm": 5.0, "stragglers": 0.3, "failures": 0.1}
+    other |= {"straggler_work": 0.5, "schedule": "step:1:0.5"}
+    two = SET.replace(devices=2)
+    with thorough():
+        alone = protonorm_jax.run(SET, dataset=small_set)
+        assert_equal(alone, protonorm_jax.run(two, dataset=small_set))
+        _, rows, arrays = histories([two, two.replace(**other)], small_set, runs_per_program=2)
+    assert alone.rows == rows[0] != rows[1]
+    jax.tree.map(np.testing.assert_array_equal, alone.arrays, arrays[0])
+
+
+def test_a_round_in_which_everybody_fails_changes_nothing(small_set):
+    """It is reported without a loss; what was sent has been sent."""
+    config = SET.replace(failures=1.0)
+    history = protonorm_jax.run(config, dataset=small_set)
+    for row in history.rows:
+        assert row["loss"] is None and row["clients_trained"] == row["uploads_arrived"] == 0
+        assert row["floats_up"] == 0 < row["floats_down"]
+    assert history.rows[0]["head_accuracy"] == history.rows[1]["head_accuracy"]
+
+
 def test_a_class_that_nobody_holds_stays_unknown(small_set):
     wider = Dataset(small_set.images, small_set.labels, 7, "gap")
     history = protonorm_jax.run(PLAIN.replace(dropout=0.0, participation=1.0), dataset=wider)

@@ -283,7 +283,7 @@ def test_a_setting_may_not_be_called_like_one_of_all_methods(table):
 
     with pytest.raises(UsageError, match=r"^mine\.batch_size must have another name, got one "):
         table["mine"] = methods.Row(methods.METHODS["local"].factory, Settings)
-    assert "mine" not in table and "mine" not in settings.GROUPS
+    assert "mine" not in table and "mine" not in settings.groups()
 
 
 def test_rows_come_and_go(table):

@@ -7,7 +7,7 @@ from protonorm_jax import models
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan
-from protonorm_jax.planning.deal import deal
+from protonorm_jax.planning.deal import common, deal
 
 SETTINGS = Config(method="fml", family="mlp,cnn", num_clients=2, feature_dim=8)
 
@@ -36,3 +36,38 @@ def test_methods_that_share_no_model_of_their_own_refuse_one(method, small_set):
         UsageError, match=rf"Config.shared_model must be family for method {method}, .*got 'cnn'"
     ):
         deal([config], small_set)
+
+
+def test_runs_share_a_program_unless_something_is_switched_off_in_one():
+    for name in ("momentum", "weight_decay", "clip_norm", "failures", "stragglers"):
+        off, some, more = (common(SETTINGS.replace(**{name: value})) for value in (0, 0.1, 0.9))
+        assert some == more != off == common(SETTINGS)
+    for change in ({"schedule": "cosine"}, {"straggler_work": 0.9}):
+        assert common(SETTINGS.replace(**change)) == common(SETTINGS)
+    for change in ({"optimizer": "adam"}, {"augment": "flip"}, {"local_steps": 3}):
+        assert common(SETTINGS.replace(**change)) != common(SETTINGS)
+
+
+def test_the_state_of_the_optimiser_needs_memory(small_set):
+    """Adam keeps two numbers more for every parameter, momentum one."""
+    local = SETTINGS.replace(method="local", family="mlp", devices=1)
+    plain, momentum, adam = (
+        plan.make([local.replace(**change)], small_set)
+        for change in ({}, {"momentum": 0.5}, {"optimizer": "adam"})
+    )
+    (architecture,) = plain.program.architectures
+    size = sum(4 * leaf.size for leaf in jax.tree.leaves(architecture.client.params))
+    assert momentum.memory.work - plain.memory.work == size
+    assert adam.memory.work - plain.memory.work == 2 * size + 4  # And the number of the step.
+
+
+def test_a_batch_that_nobody_can_fill_is_refused(small_set):
+    local = SETTINGS.replace(method="local", family="mlp", last_batch="drop", partition="iid")
+    most = deal([local.replace(batch_size=1)], small_set).partitions[0].train_count.max()
+    deal([local.replace(batch_size=int(most))], small_set)
+    with pytest.raises(
+        UsageError,
+        match=rf"Config.batch_size must be <= {most}, the most training samples of a client, with "
+        rf"last_batch drop, got {most + 1}",
+    ):
+        deal([local.replace(batch_size=int(most) + 1)], small_set)

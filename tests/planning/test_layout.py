@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from protonorm_jax.planning import layout
-from protonorm_jax.types import Partition
+from protonorm_jax.types import Partition, Scored
 
 ARCHITECTURES = ["a", "b", "a", "c", "a", "b", "a"]
 
@@ -140,15 +140,27 @@ def test_members_are_the_rows_of_their_clients_cut_to_the_longest_of_all_runs():
         layout.Placement("b", np.array([[0], [-1]], np.int32), 1),
     )
     placed = layout.Layout(placements, np.array([1, 2, 0], np.int32))
-    lengths = layout.longest([placed, placed], [first, second])
+    scored, other = (Scored(("",), one.test, one.test_count[:, None]) for one in (first, second))
+    lengths = layout.longest([placed, placed], [first, second], [scored, other])
     assert lengths == [(3, 3), (4, 2)]
-    short, long = layout.members_of(placed, first, lengths)
+    short, long = layout.members_of(placed, first, scored, lengths)
     assert short.client_ids.tolist() == [[2], [1]]
     assert short.train.tolist() == [[[6, 7, 0]], [[5, 0, 0]]]
     assert short.train_count.tolist() == [[2], [1]]
     assert short.test.tolist() == [[[0, 0, 0]], [[10, 0, 0]]]
-    assert short.test_count.tolist() == [[0], [1]]
+    assert short.test_count.tolist() == [[[0]], [[1]]]
     assert long.train.tolist()[0] == [[1, 2, 3, 4]] and long.train.shape == (2, 1, 4)
-    assert long.train_count.tolist() == [[4], [0]] and long.test_count.tolist() == [[2], [0]]
+    assert long.train_count.tolist() == [[4], [0]] and long.test_count.tolist() == [[[2]], [[0]]]
     assert all(leaf.dtype == np.int32 for leaf in (*short, *long))
-    assert layout.longest([placed], [first]) == [(2, 1), (4, 2)]
+    assert layout.longest([placed], [first], [scored]) == [(2, 1), (4, 2)]
+    # Two parts, one after the other: 2 + 1, 1 + 0 and 0 + 3 rows.
+    both = Scored(
+        ("", "common"),
+        np.array([[8, 9, 1], [10, 0, 0], [2, 3, 4]], np.int32),
+        np.array([[2, 1], [1, 0], [0, 3]], np.int32),
+    )
+    assert layout.longest([placed], [first], [both]) == [(2, 3), (4, 3)]
+    short, long = layout.members_of(placed, first, both, [(2, 3), (4, 3)])
+    assert short.test.tolist() == [[[2, 3, 4]], [[10, 0, 0]]]
+    assert short.test_count.tolist() == [[[0, 3]], [[1, 0]]]
+    assert long.test_count.tolist() == [[[2, 1]], [[0, 0]]]

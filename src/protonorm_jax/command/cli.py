@@ -1,13 +1,14 @@
-"""The command line: `protonorm run`, `sweep`, `resume`, `verify`, `compare` and `thomson`."""
+"""The command line: `protonorm run`, `sweep`, `resume`, `verify` and the others."""
 
 import argparse
+import functools
 import inspect
 import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,18 @@ import jax
 from absl import logging as absl_logging
 
 from protonorm_jax import config, methods, report, settings
-from protonorm_jax.command import console, flags, interruption, progress, thomson
+from protonorm_jax.command import (
+    console,
+    export,
+    flags,
+    interruption,
+    partition,
+    progress,
+    thomson,
+)
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, plan
-from protonorm_jax.running import job, record, sweep, verify
+from protonorm_jax.running import job, lock, reading, record, sweep, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,15 +84,26 @@ def _exit_code(arguments: Sequence[str]) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     chosen = flags.chosen(parsed)
     directory = Path(parsed.out or _default_directory(chosen))
-    record.check_free(directory, overwrite=parsed.overwrite)
+    check = _check_of(parsed, directory)
     _start_up(parsed, chosen.devices)
     if parsed.dry_run:
-        for line in progress.plan_lines(plan.make([chosen])):
+        with progress.LoadDisplay(_console()):
+            planned = plan.make([chosen])
+        for line in progress.plan_lines(planned):
             _console().say(line)
         return 0
-    with progress.RunDisplay(chosen, _console()) as display:
-        summary = job.run(chosen, directory, display=display)
-    return _end(summary, directory)
+    with lock.holding(directory, fresh=not parsed.out, check=check) as directory:
+        with progress.RunDisplay(chosen, _console()) as display:
+            summary = job.run(chosen, directory, display=display, overwrite=parsed.overwrite)
+        return _end(summary, directory)
+
+
+def _check_of(parsed: argparse.Namespace, directory: Path) -> Callable[[Path], None]:
+    """What a directory for results is asked once it is locked; the one given is asked at once."""
+    check = functools.partial(record.check_free, overwrite=parsed.overwrite)
+    if parsed.out:
+        check(directory)
+    return check
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
@@ -102,15 +122,26 @@ def _sweep(parsed: argparse.Namespace) -> int:
             )
     changes = sweep.expand(base, grids, parsed.seeds)
     directory = Path(parsed.out or _default_directory(base, "sweep"))
-    record.check_free(directory, overwrite=parsed.overwrite)
+    check = _check_of(parsed, directory)
     _start_up(parsed, base.devices)
-    planned = sweep.plan(
-        base, changes, runs_per_program=parsed.runs_per_program, vmap_runs=parsed.vmap_runs
-    )
-    _console().print(report.plan_table(sweep.description(planned)))
+
+    def planned() -> sweep.Sweep:
+        sizes = {"runs_per_program": parsed.runs_per_program, "vmap_runs": parsed.vmap_runs}
+        with progress.LoadDisplay(_console()):
+            result = sweep.plan(base, changes, **sizes)
+        _console().print(report.plan_table(sweep.description(result)))
+        for note in sweep.notes(result):
+            _console().say(note)
+        return result
+
     if parsed.dry_run:
+        planned()
         return 0
-    return _train_sweep(planned, directory, resumed=False)
+    with (
+        lock.holding(directory, fresh=not parsed.out, check=check) as directory,
+        job.StopRequest(),
+    ):
+        return _train_sweep(planned(), directory, resumed=False)
 
 
 def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int:
@@ -177,18 +208,37 @@ def _described(group: Any, name: str) -> dict[str, Any]:
 def _resume(parsed: argparse.Namespace) -> int:
     directory = Path(parsed.directory)
     _start_up(parsed, parsed.devices)
-    if (directory / record.SWEEP).exists():
-        planned = sweep.resume(directory, num_devices=parsed.devices)
-        return _train_sweep(planned, directory, resumed=True)
-    chosen = job.settings_of(directory, parsed.devices)
-    display = progress.RunDisplay(chosen, _console())
-    if job.is_finished(directory):
-        job.resume(directory, display=display)
-        _console().say(f"{directory} holds a finished run; nothing is left to do")
-        return 0
-    with display:
-        summary = job.resume(directory, display=display, num_devices=parsed.devices)
-    return _end(summary, directory)
+    if parsed.rounds is None and job.is_done(directory):
+        return _say_done(directory)
+    with (
+        lock.holding(directory, create=False, check=job.recover),
+        job.StopRequest(),
+    ):
+        if (directory / record.SWEEP).exists():
+            if parsed.rounds is not None:
+                raise UsageError(f"--rounds must be left out for a sweep, got {parsed.rounds}")
+            with progress.LoadDisplay(_console()):
+                planned = sweep.resume(directory, num_devices=parsed.devices)
+            return _train_sweep(planned, directory, resumed=True)
+        chosen = job.settings_to_resume(directory, parsed.devices, parsed.rounds)
+        given = {"num_devices": parsed.devices}
+        display = progress.RunDisplay(chosen, _console())
+        if parsed.rounds is None and job.is_done(directory, leftovers=True):
+            job.resume(directory, display=display)
+            return _say_done(directory)
+        with display:
+            if parsed.rounds is None:
+                summary = job.resume(directory, display=display, **given)
+            else:
+                summary = job.extend(
+                    directory, parsed.rounds, display=display, say=display.say, **given
+                )
+        return _end(summary, directory)
+
+
+def _say_done(directory: Path) -> int:
+    _console().say(f"{directory} holds a finished run; nothing is left to do")
+    return 0
 
 
 def _end(summary: dict[str, Any], directory: Path) -> int:
@@ -221,7 +271,7 @@ def _verify(parsed: argparse.Namespace) -> int:
     elif found.reproduced:
         verdict = "reproduced within tolerance"
     else:
-        verdict = "NOT reproduced"
+        verdict = f"NOT reproduced{f': {found.reason}' if found.reason else ''}"
     out.say(f"{directory}: {verdict}")
     return 0 if found.reproduced else 1
 
@@ -255,9 +305,13 @@ def _compare(parsed: argparse.Namespace) -> int:
         names, rows = sweep.read_results(path)
         _console().print(report.sweep_table(rows, names))
     directories = [path for path in directories if path not in sweeps]
-    runs = [(record.read_summary(path), record.read_rows(path)) for path in directories]
+    runs = [reading.read_state(path) for path in directories]
     if runs:
         _console().print(report.comparison_table([summary for summary, _ in runs]))
+    for path, (summary, _) in zip(directories, runs, strict=True):
+        status, done = summary.get("status"), summary.get("rounds", 0)
+        if status != "finished":
+            _console().say(f"{path}: {status} after round {done}")
     if parsed.out:
         if not runs:
             raise UsageError("--out must be given with at least one run, got sweeps only")
@@ -292,4 +346,6 @@ COMMANDS = {
     "verify": _verify,
     "compare": _compare,
     "thomson": thomson.command,
+    "export": lambda parsed: export.command(parsed, flags.chosen(parsed)),
+    "partition": lambda parsed: partition.command(parsed, flags.chosen(parsed)),
 }

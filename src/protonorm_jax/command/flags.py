@@ -6,6 +6,8 @@ from typing import Any, NoReturn
 
 import protonorm_jax
 from protonorm_jax import config, methods, settings
+from protonorm_jax.command import export as exports
+from protonorm_jax.command import partition as partitions
 from protonorm_jax.command import thomson as points
 from protonorm_jax.command.paths import directory, path
 from protonorm_jax.errors import UsageError
@@ -44,11 +46,15 @@ def chosen(parsed: argparse.Namespace) -> config.Config:
     given = {name: getattr(parsed, name) for name in names if name in parsed}
     if not parsed.config:
         own = {name: given.pop(name) for name in _own_settings(parsed) if name in given}
-        return config.from_dict({**given, "method_settings": own})
+        result = config.from_dict({**given, "method_settings": own})
+        config.check_given(result, given)
+        return result
     values = config.load_values(parsed.config)
     if given.get("method") not in (None, values.get("method")):
         values = config.without_method(values)
-    return config.from_recorded(values).replace(**given)
+    result = config.from_recorded(values).replace(**given)
+    config.check_given(result, given)
+    return result
 
 
 def given_settings(parsed: argparse.Namespace) -> list[str]:
@@ -160,6 +166,32 @@ def _parser(
     _add_settings(run, method)
     _add_processes(run)
 
+    export = places.add_parser(
+        "export",
+        help="write data and who holds what for other codes",
+        description="Deals a data set to clients as a run would, and writes each client's samples "
+        "as PFLlib, HtFLlib, FedTGP and ProtoNorm read them, so that both sides run on one split.",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    export.set_defaults(command=commands["export"])
+    exports.add_flags(export)
+    _add_settings(export, method, sections=("data",), names=("seed",))
+    _add_methods(export)
+    _add_debug(export)
+    dealt = places.add_parser(
+        "partition",
+        help="deal samples to clients, and write and show who holds what",
+        description="Deals a data set to clients as a run would, and writes which samples each "
+        "holds, for --partition file:FILE; prints a table and draws a picture of it.",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    dealt.set_defaults(command=commands["partition"], config=None)
+    partitions.add_flags(dealt)
+    _add_settings(dealt, method, sections=("data",), names=("seed",))
+    _add_debug(dealt)
+
     many = places.add_parser(
         "sweep",
         help="train many federations, several at once",
@@ -227,6 +259,13 @@ def _parser(
         allow_abbrev=False,
     )
     resume.set_defaults(command=commands["resume"])
+    resume.add_argument(
+        "--rounds",
+        type=_natural,
+        metavar="INT",
+        help="rounds in all, for a run that is to be longer than it was made for; without its "
+        "state (--keep-state) it is run again from the start (as recorded)",
+    )
     _add_directory(resume)
 
     check = places.add_parser(
@@ -303,10 +342,19 @@ def _add_methods(parser: Any) -> None:
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser, method: str) -> None:
+def _add_settings(
+    parser: argparse.ArgumentParser,
+    method: str,
+    *,
+    sections: Sequence[str] = ("data", "method", "training", "execution"),
+    names: Sequence[str] = (),
+) -> None:
+    """Adds the flags of the settings in some sections, and of some others by name."""
     groups: dict[str, Any] = {}
     for name, field in settings.fields(config.Config).items():
         section = field.metadata["section"]
+        if section not in sections and name not in names:
+            continue
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
         if name != "method_settings":
@@ -356,7 +404,7 @@ def _add_setting(group: Any, owner: Any, name: str) -> None:
     flag = "--" + name.replace("_", "-")
     plain, _ = settings.field_type(owner, name)
     text = field.metadata["help"].replace("%", "%%")
-    default = f"({worded(field.default)})"
+    default = f"({worded(field.default)})" if field.default != "" else ""
     if field.metadata["reference"] is not None:
         default = (
             f"({worded(field.default)}; published code: {worded(field.metadata['reference'])})"
@@ -373,6 +421,8 @@ def _add_setting(group: Any, owner: Any, name: str) -> None:
     group.add_argument(
         flag,
         type=lambda value: settings.parsed(owner, name, value),
+        nargs="?" if "bare" in field.metadata else None,
+        const=field.metadata.get("bare"),
         default=argparse.SUPPRESS,
         metavar="{" + ",".join(choices) + "}" if choices else plain.__name__.upper(),
         help=f"{text} {default}",

@@ -1,13 +1,21 @@
 """Live progress: a bar in a terminal, plain lines elsewhere."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-from protonorm_jax import metrics
+from protonorm_jax import data, metrics
 from protonorm_jax.command.console import Console
 from protonorm_jax.config import Config
 from protonorm_jax.planning.plan import Plan
@@ -15,6 +23,51 @@ from protonorm_jax.running.driver import Evaluation, Simulation, Step, majority_
 
 MIB = 2**20
 _SECONDS_BETWEEN_LINES = 5.0
+_QUIET_SECONDS = 2.0  # What is read within them is read without a word.
+
+
+class LoadDisplay:
+    """Shows how data sets are read that take long: a context manager.
+
+    A bar in a terminal, also among the bars of another display; elsewhere a line now and then.
+    """
+
+    def __init__(self, console: Console, among: Progress | None = None) -> None:
+        self._console = console
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._progress = among or Progress(*columns, console=console, transient=True)
+        self._within = contextlib.ExitStack()
+        self._what, self._task = "", TaskID(-1)
+        self._began = self._last_line = 0.0
+
+    def __enter__(self) -> Self:
+        self._within.enter_context(data.watched(self.show))
+        if self._console.is_terminal:  # Elsewhere it would print an empty line.
+            self._within.callback(self._progress.stop)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._within.close()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Says how far it has come."""
+        now = time.monotonic()
+        if what != self._what:
+            self._what, self._began = what, now
+            self._last_line = now - _SECONDS_BETWEEN_LINES
+            if self._console.is_terminal:
+                self._task = self._progress.add_task(what, total=total, figures="", visible=False)
+        if now - self._began >= _QUIET_SECONDS:
+            if self._console.is_terminal:
+                self._progress.start()
+                self._progress.update(self._task, completed=done, visible=True)
+            elif now - self._last_line >= _SECONDS_BETWEEN_LINES:
+                self._last_line = now
+                self._console.print(f"{what}: {done:,}/{total:,}", highlight=False)
+        if done >= total:
+            self._what = ""
+            if self._console.is_terminal:
+                self._progress.remove_task(self._task)
 
 
 class _Bar:
@@ -32,12 +85,14 @@ class _Bar:
             console=self._console,
         )
         self._task = self._progress.add_task("compiling", total=total, figures="")
+        self._loading = LoadDisplay(self._console, self._progress)
         self._last_line = -_SECONDS_BETWEEN_LINES
         # Rounds are timed from here, as those before a checkpoint were not run now.
         self._first = 0
         self._began = time.monotonic()
 
     def __enter__(self) -> Self:
+        self._loading.__enter__()
         if self._console.is_terminal:
             self._progress.start()
         return self
@@ -48,8 +103,7 @@ class _Bar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._console.is_terminal:
-            self._progress.stop()
+        self._loading.__exit__(kind, error, trace)
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -95,12 +149,13 @@ class RunDisplay(_Bar):
     def start(self, simulation: Simulation, round_index: int = 0) -> None:
         """Says what was compiled, where it runs, and from which round on."""
         plan = simulation.plan
+        yardstick = majority_accuracy(plan, 0)
         self.say(
-            f"{self._config.method} on {self._config.data}: {self._config.num_clients} clients "
+            f"{self._config.method} on {self._config.data}: {len(plan.architectures)} clients "
             f"({self._config.family}), {_devices(plan)}, "
             f"compiled in {simulation.compile_seconds:.1f} s, "
             f"{simulation.bytes_per_device / MIB:,.0f} MiB each; "
-            f"majority-class yardstick {majority_accuracy(plan, 0):.3f}"
+            f"majority-class yardstick {'-' if yardstick is None else f'{yardstick:.3f}'}"
         )
         if round_index:
             self.say(f"going on after round {round_index}")
@@ -173,6 +228,7 @@ def plan_lines(planned: Plan) -> list[str]:
         parts.append(f"at most {added.server_steps:,} steps of the server a round")
     needed = planned.memory
     return [
+        *planned.runs[0].notes,
         f"{config.method} adds {', '.join(parts) if any(added) else 'nothing'}",
         *planned.notes,
         f"expected memory of a device: {needed.total() / MIB:,.0f} MiB",

@@ -61,7 +61,9 @@ def command(parsed: argparse.Namespace) -> int:
     devices.check_settings()
     folder = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
     try:
-        record.check_free(folder, overwrite=parsed.overwrite)
+        record.check_free(
+            folder, overwrite=parsed.overwrite, is_ours=lambda path: (path / POINTS).exists()
+        )
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error

@@ -1,6 +1,7 @@
 """What every source must hold to: one place that checks, one kind of error."""
 
 import contextlib
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ _UNREADABLE = (
     RuntimeError,  # zipfile, on an encrypted member
     MemoryError,
     zipfile.BadZipFile,
+    tarfile.TarError,
     zlib.error,
 )
 
@@ -45,10 +47,29 @@ def reading(path: str | Path) -> Iterator[None]:
         raise UsageError(f"{path} must be readable, got {one_line(error)}") from error
 
 
+def regular(path: Path) -> None:
+    """Refuses pipes and devices, on which a reader might wait for ever.
+
+    Raises:
+      UsageError: the path is something else than a file or a folder.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UsageError(f"{path} must be a file, got a pipe or device")
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """`TypeName: message` without line breaks, cut at `limit` characters."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    """`TypeName: message` on one line, cut at `limit` characters."""
+    text = printable(" ".join(f"{type(error).__name__}: {error}".split()))
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """The text with what cannot be printed, or would end the line, escaped."""
+    if text.isprintable():
+        return text
+    return "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
 
 
 def dataset(
@@ -64,8 +85,9 @@ def dataset(
     """Checks the arrays of a source and makes a `Dataset` of them.
 
     Args:
-      images: `[N, H, W]` or `[N, H, W, channels]` of any integer dtype, values in 0..255. Floats
-        are refused: whether they mean 0..1, -1..1 or 0..255 cannot be told from them.
+      images: `[N, H, W]` or `[N, H, W, channels]` with 1 or 3 channels, of any integer dtype,
+        values in 0..255. Floats are refused: whether they mean 0..1, -1..1 or 0..255 cannot be
+        told from them.
       labels: `[N]` or `[N, 1]` of any integer dtype.
       origin: what messages name as the place of the mistake, usually a path.
       name: name of the set.
@@ -137,11 +159,13 @@ def _checked_images(images: np.ndarray, origin: str) -> np.ndarray:
         )
     if 0 in images.shape:
         raise UsageError(f"{origin}: images must not be empty, got shape {list(images.shape)}")
-    if images.shape[3] > 4:
+    if images.shape[3] not in (1, 3):
         raise UsageError(
-            f"{origin}: images must have 1 to 4 channels, in the last dimension, "
+            f"{origin}: images must have 1 or 3 channels, in the last dimension, "
             f"got shape {list(images.shape)}"
         )
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        raise UsageError(f"{origin}: images must be finite, got NaN or infinity")
     if images.dtype.kind not in "iu":
         raise UsageError(
             f"{origin}: images must be uint8 in 0..255, got dtype {images.dtype}; "

@@ -2,8 +2,8 @@
 
 A set that is prepared on this machine is read without TensorFlow. One that is not, is downloaded
 and prepared first, which needs TensorFlow (`pip install protonorm_jax[prepare]`) and the network.
-Either way the set is kept as one file in the cache (`cache.folder`), and from then on neither TFDS
-nor the prepared files are touched; to read them again, delete that file.
+Either way the set is kept as one file in the cache (`cache.folder`), found again by the digest of
+the prepared files; where those are gone, by its name.
 
 TFDS is imported when it is needed, not before.
 """
@@ -13,13 +13,14 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from protonorm_jax.data import cache, checks
+from protonorm_jax.data import cache, checks, files, memory, parts, pictures, threads
 from protonorm_jax.errors import UsageError
-from protonorm_jax.types import Dataset
+from protonorm_jax.types import Dataset, Part
 
 NAME = re.compile(r"(?P<set>[a-zA-Z]\w*)(/[\w.+-]+)?(?P<version>:\d+\.\d+\.\d+)?")
 """`set`, `set/config`, each with or without `:1.2.3`."""
@@ -27,12 +28,16 @@ NAME = re.compile(r"(?P<set>[a-zA-Z]\w*)(/[\w.+-]+)?(?P<version>:\d+\.\d+\.\d+)?
 NETWORK_TIMEOUT = 10.0
 """Seconds that the server of a set may take to answer at all."""
 
+_SAMPLES_BETWEEN_NEWS = 1000
+
 
 def load(
     argument: str,
     *,
     cache_dir: str | os.PathLike | None = None,
     data_dir: str | os.PathLike | None = None,
+    image_size: int = 0,
+    on_progress: threads.Progress | None = None,
     **_: object,
 ) -> Dataset:
     """Reads all labelled splits of a set and joins them, `train` first.
@@ -43,9 +48,12 @@ def load(
       cache_dir: folder of the cache.
       data_dir: where prepared sets lie; by default `$TFDS_DATA_DIR`, and without that variable
         `~/tensorflow_datasets`.
+      image_size: side of the square that images are resized to; 0 leaves them as they are.
+      on_progress: told of the progress.
 
     Returns:
-      The set; `num_classes` as TFDS says.
+      The set; `num_classes` as TFDS says, `parts` by the names of the splits (None where there is
+      one part only).
 
     Raises:
       UsageError: TFDS knows no such set, it cannot be prepared, or it is no image classification
@@ -54,11 +62,19 @@ def load(
     if not NAME.fullmatch(argument):
         raise UsageError(f"tfds:NAME must be SET, SET/CONFIG or SET:1.2.3, got {argument!r}")
     name = re.sub("[/:]", "-", argument)
+    kind = f"tfds-{name}" + (f"-{image_size}px" if image_size else "")
+    place = files.path_of(
+        os.fspath(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    )
+    if not (place / re.split("[/:]", argument)[0]).exists():
+        kept = cache.only(kind, cache_dir)
+        if kept is not None:
+            return kept
+    builder = _prepared_builder(argument, place)
 
     def make() -> Dataset:
-        builder = _prepared_builder(argument, data_dir)
         try:
-            images, labels, num_classes = _read(builder, argument)
+            read = _read(builder, argument, image_size, on_progress)
         except UsageError:
             raise
         except Exception as error:  # TFDS and what it calls raise about anything
@@ -67,24 +83,35 @@ def load(
                 f"in {builder.data_path}"
             ) from error
         return checks.dataset(
-            images, labels, origin=f"tfds:{argument}", name=name, num_classes=num_classes
+            read.images,
+            read.labels,
+            origin=f"tfds:{argument}",
+            name=name,
+            num_classes=read.num_classes,
+            parts=read.parts,
         )
 
-    return cache.load_or_make(f"tfds-{name}", make, cache_dir)
+    def digest() -> str:
+        folder = Path(builder.data_path)
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [os.fspath(path.relative_to(folder)) for path in paths]
+        digests = files.digests([files.entry(path) for path in paths], on_progress)
+        return cache.key(image_size, names, digests)
+
+    return cache.load_or_make(kind, digest, make, cache_dir)
 
 
-def _prepared_builder(argument: str, data_dir: str | os.PathLike | None) -> Any:
+def _prepared_builder(argument: str, place: Path) -> Any:
     """The TFDS builder of a set that lies ready to read on this machine."""
     import tensorflow_datasets as tfds
 
-    place = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     matched = NAME.fullmatch(argument)
     assert matched is not None
     # With a version, TFDS looks for files before code, so that a set which was prepared by another
     # release of TFDS is found.
     name = argument if matched["version"] else argument + ":*.*.*"
     try:
-        builder = tfds.builder(name, data_dir=os.path.expanduser(place), try_gcs=False)
+        builder = tfds.builder(name, data_dir=place, try_gcs=False)
     except Exception as error:
         if matched["set"] not in tfds.list_builders(with_community_datasets=False):
             raise UsageError(
@@ -128,27 +155,49 @@ def _prepare(builder: Any, argument: str, tfds: Any) -> None:
         raise UsageError(f"{missing} {checks.one_line(error)} on the way; {how}") from error
 
 
-def _read(builder: Any, argument: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Images, labels and number of classes of a prepared set."""
+class _Read(NamedTuple):
+    """What a prepared set holds; see `Dataset`."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    num_classes: int
+    parts: np.ndarray | None
+
+
+def _read(
+    builder: Any, argument: str, image_size: int, on_progress: threads.Progress | None
+) -> _Read:
+    """Reads all splits of a prepared set."""
     image_key, label_key = _keys(builder.info, argument)
-    num_classes = builder.info.features[label_key].num_classes
+    splits = builder.info.splits
+    total = sum(split.num_examples for split in splits.values())
     images: list[np.ndarray] = []
     labels: list[int] = []
-    for split in sorted(builder.info.splits, key=lambda split: (split != "train", split)):
+    part_of: list[Part] = []
+    done = 0
+    for split in sorted(splits, key=lambda split: (split != "train", split)):
+        part = parts.of_name(split) or Part.TRAIN
         read = 0
         for example in _examples(builder, split):
             read += 1
-            image, label = example[image_key], int(example[label_key])
+            done += 1
+            if on_progress and done % _SAMPLES_BETWEEN_NEWS == 0:
+                on_progress("reading samples", done, total)
+            label = int(example[label_key])
             if label == -1:  # how TFDS marks a sample without a label
                 continue
+            image = pictures.resized_array(example[image_key], image_size)
             if images and image.shape != images[0].shape:
                 raise UsageError(
-                    f"tfds:{argument}: images must all have one size, got "
-                    f"{list(image.shape)} and {list(images[0].shape)} in split {split!r}"
+                    f"tfds:{argument}: images must all have one size, got {list(image.shape)} and "
+                    f"{list(images[0].shape)} in split {split!r}; --image-size makes them equal"
                 )
+            if not images:
+                memory.check(2 * image.nbytes * total, f"tfds:{argument}", f"{total:,} samples")
             images.append(image)
             labels.append(label)
-        expected = builder.info.splits[split].num_examples
+            part_of.append(part)
+        expected = splits[split].num_examples
         if read != expected:
             raise UsageError(
                 f"tfds:{argument}: split {split!r} must hold {expected} samples, got {read} in "
@@ -156,7 +205,8 @@ def _read(builder: Any, argument: str) -> tuple[np.ndarray, np.ndarray, int]:
             )
     if not images:
         raise UsageError(f"tfds:{argument} must have labelled samples, got none")
-    return np.stack(images), np.array(labels), num_classes
+    num_classes = builder.info.features[label_key].num_classes
+    return _Read(np.stack(images), np.array(labels), num_classes, parts.numbers(part_of))
 
 
 def _keys(info: Any, argument: str) -> tuple[str, str]:

@@ -21,20 +21,21 @@ def pad(indices: jax.Array, batch_size: int) -> jax.Array:
 
 
 def total(
-    function: Callable[[Batch, Any], Any],
+    function: Callable[[Batch, Any, jax.Array], Any],
     data: ClientData,
     constants: Any,
     *,
     batch_size: int,
     repeat: Repeat = lockstep.repeat,
 ) -> Any:
-    """Adds up `function(batch, constants)` over a client's samples in their stored order.
+    """Adds up `function(batch, constants, places)` over a client's samples in their stored order.
 
     The number of batches is the client's own, so short clients do no work for long ones; without
     a sample the result is zero.
 
     Args:
-      function: returns a pytree of sums; closes over nothing that is traced or mapped.
+      function: returns a pytree of sums; closes over nothing that is traced or mapped. `places`
+        `[B]` int32 count the client's samples from 0; those of padding are beyond the last.
       data: the client's samples.
       constants: a pytree, handed on to `function`.
       batch_size: samples at once.
@@ -47,8 +48,8 @@ def total(
         data, constants = given
         start = position * batch_size
         rows = jax.lax.dynamic_slice(data.indices, (start,), (batch_size,))
-        batch = take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
-        return function(batch, constants)
+        places = start + jnp.arange(batch_size)
+        return function(take(data, rows, places < data.num_samples), constants, places)
 
     def add(position: jax.Array, sums: Any, given: tuple[ClientData, Any]) -> Any:
         return jax.tree.map(jnp.add, sums, at(position, given))

@@ -1,16 +1,21 @@
 """One client's round: train on its own samples, then make its upload. Pure, for one client."""
 
+import math
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from protonorm_jax.config import Config
-from protonorm_jax.engine import batches, lockstep, loops
+from protonorm_jax.engine import augment, batches, lockstep, loops
 from protonorm_jax.methods.method import Method, Round, infer, observe_nothing
 from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs, take
+
+_NO_STEP = 2**32 - 1  # Steps are numbered by int32.
 
 
 class Keys(NamedTuple):
@@ -20,18 +25,20 @@ class Keys(NamedTuple):
       order: of the samples.
       loss: of the steps; step i has `fold_in(loss, i)`.
       upload: of what is sent.
+      augmentation: of the steps, in the same way.
     """
 
     order: jax.Array
     loss: jax.Array
     upload: jax.Array
+    augmentation: jax.Array
 
 
 def keys_of(key: jax.Array) -> Keys:
     """Splits the key of one client's round."""
     train, upload = jax.random.split(key)
     order, loss = jax.random.split(train)
-    return Keys(order, loss, upload)
+    return Keys(order, loss, upload, jax.random.fold_in(loss, _NO_STEP))
 
 
 def gradient(
@@ -60,7 +67,9 @@ def descend(
     client: Client, state: optax.OptState, gradients: Client, round: Round, *, method: Method
 ) -> tuple[Client, optax.OptState]:
     """One step of the client's optimiser along what `gradient` has found."""
-    updates, state = method.optimizer(round).update(gradients.params, state, client.params)
+    slope = round.descent.clipped(gradients.params)
+    with jax.numpy_dtype_promotion("standard"):  # Optax counts Adam's steps in integers.
+        updates, state = method.optimizer(round).update(slope, state, client.params)
     return Client(optax.apply_updates(client.params, updates), gradients.statistics), state
 
 
@@ -90,9 +99,10 @@ def local_update(
       round: what the hooks know of the round.
       models: the client's architecture, and the shared one.
       method: the federated method.
-      config: `local_epochs`, `batch_size`, `eval_batch_size`, `shuffle` and `last_batch`
-        (`"drop"`, as the reference codes do, never trains on the last `num_samples % batch_size`
-        samples nor takes prototypes from them).
+      config: `local_epochs`, `local_steps`, `batch_size`, `eval_batch_size`, `shuffle`, `augment`
+        and `last_batch` (`"drop"`, as the reference codes do, never trains on the last
+        `num_samples % batch_size` samples nor takes prototypes from them). Only the images of
+        training steps are augmented; what is observed `"during"` training sees them so.
       budget: `[]` int32, the most steps to train; none by default. With 0 the client's parameters
         and statistics stay as they are, but it uploads.
       repeat: the loop over batches, see `lockstep`.
@@ -128,12 +138,12 @@ def num_steps(num_samples: Any, config: Config, reserve: int = 0) -> Any:
 
     Args:
       num_samples: of each client.
-      config: `local_epochs`, `batch_size`, `last_batch`.
+      config: `local_epochs`, `local_steps`, `batch_size`, `last_batch`.
       reserve: batches held in reserve, see `Method`.
     """
     used = usable(num_samples, config)
     used = used - reserved(used, config, reserve)
-    return config.local_epochs * _steps_per_epoch(used, config.batch_size)
+    return _steps(used, config)
 
 
 def usable(num_samples: Any, config: Config) -> Any:
@@ -146,7 +156,23 @@ def usable(num_samples: Any, config: Config) -> Any:
 def reserved(num_samples: Any, config: Config, reserve: int) -> Any:
     """How many of a client's samples are held in reserve; none where that leaves too few."""
     enough = num_samples >= (reserve + 1) * config.batch_size
-    return enough * (reserve * config.batch_size)
+    return enough.astype(np.int32) * (reserve * config.batch_size)
+
+
+def _steps(num_samples: Any, config: Config) -> Any:
+    """Steps of a round on so many samples, those in reserve apart."""
+    epoch = _steps_per_epoch(num_samples, config.batch_size)
+    if config.local_steps:
+        return epoch.clip(0, 1) * config.local_steps
+    whole, part = divmod(_epochs(config), 1)
+    if not part:
+        return whole * epoch
+    return whole * epoch - (-part.numerator * epoch // part.denominator)
+
+
+def _epochs(config: Config) -> Fraction:
+    """The epochs of a round as a fraction of small numbers, so that 0.3 of 10 steps are 3."""
+    return max(Fraction(config.local_epochs).limit_denominator(1000), Fraction(1, 1000))
 
 
 def _steps_per_epoch(num_samples: Any, batch_size: int) -> Any:
@@ -160,8 +186,8 @@ def _collects(method: Method, *when: str) -> bool:
 class _Given(NamedTuple):
     """What all steps of one client's round share: the arguments of `_train` as they are."""
 
+    keys: Keys
     orders: jax.Array
-    loss_key: jax.Array
     down: Any
     data: ClientData
     round: Round
@@ -189,18 +215,21 @@ def _train(
             indices=jnp.roll(data.indices, -held), num_samples=data.num_samples - held
         )
     orders = batches.pad(_orders(keys.order, data, config), batch_size)  # [epochs, padded]
-    given = _Given(orders, keys.loss, down, data, round)
+    given = _Given(keys, orders, down, data, round)
     during = _collects(method, "during")
 
     @jax.jit  # Traced once, though used twice.
     def at(client: Client, index: jax.Array, given: _Given) -> tuple[Client, Any, Any]:
         """The gradient at a batch, what the forward pass observed, and the terms of the loss."""
         batch = _batch_at(index, given.orders, given.data, config)
+        if config.augment != "none":
+            key = jax.random.fold_in(given.keys.augmentation, index)
+            batch = batch._replace(inputs=_augmented(key, batch.inputs, given.data, config))
         gradients, outputs, terms = gradient(
             client,
             given.down,
             batch,
-            jax.random.fold_in(given.loss_key, index),
+            jax.random.fold_in(given.keys.loss, index),
             given.round,
             models=models,
             method=method,
@@ -209,31 +238,32 @@ def _train(
         return gradients, observed, terms
 
     def step(index: jax.Array, carry: Any, given: _Given) -> Any:
-        client, optimizer_state, observed, sums = carry
+        client, optimizer_state, observed, sums, orders = carry
+        if config.local_steps:
+            orders = _renewed(orders, index, given, config)
+            given = given._replace(orders=orders)
         gradients, new, terms = at(client, index, given)
         client, optimizer_state = descend(
             client, optimizer_state, gradients, given.round, method=method
         )
         observed = jax.tree.map(jnp.add, observed, new)
         sums = jax.tree.map(jnp.add, sums, terms)
-        return client, optimizer_state, observed, sums
+        return client, optimizer_state, observed, sums, orders
 
     _, observed, sums = loops.zeros_of(at, client, jnp.int32(0), given)
-    count = orders.shape[0] * _steps_per_epoch(data.num_samples, batch_size)
+    count = _steps(data.num_samples, config)
     if budget is not None:
         count = jnp.minimum(count, budget)
     optimizer_state = method.optimizer(round).init(client.params)
-    initial = (client, optimizer_state, observed, sums)
-    client, _, observed, sums = repeat(count, step, initial, given)
+    initial = (client, optimizer_state, observed, sums, orders if config.local_steps else ())
+    client, _, observed, sums, _ = repeat(count, step, initial, given)
     return client, observed, sums, count
 
 
 def _batch_at(index: jax.Array, orders: jax.Array, data: ClientData, config: Config) -> Batch:
-    """The batch of step `index`; `orders` is `[epochs, padded]`."""
+    """The batch of step `index`; `orders` is `[epochs, padded]`, or `[1, padded]` of its epoch."""
     batch_size = config.batch_size
-    epoch, position = jnp.divmod(
-        index, jnp.maximum(_steps_per_epoch(data.num_samples, batch_size), 1)
-    )
+    epoch, position = _place(index, data, config)
     start = position * batch_size
     rows = jax.lax.dynamic_slice(orders, (epoch, start), (1, batch_size))[0]
     if config.last_batch == "drop":  # A constant, so that the compiler drops the masks as well.
@@ -241,21 +271,57 @@ def _batch_at(index: jax.Array, orders: jax.Array, data: ClientData, config: Con
     return take(data, rows, start + jnp.arange(batch_size) < data.num_samples)
 
 
+def _place(index: jax.Array, data: ClientData, config: Config) -> tuple[jax.Array, jax.Array]:
+    """The epoch of step `index`, and the step's number in it."""
+    steps = jnp.maximum(_steps_per_epoch(data.num_samples, config.batch_size), 1)
+    return jnp.divmod(index, steps)
+
+
+def _augmented(key: jax.Array, inputs: Any, data: ClientData, config: Config) -> Any:
+    """The inputs of a batch, those that are images augmented."""
+
+    def one(taken: jax.Array, whole: jax.Array) -> jax.Array:
+        return augment.images(key, taken, config.augment) if whole.dtype == jnp.uint8 else taken
+
+    return jax.tree.map(one, inputs, data.inputs)
+
+
 def _orders(key: jax.Array, data: ClientData, config: Config) -> jax.Array:
-    """The rows to visit in each epoch, `[local_epochs, n]`, the client's own rows first.
+    """The rows to visit in each epoch, `[epochs, n]`, the client's own rows first.
+
+    Where `local_steps` counts, which may be many epochs of a small client, those of the first; the
+    others follow by `_renewed`.
+    """
+    epochs = 1 if config.local_steps else math.ceil(_epochs(config))
+    if not config.shuffle:
+        return jnp.broadcast_to(data.indices, (epochs, data.indices.shape[0]))
+    if config.local_steps:
+        return _order(jax.random.fold_in(key, 0), data)[None]
+    return jax.vmap(_order, (0, None))(jax.random.split(key, epochs), data)
+
+
+def _order(key: jax.Array, data: ClientData) -> jax.Array:
+    """The rows to visit in an epoch, `[n]`.
 
     Threefry's bits do not depend on how many are drawn, so neither does the order.
     """
     length = data.indices.shape[0]
-    if not config.shuffle:
-        return jnp.broadcast_to(data.indices, (config.local_epochs, length))
     real = jnp.arange(length) < data.num_samples
+    ranks = jax.random.bits(key, (length,)) >> 1
+    return data.indices[jnp.argsort(jnp.where(real, ranks, jnp.uint32(2**32 - 1)))]
 
-    def epoch(key: jax.Array) -> jax.Array:
-        ranks = jax.random.bits(key, (length,)) >> 1
-        return data.indices[jnp.argsort(jnp.where(real, ranks, jnp.uint32(2**32 - 1)))]
 
-    return jax.vmap(epoch)(jax.random.split(key, config.local_epochs))
+def _renewed(orders: jax.Array, index: jax.Array, given: _Given, config: Config) -> jax.Array:
+    """The order `[1, padded]` of the epoch of step `index`, drawn when it begins."""
+    if not config.shuffle:
+        return orders
+    epoch, position = _place(index, given.data, config)
+
+    def draw() -> jax.Array:
+        order = _order(jax.random.fold_in(given.keys.order, epoch), given.data)
+        return batches.pad(order[None], config.batch_size)
+
+    return jax.lax.cond(position == 0, draw, lambda: orders)
 
 
 def _observe(
@@ -268,7 +334,7 @@ def _observe(
 ) -> Any:
     """Sums `method.observe` over all of a client's samples, in evaluation mode."""
 
-    def observe(batch: Batch, client: Client) -> Any:
+    def observe(batch: Batch, client: Client, places: jax.Array) -> Any:
         return method.observe(infer(models, client, batch.inputs), batch.labels, batch.mask)
 
     return batches.total(observe, data, client, batch_size=config.eval_batch_size, repeat=repeat)

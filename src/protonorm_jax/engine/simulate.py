@@ -16,8 +16,9 @@ import jax.numpy as jnp
 from protonorm_jax import keys
 from protonorm_jax.config import Config
 from protonorm_jax.engine import evaluate, exchange, lockstep, loops
-from protonorm_jax.engine.client import local_update
+from protonorm_jax.engine.client import local_update, num_steps
 from protonorm_jax.engine.exchange import AXIS as AXIS
+from protonorm_jax.methods.descent import Descent
 from protonorm_jax.methods.method import Method, Round, keep
 from protonorm_jax.types import Client, ClientData, Members, Models
 
@@ -97,6 +98,12 @@ class RunInputs(NamedTuple):
       learning_rate: `[]` float32.
       participation: `[]` float32.
       dropout: `[]` float32.
+      failures: `[]` float32; None where no run of the program has any, as for the next.
+      stragglers: `[]` float32.
+      straggler_work: `[]` float32.
+      schedule: `[length]` float32, by round what the clients' learning rate is multiplied with;
+        the last one in all rounds beyond.
+      descent: the clients' optimiser.
       settings: the method's, traced ones as `[]` float32.
       class_counts: `[num_clients, num_classes]` int32, see `Round`.
       members: for each architecture, the clients on this device.
@@ -109,6 +116,11 @@ class RunInputs(NamedTuple):
     learning_rate: jax.Array
     participation: jax.Array
     dropout: jax.Array
+    failures: jax.Array | None
+    stragglers: jax.Array | None
+    straggler_work: jax.Array
+    schedule: jax.Array
+    descent: Descent
     settings: Any
     class_counts: jax.Array
     members: tuple[Members, ...]
@@ -218,8 +230,8 @@ def advance(
 
     Returns:
       The state, and equal on all devices of the run: what the last of the rounds reported (see
-      `_round`), `correct` `{predictor: [num_clients]}`, of the state `diverged` and `floats`, and
-      what the method has to `show` of the server.
+      `_round`), `correct` `{predictor: [num_clients, parts]}`, of the state `diverged` and
+      `floats`, and what the method has to `show` of the server.
     """
     one_round = jax.jit(functools.partial(_round, program))  # Traced once, though used twice.
 
@@ -263,6 +275,41 @@ def participants(
     return trains, trains & ~lost
 
 
+def failing(
+    key: jax.Array, round_index: jax.Array, num_clients: int, failures: jax.Array
+) -> jax.Array:
+    """Who drops out within a round, `[num_clients]` bool, each independently by this chance."""
+    own = keys.derive(key, keys.Stream.FAILURES, round_index)
+    return jax.random.uniform(own, (num_clients,)) < failures
+
+
+def work(
+    key: jax.Array,
+    round_index: jax.Array,
+    num_clients: int,
+    stragglers: jax.Array,
+    least: jax.Array,
+) -> jax.Array:
+    """The part of its steps that each client does in a round.
+
+    Returns:
+      `[num_clients]` float32, 1 but for round(stragglers * num_clients) clients, drawn without
+      replacement, which have a number each drawn evenly from `least` to 1.
+    """
+    order_key = keys.derive(key, keys.Stream.STRAGGLERS, round_index)
+    rank = jnp.argsort(jax.random.permutation(order_key, num_clients))
+    work_key = keys.derive(key, keys.Stream.WORK, round_index)
+    drawn = least + (1 - least) * jax.random.uniform(work_key, (num_clients,))
+    slow = rank < jnp.round(stragglers * num_clients).astype(rank.dtype)
+    return jnp.where(slow, drawn, 1.0)
+
+
+def budget_of(part: jax.Array, steps: jax.Array) -> jax.Array:
+    """This part `[]` float32 of so many steps, rounded up, at least one of them."""
+    wanted = jnp.ceil(part * steps.astype(jnp.float32)).astype(jnp.int32)
+    return jnp.clip(wanted, jnp.minimum(steps, 1), steps)
+
+
 def _round_of(state: State, run: RunInputs) -> Round:
     return Round(state.round_index, run.learning_rate, run.settings, run.class_counts)
 
@@ -278,7 +325,27 @@ def _round(
     down, floats_down = method.broadcast(state.server, round)
     trains, arrives = participants(key, index, config.num_clients, run.participation, run.dropout)
     sent_to = trains if method.sent_to == "trained" else jnp.ones_like(trains)
-    budget = jnp.where(index < method.warmup, 0, jnp.int32(2**31 - 1)) if method.warmup else None
+    if run.failures is not None:
+        finishes = ~failing(key, index, config.num_clients, run.failures)
+        trains, arrives = trains & finishes, arrives & finishes
+    parts = None
+    if run.stragglers is not None:
+        parts = work(key, index, config.num_clients, run.stragglers, run.straggler_work)
+    factor = jax.lax.dynamic_index_in_dim(run.schedule, index, keepdims=False)
+    local = round._replace(
+        learning_rate=round.learning_rate * factor, schedule=factor, descent=run.descent
+    )
+
+    def budget(client_id: jax.Array, count: jax.Array) -> jax.Array | None:
+        """The most steps of a client with so many samples."""
+        most = None
+        if parts is not None:
+            most = budget_of(parts[client_id], num_steps(count, config, method.reserve))
+        if method.warmup:
+            most = jnp.where(
+                index < method.warmup, 0, jnp.int32(2**31 - 1) if most is None else most
+            )
+        return most
 
     def train(architecture: Architecture, client: Client, member: Members) -> tuple[Client, Any]:
         here = trains[member.client_ids]
@@ -292,11 +359,11 @@ def _round(
             received,
             down,
             ClientData(samples.inputs, samples.labels, member.train, count),
-            round,
+            local,
             models=architecture.models,
             method=method,
             config=config,
-            budget=budget,
+            budget=budget(member.client_ids, count),
             repeat=architecture.repeat(),
         )
         info["num_samples"] = member.train_count
@@ -350,18 +417,20 @@ def _round(
 def _evaluate(
     program: Program, state: State, run: RunInputs, num_members: jax.Array, samples: Samples
 ) -> dict[str, jax.Array]:
-    """Right predictions on every client's test samples, `{predictor: [num_clients] int32}`."""
+    """Right predictions of every client, `{predictor: [num_clients, parts] int32}`."""
     method = program.method
     down, _ = method.broadcast(state.server, _round_of(state, run))
 
     def count(architecture: Architecture, given: tuple[Client, Members]) -> Any:
         client, member = given
-        data = ClientData(samples.inputs, samples.labels, member.test, member.test_count)
+        total = jnp.sum(member.test_count)
+        data = ClientData(samples.inputs, samples.labels, member.test, total)
         client = unflatten(client, architecture.client)
         return evaluate.count_correct(
             method.receive(client, down, architecture.models),
             down,
             data,
+            member.test_count,
             models=architecture.models,
             method=method,
             batch_size=program.config.eval_batch_size,

@@ -142,8 +142,8 @@ def fedkd(setup: Setup, fixed: Settings) -> Method:
         return total, LossInfo(outputs, statistics, terms)
 
     def optimizer(round: Round) -> optax.GradientTransformation:
-        private = optax.sgd(round.learning_rate)
-        shared = optax.sgd(round.settings.mentee_learning_rate)
+        private = round.descent.along(round.learning_rate)
+        shared = round.descent.along(round.settings.mentee_learning_rate * round.schedule)
         nets = {"model": "private", mentee.PROJECTION: "private", mentee.SHARED: "shared"}
         by_net = optax.partition({"private": private, "shared": shared}, nets)
         return optax.chain(clipping.clip_each_net(CLIP), by_net)

@@ -98,12 +98,13 @@ def fedl2g(setup: Setup, fixed: Settings) -> Method:
     In place of features f and v of D numbers the guide may be logits o and v of C numbers. MSE is a
     mean over batch and elements; a client's gradient is clipped to a norm of 100.
 
-    After training, a client takes a virtual step, plain SGD with its learning rate, along the
-    gradient of that loss, averaged over study batches. With the model that would come of it, in
-    training mode, it takes the cross-entropy of its quiz batches, which are never trained on, and
-    uploads the gradient of that by v, where it is not zero: for classes in the study batches. The
-    server takes the mean over the clients that have sent one for a class, clips the whole to a norm
-    of 100, and takes a step of SGD. The first v are normally distributed.
+    After training, a client takes a virtual step, plain SGD with its learning rate of the round
+    whatever optimiser trains its model, along the gradient of that loss, averaged over study
+    batches. With the model that would come of it, in training mode, it takes the cross-entropy of
+    its quiz batches, which are never trained on, and uploads the gradient of that by v, where it is
+    not zero: for classes in the study batches. The server takes the mean over the clients that have
+    sent one for a class, clips the whole to a norm of 100, and takes a step of SGD. The first v are
+    normally distributed.
 
     A client with too few samples for the quiz and a batch more trains on all, and uploads nothing
     (the reference code fails).
@@ -141,7 +142,8 @@ def fedl2g(setup: Setup, fixed: Settings) -> Method:
         return entropy + distance, LossInfo(outputs, statistics, terms)
 
     def optimizer(round: Round) -> optax.GradientTransformation:
-        return optax.chain(clipping.clip_each_net(_LIMIT), optax.sgd(round.learning_rate))
+        clip = clipping.clip_each_net(_LIMIT)
+        return optax.chain(clip, round.descent.along(round.learning_rate))
 
     def upload(
         key: jax.Array,

@@ -90,7 +90,7 @@ def fml(setup: Setup, fixed: Settings) -> Method:
 
     def optimizer(round: Round) -> optax.GradientTransformation:
         clip = clipping.clip_each_net(round.settings.clip)
-        return optax.chain(clip, optax.sgd(round.learning_rate))
+        return optax.chain(clip, round.descent.along(round.learning_rate))
 
     return Method(
         init_server=mentee.init_server,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from protonorm_jax.methods.descent import Descent
 from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs, Variables
 
 
@@ -39,11 +40,15 @@ class Round(NamedTuple):
 
     Attributes:
       index: `[]` int32, rounds finished before.
-      learning_rate: `[]` float32, of the clients.
+      learning_rate: `[]` float32, of the clients; for their hooks (`loss`, `optimizer`, `upload`)
+        as the schedule has it in this round, for the server's as it is set.
       settings: the method's group of settings; traced ones are `[]` float32 arrays.
       class_counts: `[M, C]` int32, the samples of each class that a client trains on.
       draws: random values that stand in for drawn ones, by name; see `drawn`. Empty but where a
         reference's own draws are to be followed.
+      schedule: `[]` float32, what the schedule has multiplied `learning_rate` with; for what has a
+        learning rate of its own on the clients.
+      descent: makes the clients' optimiser of a learning rate.
     """
 
     index: jax.Array  # type: ignore[assignment]  # It hides `tuple.index`.
@@ -51,6 +56,8 @@ class Round(NamedTuple):
     settings: Any
     class_counts: jax.Array
     draws: Mapping[str, jax.Array] = {}
+    schedule: jax.Array | float = 1.0
+    descent: Descent = Descent()
 
     def drawn(self, name: str, draw: Callable[[], jax.Array]) -> jax.Array:
         """The random value called `name`: what was handed in for it, or else `draw()`."""
@@ -181,7 +188,11 @@ class Optimizer(Protocol):
     """Makes the client's optimiser. Called in every round, which starts with a fresh state."""
 
     def __call__(self, round: Round, /) -> optax.GradientTransformation:
-        """Maps the round to a gradient transformation of all of a client's parameters."""
+        """Maps the round to a gradient transformation of all of a client's parameters.
+
+        Made of `round.descent.along(learning_rate)` it follows the user's settings. The gradient
+        has been clipped by then.
+        """
 
 
 class Observe(Protocol):
@@ -275,9 +286,9 @@ def keep(client: Client, down: Any, models: Models) -> Client:
     return client
 
 
-def sgd(round: Round) -> optax.GradientTransformation:
-    """Plain SGD, the local optimiser of the reference codes."""
-    return optax.sgd(round.learning_rate)
+def as_set(round: Round) -> optax.GradientTransformation:
+    """The user's optimiser for all parameters alike: plain SGD unless another is asked for."""
+    return round.descent.along(round.learning_rate)
 
 
 def observe_nothing(outputs: Outputs, labels: jax.Array, mask: jax.Array) -> tuple[()]:
@@ -387,7 +398,7 @@ class Method(NamedTuple):
       broadcast: by default nothing is sent.
       receive: by default nothing is overwritten.
       loss: by default the head's cross-entropy.
-      optimizer: by default plain SGD.
+      optimizer: by default the user's choice, which is plain SGD unless they say otherwise.
       observe: by default nothing is collected.
       upload: by default nothing is sent up.
       aggregate: by default the server stays as it is.
@@ -413,7 +424,7 @@ class Method(NamedTuple):
     broadcast: Broadcast = no_broadcast
     receive: Receive = keep
     loss: Loss = head_loss
-    optimizer: Optimizer = sgd
+    optimizer: Optimizer = as_set
     observe: Observe = observe_nothing
     upload: MakeUpload = upload_nothing
     aggregate: Aggregate = no_aggregation

@@ -88,12 +88,12 @@ class Table(UserDict[str, Row]):
                     f"{name}.{setting} must have another name, got one that all methods have"
                 )
         _register(row.settings)
-        settings.GROUPS[name] = row.settings
+        settings.groups()[name] = row.settings
         super().__setitem__(name, row)
 
     def __delitem__(self, name: str) -> None:
         super().__delitem__(name)
-        settings.GROUPS.pop(name, None)
+        settings.groups().pop(name, None)
         self.files.pop(name, None)
 
 

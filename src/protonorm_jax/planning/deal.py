@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from protonorm_jax import data, methods, metrics, models, partition, settings
-from protonorm_jax.config import Config
-from protonorm_jax.data import checks
+from protonorm_jax import methods, metrics, models, settings
+from protonorm_jax.config import PARTITIONS, Config
 from protonorm_jax.engine import client
 from protonorm_jax.errors import UsageError
-from protonorm_jax.types import Dataset, Partition
+from protonorm_jax.planning import samples
+from protonorm_jax.types import Dataset, Partition, Scored
 
 _VARIED = (
     "seed",
@@ -20,10 +20,17 @@ _VARIED = (
     "classes_per_client",
     "min_samples",
     "train_fraction",
+    "sizes",
     "learning_rate",
+    "schedule",
     "participation",
     "dropout",
+    "straggler_work",
 )
+
+# Runs may differ in these as well, but not in whether they are zero: what is off is left out of
+# the program.
+_SWITCHED = ("momentum", "weight_decay", "clip_norm", "failures", "stragglers")
 
 
 def varied(method: str) -> tuple[str, ...]:
@@ -32,14 +39,18 @@ def varied(method: str) -> tuple[str, ...]:
     What deals the samples, and what is traced, among it settings of the method. All others are
     fixed when the program is compiled.
     """
-    return _VARIED + settings.traced(settings.GROUPS[method])
+    return _VARIED + _SWITCHED + settings.traced(settings.groups()[method])
 
 
 def common(config: Config) -> Config:
-    """The config with all that runs of a program may differ in at its default."""
+    """The config with all that runs of a program may differ in at its default, or switched on."""
     plain = Config(method=config.method, fidelity=config.fidelity)
-    defaults = {name: getattr(plain, name) for name in _VARIED}
-    traced = settings.traced(settings.GROUPS[config.method])
+    # A file or the data themselves say how many clients there are.
+    asked = config.partition in PARTITIONS
+    names = [name for name in _VARIED if asked or name != "partition"]
+    defaults = {name: getattr(plain, name) for name in names}
+    defaults |= {name: 0.5 if getattr(config, name) else 0.0 for name in _SWITCHED}
+    traced = settings.traced(settings.groups()[config.method])
     return config.replace(**defaults, **{name: plain.method_settings[name] for name in traced})
 
 
@@ -47,46 +58,57 @@ class Dealt(NamedTuple):
     """Who has what, before it is known on which devices.
 
     Attributes:
-      configs: one for each run.
+      shares: of each run.
       dataset: all samples.
       setup: the sizes that the method was made for.
       method: the federated method.
-      partitions: of each run.
       architectures: `[num_clients]` names of models.
       step_cost: by name of a model, expected time of a step.
       steps: of each run, `[num_clients]` training steps a round.
     """
 
-    configs: Sequence[Config]
+    shares: list[samples.Share]
     dataset: Dataset
     setup: methods.Setup
     method: methods.Method
-    partitions: list[Partition]
     architectures: tuple[str, ...]
     step_cost: dict[str, float]
     steps: list[np.ndarray]
 
+    @property
+    def config(self) -> Config:
+        """The settings of the first run, which are those of all but for what may vary."""
+        return self.shares[0].config
 
-def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
+    @property
+    def partitions(self) -> list[Partition]:
+        """Of each run."""
+        return [one.partition for one in self.shares]
+
+    @property
+    def scored(self) -> list[Scored]:
+        """Of each run."""
+        return [one.scored for one in self.shares]
+
+
+def deal(configs: Sequence[Config], dataset: Dataset | samples.DataSets | None = None) -> Dealt:
     """Loads the data, and deals samples and architectures to the clients of all runs.
+
+    Args:
+      configs: one for each run.
+      dataset: used instead of loading `Config.data`; or where to get that from.
 
     Raises:
       UsageError: runs that cannot share a program, or a setting, file or data set that cannot be
         used.
     """
-    config = configs[0]
     _check_common(configs)
-    if dataset is None:
-        dataset = data.load(config.data)
-    dataset = checks.dataset(
-        dataset.images,
-        dataset.labels,
-        origin="dataset",
-        name=dataset.name,
-        num_classes=dataset.num_classes,
-        parts=dataset.parts,
-        dealt=dataset.dealt,
-    )
+    sets = dataset if isinstance(dataset, samples.DataSets) else samples.DataSets(dataset)
+    selected = sets.of(configs[0])
+    shares = [samples.share(one, selected) for one in configs]
+    configs = [one.config for one in shares]
+    _check_common(configs)
+    config, dataset = configs[0], selected.dataset
     with naming("Config.family"):
         family = models.family(config.family)
         costs = {name: models.step_cost(name) for name in family}
@@ -102,9 +124,11 @@ def deal(configs: Sequence[Config], dataset: Dataset | None = None) -> Dealt:
     shared = shared_name(config, method, family)
     if shared and shared != "private":
         costs = {name: cost + models.step_cost(shared) for name, cost in costs.items()}
-    partitions = [_deal_samples(one, dataset) for one in configs]
-    steps = [client.num_steps(one.train_count, config, method.reserve) for one in partitions]
-    return Dealt(configs, dataset, setup, method, partitions, architectures, costs, steps)
+    partitions = [one.partition for one in shares]
+    counts = [one.train_count for one in partitions]
+    steps = [client.num_steps(one, config, method.reserve) for one in counts]
+    _check_someone_trains(config, partitions, steps)
+    return Dealt(shares, dataset, setup, method, architectures, costs, steps)
 
 
 def _check_common(configs: Sequence[Config]) -> None:
@@ -125,18 +149,17 @@ def _check_common(configs: Sequence[Config]) -> None:
                 )
 
 
-def _deal_samples(config: Config, dataset: Dataset) -> Partition:
-    return partition.make(
-        config.partition,
-        dataset.labels,
-        config.num_clients,
-        alpha=config.alpha,
-        classes_per_client=config.classes_per_client,
-        min_samples=config.min_samples,
-        train_fraction=config.train_fraction,
-        seed=config.seed,
-        num_classes=dataset.num_classes,
-    )
+def _check_someone_trains(
+    config: Config, partitions: Sequence[Partition], steps: Sequence[np.ndarray]
+) -> None:
+    """Refuses runs in which no client has a whole batch, and incomplete ones are dropped."""
+    for parts, of_clients in zip(partitions, steps, strict=True):
+        most = parts.train_count.max()
+        if config.last_batch == "drop" and not of_clients.any():
+            raise UsageError(
+                f"Config.batch_size must be <= {most}, the most training samples of a client, with "
+                f"last_batch drop, got {config.batch_size}"
+            )
 
 
 def class_counts(

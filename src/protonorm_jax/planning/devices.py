@@ -194,6 +194,11 @@ def is_first() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
+def has_others() -> bool:
+    """Whether this process is one of several of a job; does not start jax's devices."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
 def agree(value: int) -> int:
     """The value of the first process, in all of them."""
     if jax.process_count() == 1:

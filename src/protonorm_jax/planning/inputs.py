@@ -7,9 +7,14 @@ import jax
 import numpy as np
 
 from protonorm_jax import methods
+from protonorm_jax.config import Config, rates
 from protonorm_jax.engine.simulate import RunInputs
+from protonorm_jax.methods import descent
 from protonorm_jax.planning import layout
 from protonorm_jax.planning.plan import Plan, PlannedRun
+
+_LEAST_RATES = 2**10
+_MOST_RATES = 2**20
 
 
 def of_call(plan: Plan, first: int) -> RunInputs:
@@ -25,7 +30,9 @@ def of_call(plan: Plan, first: int) -> RunInputs:
     runs = plan.runs[first : first + plan.runs_per_program]
     count = spread.run_devices * spread.runs_each
     lengths = layout.longest(
-        [one.layout for one in plan.runs], [one.partition for one in plan.runs]
+        [one.layout for one in plan.runs],
+        [one.partition for one in plan.runs],
+        [one.scored for one in plan.runs],
     )
     rows = [
         _of_run(plan, runs[min(place, len(runs) - 1)], lengths, empty=place >= len(runs))
@@ -47,7 +54,7 @@ def _of_run(
     plan: Plan, run: PlannedRun, lengths: Sequence[tuple[int, int]], *, empty: bool
 ) -> RunInputs:
     """What distinguishes one run, leaves `[client_devices, ...]`; without samples if `empty`."""
-    members = layout.members_of(run.layout, run.partition, lengths)
+    members = layout.members_of(run.layout, run.partition, run.scored, lengths)
     if empty:
         members = tuple(
             one._replace(train_count=one.train_count * 0, test_count=one.test_count * 0)
@@ -64,12 +71,27 @@ def _of_run(
         repeated(np.float32(config.learning_rate)),
         repeated(np.float32(config.participation)),
         repeated(np.float32(config.dropout)),
+        repeated(np.float32(config.failures)) if config.failures else None,
+        repeated(np.float32(config.stragglers)) if config.stragglers else None,
+        repeated(np.float32(config.straggler_work)),
+        repeated(_rates(config)),
+        jax.tree.map(lambda value: repeated(np.float32(value)), descent.of(config)),
         jax.tree.map(lambda value: repeated(np.float32(value)), own),
         repeated(run.class_counts),
         members,
         _num_members(run),
         repeated(run.layout.order),
     )
+
+
+def _rates(config: Config) -> np.ndarray:
+    """`[length]` float32, by round what the learning rate is multiplied with; the last one stays.
+
+    Longer than it need be, so that runs of more rounds have the same program.
+    """
+    fitting = 1 << (config.rounds - 1).bit_length()
+    length = min(max(fitting, _LEAST_RATES), _MOST_RATES)
+    return np.array(rates(config.schedule, config.rounds, length), np.float32)
 
 
 def place_of(plan: Plan, number: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from protonorm_jax.engine import lockstep
-from protonorm_jax.types import Members, Partition
+from protonorm_jax.types import Members, Partition, Scored
 
 
 class Placement(NamedTuple):
@@ -209,28 +209,31 @@ def efficiency(
     return Efficiency(float(done.sum() / needed), float(done.max() / done.mean()))
 
 
-def longest(layouts: Sequence[Layout], partitions: Sequence[Partition]) -> list[tuple[int, int]]:
-    """For each architecture the most training and test samples that any client of any run has."""
+def longest(
+    layouts: Sequence[Layout], partitions: Sequence[Partition], scored: Sequence[Scored]
+) -> list[tuple[int, int]]:
+    """For each architecture the most samples that any client of any run trains or is scored on."""
     result = []
     for number in range(len(layouts[0].placements)):
         most = [1, 1]
-        for layout, partition in zip(layouts, partitions, strict=True):
+        for layout, partition, tested in zip(layouts, partitions, scored, strict=True):
             ids = layout.placements[number].client_ids
             ids = ids[ids >= 0]
             most[0] = max(most[0], int(partition.train_count[ids].max()))
-            most[1] = max(most[1], int(partition.test_count[ids].max()))
+            most[1] = max(most[1], int(tested.counts[ids].sum(axis=1).max()))
         result.append((most[0], most[1]))
     return result
 
 
 def members_of(
-    layout: Layout, partition: Partition, lengths: Sequence[tuple[int, int]]
+    layout: Layout, partition: Partition, scored: Scored, lengths: Sequence[tuple[int, int]]
 ) -> tuple[Members, ...]:
     """The index arrays of each group, leaves `[num_devices, slots, ...]`, numpy.
 
     Args:
       layout: which client is where.
       partition: who holds which samples.
+      scored: the samples that each is scored on.
       lengths: of the rows of training and of test indices of each group, see `longest`.
     """
     result = []
@@ -241,8 +244,8 @@ def members_of(
             ids,
             _cut(partition.train[ids], most_train),
             np.where(empty, 0, partition.train_count[ids]),
-            _cut(partition.test[ids], most_test),
-            np.where(empty, 0, partition.test_count[ids]),
+            _cut(scored.rows[ids], most_test),
+            np.where(empty[..., None], 0, scored.counts[ids]),
         )
         result.append(Members._make(array.astype(np.int32) for array in arrays))
     return tuple(result)

@@ -10,6 +10,7 @@ from jax.extend import core
 
 from protonorm_jax import keys, methods
 from protonorm_jax.engine.simulate import Architecture, Program
+from protonorm_jax.methods import descent
 from protonorm_jax.methods.method import Received, Round, Upload
 from protonorm_jax.planning.layout import Spread
 from protonorm_jax.types import Batch, Client, ClientData, Dataset
@@ -125,7 +126,8 @@ def shapes_of(program: Program, architecture: Architecture, dataset: Dataset) ->
         server = method.init_server(key, first, first.private.init(key))
         counts = jnp.zeros((num_clients, dataset.num_classes), jnp.int32)
         own = methods.settings_of(config.method, config.method_settings)
-        round = Round(jnp.int32(0), jnp.float32(0), jax.tree.map(jnp.float32, own), counts)
+        own, chosen = jax.tree.map(jnp.float32, (own, descent.of(config)))
+        round = Round(jnp.int32(0), jnp.float32(0), own, counts, descent=chosen)
         down, floats_down = method.broadcast(server, round)
         client = method.init_client(key, models.private.init(key), server, models, counts[0])
         images = (size, *dataset.images.shape[1:])

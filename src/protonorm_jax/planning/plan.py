@@ -12,7 +12,8 @@ from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import added, devices, layout, memory
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
-from protonorm_jax.types import Client, Dataset, Model, Models, Partition
+from protonorm_jax.planning.samples import DataSets
+from protonorm_jax.types import Client, Dataset, Model, Models, Partition, Scored
 
 GIB = 2**30
 
@@ -23,12 +24,18 @@ class PlannedRun(NamedTuple):
     Attributes:
       config: its settings.
       partition: who holds which samples.
+      scored: the samples that each client is scored on.
+      names: of the clients, if they have any.
+      notes: what there is to say of the samples, in words.
       class_counts: `[num_clients, num_classes]` int32, samples of each class that are trained on.
       layout: which client is where, on the devices of this run.
     """
 
     config: Config
     partition: Partition
+    scored: Scored
+    names: tuple[str, ...] | None
+    notes: tuple[str, ...]
     class_counts: np.ndarray
     layout: layout.Layout
 
@@ -65,7 +72,7 @@ class Plan(NamedTuple):
 
 def make(
     configs: Sequence[Config],
-    dataset: Dataset | None = None,
+    dataset: Dataset | DataSets | None = None,
     *,
     runs_per_program: int = 0,
     vmap_runs: int = 0,
@@ -74,7 +81,7 @@ def make(
 
     Args:
       configs: one for each run; they differ in settings of `varied` only.
-      dataset: used instead of loading `Config.data`.
+      dataset: used instead of loading `Config.data`; or where to get that from.
       runs_per_program: how many runs one call of the program advances. 0 chooses: on CPU as many
         as there are devices, on GPU and TPU all that are expected to fit into memory.
       vmap_runs: of these, how many a device trains in one vmapped program. 0 chooses: 1 on CPU,
@@ -84,7 +91,7 @@ def make(
       UsageError: a setting, file or data set that cannot be used, or too little memory.
     """
     dealt = deal(configs, dataset)
-    config = configs[0]
+    config = dealt.config
     devices.prepare_cpu(
         config.devices or min(devices.num_cores(), config.num_clients * len(configs))
     )
@@ -136,7 +143,7 @@ def arrange(
       vmap_runs: of these, how many a device trains in one vmapped program; 0 chooses.
       by_turns: whether clients and runs train one after the other unless told otherwise.
     """
-    config = dealt.configs[0]
+    config = dealt.config
     spread = layout.spread(count, num_devices, vmap_runs or (1 if by_turns else 0))
     layouts = [
         layout.arrange(
@@ -161,7 +168,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
     Raises:
       UsageError: a model that the method, the images or the settings do not allow.
     """
-    config, method, dataset = dealt.configs[0], dealt.method, dealt.dataset
+    config, method, dataset = dealt.config, dealt.method, dealt.dataset
     shared = shared_name(config, method, models.family(config.family))
     placements = arrangement.layouts[0].placements
 
@@ -217,15 +224,17 @@ def _plan_of(
 ) -> Plan:
     """The plan for an arrangement on these devices."""
     program, spread = program_of(dealt, arrangement, by_turns), arrangement.spread
-    first = dealt.configs[0]
+    first = dealt.config
     own = methods.settings_of(first.method, first.method_settings)
     given = [memory.shapes_of(program, one, dealt.dataset) for one in program.architectures]
     labels, num_classes = dealt.dataset.labels, dealt.dataset.num_classes
     runs = tuple(
-        PlannedRun(config, parts, class_counts(config, parts, labels, num_classes), own)
-        for config, parts, own in zip(
-            dealt.configs, dealt.partitions, arrangement.layouts, strict=True
+        PlannedRun(
+            *(share.config, share.partition, share.scored, share.names, share.notes),
+            class_counts(share.config, share.partition, labels, num_classes),
+            own,
         )
+        for share, own in zip(dealt.shares, arrangement.layouts, strict=True)
     )
     return Plan(
         program=program,
@@ -242,7 +251,7 @@ def _plan_of(
             spread,
             given=given,
             slots=[one.client_ids.shape[1] for one in arrangement.layouts[0].placements],
-            lengths=layout.longest(arrangement.layouts, dealt.partitions),
+            lengths=layout.longest(arrangement.layouts, dealt.partitions, dealt.scored),
         ),
         added=added.to_local_training(program, given),
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),

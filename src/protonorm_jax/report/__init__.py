@@ -1,6 +1,7 @@
 """What people read and look at: dicts and arrays in, tables and pictures out."""
 
 from protonorm_jax.report.canvas import drawing, format_of, prepare
+from protonorm_jax.report.clients import clients_table, draw_clients
 from protonorm_jax.report.pictures import (
     draw_comparison,
     draw_curves,
@@ -18,7 +19,9 @@ from protonorm_jax.report.tables import (
 )
 
 __all__ = [
+    "clients_table",
     "comparison_table",
+    "draw_clients",
     "draw_comparison",
     "draw_curves",
     "draw_prototypes",

@@ -22,7 +22,10 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
     with canvas.drawing(file, figsize=(10, 4)) as figure:
         accuracy, loss = figure.subplots(1, 2)
         for name in metrics.predictors(rows[0]):
-            _line(accuracy, rows, f"{name}_accuracy", name)
+            _line(accuracy, rows, metrics.column(name), name)
+            common = metrics.column(name, metrics.COMMON)
+            if common in rows[0]:
+                _line(accuracy, rows, common, f"{name}, common test set", linestyle=":")
         _finish_accuracy(accuracy, summary["majority_accuracy"])
         accuracy.set_title(f"{summary['method']}: accuracy")
         for name in rows[0]:
@@ -68,6 +71,9 @@ def draw_comparison(
             for number, (_, rows) in enumerate(runs):
                 if any(f"{name}_accuracy" in row for row in rows):
                     _line(axes, rows, f"{name}_accuracy", labels[number], color=f"C{number}")
+                common, label = metrics.column(name, metrics.COMMON), f"{labels[number]}, common"
+                if rows and common in rows[0]:
+                    _line(axes, rows, common, label, color=f"C{number}", linestyle=":")
                 if differ and yardsticks[number] is not None:
                     axes.axhline(yardsticks[number], color=f"C{number}", linestyle="--")
             if differ:

@@ -12,6 +12,7 @@ from rich.table import Table
 from protonorm_jax import metrics
 
 _MEANINGS = {
+    "common": "on the test samples that all clients share",
     "majority": "guessing each client's most frequent class",
     "std": "over clients",
     "angle": "smallest between prototypes, in degrees",
@@ -25,7 +26,7 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
     A column stands for a predictor, or the angle, only if one of the runs has it.
     """
     predictors = _predictors(summaries)
-    columns = [(key, head, ".3f") for key, head in _accuracy_columns(predictors)]
+    columns = [(key, head, ".3f") for key, head in _accuracy_columns(predictors, summaries)]
     columns.append(("majority_accuracy", "majority", ".3f"))
     if set(predictors) <= {"prototype", "head"}:  # There is no room for all.
         columns.append(("", "std", ".3f"))
@@ -35,7 +36,7 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
     meanings = [f"{head}: {_MEANINGS[head]}" for _, head, _ in columns if head in _MEANINGS]
     table = Table(
         title=f"Accuracy {' and '.join(map(_by, predictors))}, last and best round",
-        caption="; ".join(meanings),
+        caption="; ".join(dict.fromkeys(meanings)),
         box=box.SIMPLE_HEAD,
         padding=0,
     )
@@ -56,11 +57,19 @@ def _predictors(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return metrics.predictors({key: None for row in rows for key in row})
 
 
-def _accuracy_columns(predictors: Sequence[str]) -> list[tuple[str, str]]:
-    """Keys and heads: last and best of the prototypes and the head, of others the last alone."""
+def _accuracy_columns(
+    predictors: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """Keys and heads: last and best of the prototypes and the head, of others the last alone.
+
+    And the last on the common test set, where a row has it.
+    """
     columns = []
     for name in predictors:
         columns.append((f"{name}_accuracy", name))
+        common = metrics.column(name, metrics.COMMON)
+        if any(common in row for row in rows):
+            columns.append((common, "common"))
         if name in ("prototype", "head"):
             columns.append((f"{name}_accuracy_best", "best"))
     return columns
@@ -124,7 +133,7 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("runs", *(["failed"] if failures else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    columns = [*_accuracy_columns(_predictors(rows)), ("majority_accuracy", "majority")]
+    columns = [*_accuracy_columns(_predictors(rows), rows), ("majority_accuracy", "majority")]
     for head in (*(head for _, head in columns), "floats up", "floats down", "s/round"):
         table.add_column(head, justify="right", overflow="fold")
     points: dict[tuple[Any, ...], list[dict[str, Any]]] = {}

@@ -16,12 +16,14 @@ from protonorm_jax.config import Config, from_dict
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning.plan import Plan, PlannedRun
-from protonorm_jax.running import driver
+from protonorm_jax.running import conditions, driver, files, lock
+from protonorm_jax.running import directory as directories
 
-FOLDER = "checkpoints"
+FOLDER = directories.CHECKPOINTS
 _FORMAT = 2
 _KEPT = 2  # The newest, and the one before it in case that a disk damages it.
-_FREE = ("checkpoint_every", "devices", "vmap_clients")  # Settings that may change on the way.
+# Settings that may change on the way.
+_FREE = ("checkpoint_every", "devices", "keep_state", "vmap_clients")
 
 
 class Saved(NamedTuple):
@@ -34,6 +36,8 @@ class Saved(NamedTuple):
       round_index: rounds finished.
       seconds: spent running.
       rows: of each run, its rows so far.
+      data_digest: of the data, see `conditions`; None in older checkpoints.
+      partition_digests: of each run; empty in older checkpoints.
       places: `run` `[num_devices, runs_each]` and for each architecture `client` `[num_devices,
         runs_each, slots]`: who was where, -1 for nobody.
       arrays: the leaves of the states by name.
@@ -45,6 +49,8 @@ class Saved(NamedTuple):
     round_index: int
     seconds: float
     rows: list[list[dict[str, Any]]]
+    data_digest: str | None
+    partition_digests: list[str]
     places: dict[str, Any]
     arrays: dict[str, np.ndarray]
 
@@ -54,11 +60,17 @@ class Keeper:
 
     A checkpoint that cannot be written is given up with a warning; the training goes on, and the
     last one that could be written stays.
+
+    Args:
+      directory: of a run or a sweep.
+      group: number of the program that its runs share.
+      data_digest: of their data.
     """
 
-    def __init__(self, directory: Path, group: int = 0) -> None:
+    def __init__(self, directory: Path, group: int = 0, data_digest: str | None = None) -> None:
         self._folder = directory / FOLDER
         self._group = group
+        self._data_digest = data_digest
         self._manager: Any = None
 
     def __enter__(self) -> "Keeper":
@@ -86,6 +98,8 @@ class Keeper:
         """
         from orbax import checkpoint as orbax
 
+        if devices.is_first():
+            lock.check(self._folder.parent)
         arrays = _by_name(step.states)
         shapes = {name: (leaf.shape, leaf.dtype.name) for name, leaf in arrays.items()}
         document = {
@@ -97,7 +111,11 @@ class Keeper:
             "first": first,
             "round_index": step.round_index,
             "seconds": step.seconds,
-            "rows": rows,
+            "rows": files.finite(rows),
+            "data_digest": self._data_digest,
+            "partition_digests": [
+                conditions.partition_digest(run.partition) for run in _runs(simulation.plan, first)
+            ],
             "places": jax.tree.map(np.ndarray.tolist, _places(simulation.plan, first)),
         }
         with self._forgiving():
@@ -125,14 +143,14 @@ class Keeper:
             with self._forgiving():
                 self._manager.wait_until_finished()
 
-    def clear(self) -> None:
-        """Removes all checkpoints."""
+    def clear(self, *, but: int | None = None) -> None:
+        """Removes all checkpoints, but that of one round if `but` says so."""
         with self._forgiving():
             if self._manager is not None:
                 self._manager.close()
         self._manager = None
         if devices.is_first():
-            clear(self._folder.parent)
+            clear(self._folder.parent, but=but)
 
     @contextlib.contextmanager
     def _forgiving(self) -> Iterator[None]:
@@ -148,17 +166,20 @@ class Keeper:
             )
 
 
-def clear(directory: Path) -> None:
-    """Removes the checkpoints in the directory of a run."""
-    shutil.rmtree(directory / FOLDER, ignore_errors=True)
+def clear(directory: Path, *, but: int | None = None) -> None:
+    """Removes the checkpoints in the directory of a run, but that of one round if `but` says so."""
+    directories.clear_checkpoints(directory, but=but)
 
 
-def latest(directory: Path, groups: Sequence[Sequence[Config]]) -> Saved | None:
+def latest(
+    directory: Path, groups: Sequence[Sequence[Config]], free: Sequence[str] = ()
+) -> Saved | None:
     """Reads the newest checkpoint in the directory of a run, or None if there is none.
 
     Args:
       directory: of a run or a sweep.
       groups: of each program of it, the settings of all its runs in order.
+      free: names of settings that may be others now, beside those that always may.
 
     Raises:
       UsageError: it is damaged, of another make, or of runs with other settings.
@@ -168,7 +189,14 @@ def latest(directory: Path, groups: Sequence[Sequence[Config]]) -> Saved | None:
         return None
     folder /= str(max(int(path.name) for path in folder.iterdir() if path.name.isdigit()))
     with _refusing(folder), contextlib.closing(_manager(folder.parent)) as manager:
-        return _read(manager, folder, groups)
+        return _read(manager, folder, groups, free)
+
+
+def newest(directory: Path) -> int:
+    """The rounds that were finished when the newest checkpoint of a run was made, or 0."""
+    folder = directory / FOLDER
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def restore(simulation: driver.Simulation, first: int, saved: Saved) -> driver.Step:
@@ -261,7 +289,9 @@ def _manager(folder: Path) -> Any:
     return orbax.CheckpointManager(folder.absolute(), options=options)
 
 
-def _read(manager: Any, folder: Path, groups: Sequence[Sequence[Config]]) -> Saved:
+def _read(
+    manager: Any, folder: Path, groups: Sequence[Sequence[Config]], free: Sequence[str]
+) -> Saved:
     from orbax import checkpoint as orbax
 
     number = int(folder.name)
@@ -277,7 +307,8 @@ def _read(manager: Any, folder: Path, groups: Sequence[Sequence[Config]]) -> Sav
         )
     group, first = document["group"], document["first"]
     configs = groups[group] if group < len(groups) else []
-    _check_configs(document["configs"], configs[first : first + len(document["configs"])], folder)
+    here = configs[first : first + len(document["configs"])]
+    _check_configs(document["configs"], here, folder, (*_FREE, *free))
     empty = {
         name: np.empty(shape, jax.numpy.dtype(dtype))
         for name, (shape, dtype) in document["arrays"].items()
@@ -296,13 +327,15 @@ def _read(manager: Any, folder: Path, groups: Sequence[Sequence[Config]]) -> Sav
         document["round_index"],
         document["seconds"],
         document["rows"],
+        document.get("data_digest"),
+        document.get("partition_digests", []),
         {"run": np.array(places["run"]), "client": [np.array(ids) for ids in places["client"]]},
         arrays,
     )
 
 
 def _check_configs(
-    saved: Sequence[dict[str, Any]], configs: Sequence[Config], folder: Path
+    saved: Sequence[dict[str, Any]], configs: Sequence[Config], folder: Path, free: Sequence[str]
 ) -> None:
     """Refuses a checkpoint of runs with other settings; a field that came later had its default."""
     if len(saved) != len(configs):
@@ -312,7 +345,7 @@ def _check_configs(
     for values, config in zip(saved, configs, strict=True):
         before = from_dict(values).to_dict()
         for name, value in config.to_dict().items():
-            if name not in _FREE and before[name] != value:
+            if name not in free and before[name] != value:
                 raise UsageError(
                     f"Config.{name} must be {before[name]!r} as in the checkpoint "
                     f"{str(folder)!r}, got {value!r}"

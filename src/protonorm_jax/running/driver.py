@@ -73,7 +73,7 @@ class History(NamedTuple):
     """A finished run.
 
     Attributes:
-      config: its settings.
+      config: its settings, with the number of clients that there are.
       rows: one dict for each evaluated round.
       summary: last and best figures, the yardstick and the times.
       arrays: of the last evaluation.
@@ -136,7 +136,8 @@ def run(
             if on_evaluation:
                 on_evaluation(event)
     ended = summary(simulation, 0, rows, last.seconds)
-    return History(config, rows, ended, last.arrays, last.nets)
+    settled = simulation.plan.runs[0].config
+    return History(settled, rows, ended, last.arrays, last.nets)
 
 
 def summary(
@@ -153,16 +154,21 @@ def summary(
     return {
         "method": simulation.plan.runs[index].config.method,
         **metrics.summary(rows),
-        "majority_accuracy": majority_accuracy(simulation.plan, index),
+        **majority(simulation.plan, index),
         "seconds": seconds,
         "compile_seconds": simulation.compile_seconds,
     }
 
 
-def majority_accuracy(plan: Plan, index: int) -> float:
-    """The yardstick of run `index`, see `metrics.majority_accuracy`."""
-    parts, dataset = plan.runs[index].partition, plan.dataset
-    return metrics.majority_accuracy(parts, dataset.labels, dataset.num_classes)
+def majority_accuracy(plan: Plan, index: int) -> float | None:
+    """The yardstick of run `index` on the samples that it is scored on first; None without any."""
+    return next(iter(majority(plan, index).values()))
+
+
+def majority(plan: Plan, index: int) -> dict[str, float | None]:
+    """The yardsticks of run `index`, see `metrics.majority`."""
+    run, dataset = plan.runs[index], plan.dataset
+    return metrics.majority(run.partition, run.scored, dataset.labels, dataset.num_classes)
 
 
 def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> Iterator[Step]:
@@ -206,7 +212,7 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
                 news[index] = failure
                 continue
             if evaluated:
-                row = metrics.row(done, report, plan.runs[index].partition.test_count)
+                row = metrics.row(done, report, plan.runs[index].scored)
                 own = nets[index - first]
                 news[index] = Evaluation(row, _arrays(report), before + now - began, own)
         yield Step(states, done, before + now - began, news)
@@ -240,34 +246,24 @@ def compile_plan(plan: Plan) -> Simulation:
     """
     devices.make_room_for_programs()
     program, dataset = plan.program, plan.dataset
-    mesh = jax.sharding.Mesh(np.array(plan.devices), (exchange.AXIS,))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    by_device = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(exchange.AXIS))
+    everywhere, by_device = _shardings(plan)
     samples = simulate.Samples(*devices.put((dataset.images, dataset.labels), everywhere))
 
     def put(tree: Any) -> Any:
         return devices.put(tree, by_device)
 
     start = time.perf_counter()
-    pmap = functools.partial(jax.pmap, axis_name=exchange.AXIS, devices=plan.devices)
-    init = pmap(functools.partial(simulate.init_runs, program))
-    advance = pmap(
-        functools.partial(simulate.advance_runs, program),
-        in_axes=(0, 0, None, None, None),
-        donate_argnums=0,
-    )
+    init, advance = _programs(plan)
     first = put(inputs.of_call(plan, 0))
     with _promoting():
         compiled_init = init.lower(first).compile()
     states = compiled_init(first)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
     scalars = devices.put((np.int32(1), np.bool_(True)), everywhere)
-    # By default XLA leaves out roundings to bfloat16 where it can, which depends on the layout of
-    # the clients; the bits would differ with the number of devices.
-    low = program.config.precision == "bfloat16"
+    options = compiler_options(program.config.precision, plan.devices[0].platform)
     with _promoting():
         lowered = advance.lower(states, first, samples, *scalars)
-    compiled = lowered.compile({"xla_allow_excess_precision": False} if low else None)
+    compiled = lowered.compile(options)
     # Every process gets what all devices have to say.
     several = jax.process_count() > 1
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
@@ -309,6 +305,79 @@ def compile_plan(plan: Plan) -> Simulation:
         needed,
         compile_seconds,
     )
+
+
+def compiler_options(precision: str, platform: str) -> dict[str, bool]:
+    """What XLA must do otherwise than it would.
+
+    Args:
+      precision: see `Config`.
+      platform: of the devices.
+    """
+    options = {}
+    if precision == "bfloat16":
+        # Otherwise XLA leaves out roundings to bfloat16 where it can, which depends on the layout
+        # of the clients; the bits would differ with the number of devices.
+        options["xla_allow_excess_precision"] = False
+    if platform == "gpu":
+        # Choosing what to fuse with a product for Triton ends the process (a failed check in
+        # jaxlib 0.11.2) where a convolution is made of windows.
+        options["xla_gpu_enable_triton_gemm"] = False
+    return options
+
+
+def _shardings(plan: Plan) -> tuple[jax.sharding.NamedSharding, jax.sharding.NamedSharding]:
+    """Of what all devices have whole, and of what each has its part of."""
+    mesh = jax.sharding.Mesh(np.array(plan.devices), (exchange.AXIS,))
+    specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(exchange.AXIS)
+    everywhere, by_device = (jax.sharding.NamedSharding(mesh, spec) for spec in specs)
+    return everywhere, by_device
+
+
+def _programs(plan: Plan) -> tuple[Any, Any]:
+    """What makes the states before the first round, and what goes on from states."""
+    pmap = functools.partial(jax.pmap, axis_name=exchange.AXIS, devices=plan.devices)
+    init = pmap(functools.partial(simulate.init_runs, plan.program))
+    advance = pmap(
+        functools.partial(simulate.advance_runs, plan.program),
+        in_axes=(0, 0, None, None, None),
+        donate_argnums=0,
+    )
+    return init, advance
+
+
+def have_one_course(first: Plan, second: Plan) -> bool:
+    """Whether two plans on the same data compute the same, round by round, as far as both go.
+
+    Asked of the programs as they are before compilation, and of what they are told of their runs.
+
+    Args:
+      first: of two that differ in the number of rounds.
+      second: the other one.
+    """
+    told = [inputs.of_call(plan, 0) for plan in (first, second)]
+    leaves = [jax.tree.leaves_with_path(one) for one in told]
+    same = len(leaves[0]) == len(leaves[1]) and all(
+        name == other and np.array_equal(leaf, another)
+        for (name, leaf), (other, another) in zip(*leaves, strict=True)
+    )
+    return same and _text(first, told[0]) == _text(second, told[1])
+
+
+def _text(plan: Plan, told: Any) -> str:
+    """The program of a plan, lowered but not compiled."""
+    everywhere, by_device = _shardings(plan)
+
+    def shape(sharding: jax.sharding.Sharding) -> Callable[[Any], Any]:
+        return lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    init, advance = _programs(plan)
+    given = jax.tree.map(shape(by_device), told)
+    states = jax.tree.map(shape(by_device), jax.eval_shape(init, given))
+    dataset = (plan.dataset.images, plan.dataset.labels)
+    samples = simulate.Samples(*jax.tree.map(shape(everywhere), dataset))
+    scalars = jax.tree.map(shape(everywhere), (np.int32(1), np.bool_(True)))
+    return advance.lower(states, given, samples, *scalars).as_text()
 
 
 def check_finite(config: Config, report: dict[str, Any]) -> None:

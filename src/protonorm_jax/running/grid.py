@@ -98,7 +98,7 @@ def _check_axes(base: Config, grid: Grid, seeds: int) -> None:
                 f"{settings.hint(owner, names)}"
             )
         for method in [owner] if dot else names:
-            known = settings.fields(settings.GROUPS[method])
+            known = settings.fields(settings.groups()[method])
             if name in known or (not dot and name in settings.fields(Config)):
                 continue
             if dot:
@@ -106,7 +106,7 @@ def _check_axes(base: Config, grid: Grid, seeds: int) -> None:
                     f"grid: {owner} has no setting {name!r}{settings.hint(name, known)}"
                 )
             having = [
-                one for one in settings.GROUPS if name in settings.fields(settings.GROUPS[one])
+                one for one in settings.groups() if name in settings.fields(settings.groups()[one])
             ]
             if having:
                 raise UsageError(

@@ -1,9 +1,10 @@
 """Recorded runs that survive being killed: rows and checkpoints while training, and going on."""
 
 import contextlib
+import functools
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
 from protonorm_jax.planning import plan as planning
-from protonorm_jax.running import checkpoint, driver, record
+from protonorm_jax.running import checkpoint, conditions, driver, files, lock, reading, record
+from protonorm_jax.running import directory as places
 from protonorm_jax.types import Dataset
 
 
@@ -48,6 +50,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             self._previous = signal.signal(signal.SIGTERM, self._note)
+            outer = getattr(self._previous, "__self__", None)  # Of one that this one is within.
+            self.asked = isinstance(outer, StopRequest) and outer.asked
         return self
 
     def __exit__(
@@ -69,24 +73,27 @@ def run(
     *,
     display: RunDisplay,
     dataset: Dataset | None = None,
+    overwrite: bool = True,
 ) -> dict[str, Any]:
     """Trains one run and records it.
 
     Args:
       settings: of the run.
-      directory: for its files; what another run has left there is replaced.
+      directory: for its files; nothing is left in there that this has not recorded.
       display: told of the progress.
       dataset: used instead of loading `Config.data`.
+      overwrite: replace another run or sweep in the directory, once this one has compiled.
 
     Returns:
       The summary; its `status` is `finished`, or `stopped` after SIGTERM.
 
     Raises:
-      UsageError: see `driver.run`; or the directory cannot be written.
+      UsageError: see `driver.run`; or the directory is in use, holds something else, or cannot be
+        written.
     """
-    if devices.is_first():
-        checkpoint.clear(directory)
-    return _run(settings, directory, display, dataset, None)
+    check = functools.partial(places.check_free, overwrite=overwrite)
+    with lock.holding(directory, check=check):
+        return _run(settings, directory, display, dataset)
 
 
 def resume(
@@ -108,22 +115,156 @@ def resume(
       The summary, as of `run`; that which is there if the run is finished already.
 
     Raises:
-      UsageError: there is no run, its checkpoint cannot be used; see `driver.run`.
+      UsageError: there is no run, it is in use, data or flags of jax are not as they were, or its
+        checkpoint cannot be used; see `driver.run`.
     """
-    settings = settings_of(directory, num_devices)
-    if is_finished(directory):
+    with lock.holding(directory, create=False, check=recover):
+        if (directory / places.LONGER / places.CONFIG).exists():
+            longer = settings_of(directory / places.LONGER, num_devices)
+            return _extend(directory, longer, display, dataset, lambda text: None)
+        settings = settings_of(directory, num_devices)
+        if reading.is_finished(directory):
+            if devices.is_first():  # A kill may have come before that.
+                checkpoint.clear(directory, but=settings.rounds if settings.keep_state else None)
+            return reading.read_summary(directory)
+        _check_conditions(directory)
+        saved = checkpoint.latest(directory, [[settings]])
+        return _run(settings, directory, display, dataset, directory, saved)
+
+
+def extend(
+    directory: Path,
+    rounds: int,
+    *,
+    display: RunDisplay,
+    num_devices: int | None = None,
+    dataset: Dataset | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Goes on with a recorded run to another number of rounds than it was made for.
+
+    The results are those of a run of so many rounds from the start. That is what it comes to where
+    no state of the run is there, or where its course depends on how many rounds it has. Until it
+    has finished, what is recorded stays as it is.
+
+    Args:
+      directory: of the run.
+      rounds: in all.
+      display: told of the progress.
+      num_devices: `Config.devices` from now on; None leaves it as it was.
+      dataset: used instead of loading `Config.data`.
+      say: told if the run is run again from the start, and why.
+
+    Returns:
+      The summary, as of `run`.
+
+    Raises:
+      UsageError: the run has done more rounds already; or see `resume`.
+    """
+    with lock.holding(directory, create=False, check=recover):
+        settings = settings_of(directory, num_devices)
+        longer = settings.replace(rounds=rounds)
+        done = _rounds_done(directory, settings)
+        if rounds < done:
+            raise UsageError(
+                f"--rounds must be >= {done}, as many as {str(directory)!r} has done, got {rounds}"
+            )
+        if rounds == settings.rounds:
+            if devices.is_first():
+                places.remove_longer(directory)
+            return resume(directory, display=display, num_devices=num_devices, dataset=dataset)
+        return _extend(directory, longer, display, dataset, say)
+
+
+def _extend(
+    directory: Path,
+    longer: Config,
+    display: RunDisplay,
+    dataset: Dataset | None,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Runs to the number of rounds in `longer`, in a directory of its own until that is done."""
+    inner = directory / places.LONGER
+    _check_conditions(directory)
+    begun = (inner / places.CONFIG).exists()
+    if begun and settings_of(inner).rounds != longer.rounds:
         if devices.is_first():
-            checkpoint.clear(directory)  # A kill may have come before that.
-        return record.read_summary(directory)
-    check_methods_file(directory)
-    return _run(settings, directory, display, dataset, checkpoint.latest(directory, [[settings]]))
+            places.remove_longer(directory)
+        begun = False
+    saved = checkpoint.latest(inner, [[longer]]) if begun else None
+    if saved is None:
+        saved = _state_to_extend(directory, longer, dataset, say)
+    summary = _run(longer, inner, display, dataset, directory, saved, begun=begun)
+    if summary["status"] == "finished" and devices.is_first():
+        with files.writing(directory):
+            places.replace_by_longer(directory)
+    return summary
 
 
-def is_finished(directory: Path) -> bool:
-    """Whether a recorded run has come to its end."""
-    return (directory / "summary.json").exists() and (
-        record.read_summary(directory).get("status") == "finished"
-    )
+def _state_to_extend(
+    directory: Path, longer: Config, dataset: Dataset | None, say: Callable[[str], None]
+) -> checkpoint.Saved | None:
+    """The state from which a run can go on to another number of rounds, or None to start over."""
+    saved = checkpoint.latest(directory, [[longer]], free=("rounds",))
+    if saved is None or saved.round_index >= longer.rounds:
+        say(f"no state of {directory} was kept (--keep-state): it is run again from the start")
+        return None
+    shorter = longer.replace(rounds=settings_of(directory).rounds)
+    digest = reading.read_manifest(directory).get("data_digest")
+    with conditions.blaming_data(digest, longer, dataset, directory):
+        plans = [planning.make([one], dataset) for one in (longer, shorter)]
+    if not driver.have_one_course(*plans):
+        say(
+            f"{longer.method} with these settings depends on the number of rounds: "
+            f"{directory} is run again from the start"
+        )
+        return None
+    # The last round is evaluated whatever it is.
+    rows = [row for row in saved.rows[0] if row["round"] % longer.eval_every == 0]
+    return saved._replace(rows=[rows])
+
+
+def _rounds_done(directory: Path, settings: Config) -> int:
+    """How many rounds of a recorded run are done for sure."""
+    if reading.is_finished(directory):
+        return settings.rounds
+    rows = reading.read_rows(directory) if (directory / places.ROWS).exists() else []
+    return max([checkpoint.newest(directory), *(int(row["round"]) for row in rows[-1:])])
+
+
+def recover(directory: Path) -> None:
+    """Ends what a killed process has begun in the directory of a run or sweep.
+
+    Raises:
+      UsageError: something cannot be written.
+    """
+    with files.writing(directory):
+        places.complete(directory)
+        places.clean(directory)
+
+
+def is_done(directory: Path, *, leftovers: bool = False) -> bool:
+    """Whether a recorded run is finished, and is not on its way to more rounds.
+
+    Args:
+      directory: of the run.
+      leftovers: whether something to be removed may be left of it.
+    """
+    if not reading.is_finished(directory) or (directory / places.LONGER / places.CONFIG).exists():
+        return False
+    left = (directory / places.LONGER, directory / places.CHECKPOINTS)
+    kept = settings_of(directory).keep_state
+    return leftovers or kept or not any(path.exists() for path in left)
+
+
+def settings_to_resume(
+    directory: Path, num_devices: int | None = None, rounds: int | None = None
+) -> Config:
+    """The settings that a recorded run goes on with, see `resume` and `extend`."""
+    longer = directory / places.LONGER
+    begun = rounds is None and (longer / places.CONFIG).exists()
+    settings = settings_of(longer if begun else directory, num_devices)
+    return settings if rounds is None else settings.replace(rounds=rounds)
 
 
 def settings_of(directory: Path, num_devices: int | None = None) -> Config:
@@ -132,13 +273,19 @@ def settings_of(directory: Path, num_devices: int | None = None) -> Config:
     Raises:
       UsageError: there are none, or they cannot be used.
     """
-    settings = config.load(directory / "config.json")
+    settings = config.load(directory / places.CONFIG)
     return settings if num_devices is None else settings.replace(devices=num_devices)
 
 
 def check_methods_file(directory: Path, *, equal: bool = True) -> str | None:
     """See `record.check_methods_file`, for the run in a directory."""
-    return record.check_methods_file(config.load_values(directory / "config.json"), equal=equal)
+    return record.check_methods_file(config.load_values(directory / places.CONFIG), equal=equal)
+
+
+def _check_conditions(directory: Path) -> None:
+    """Refuses to go on with a run without its file of methods, or under other flags of jax."""
+    check_methods_file(directory)
+    conditions.check_flags(reading.read_manifest(directory), directory)
 
 
 def _run(
@@ -146,31 +293,74 @@ def _run(
     directory: Path,
     display: RunDisplay,
     dataset: Dataset | None,
-    saved: checkpoint.Saved | None,
+    recorded: Path | None = None,
+    saved: checkpoint.Saved | None = None,
+    *,
+    begun: bool = True,
 ) -> dict[str, Any]:
+    """Trains a run and records it.
+
+    Args:
+      settings: of the run.
+      directory: for its files.
+      display: told of the progress.
+      dataset: used instead of loading `Config.data`.
+      recorded: directory of the run that this one goes on with; None for one from the start.
+      saved: where to go on.
+      begun: of a run that goes on, whether its directory is there.
+    """
     first = devices.is_first()
     with StopRequest() as stop:
-        plan = planning.make([settings], dataset)
+        plan, digest = _plan(settings, dataset, recorded, saved)
         display.plan(plan)
-        recorder = record.Recorder(directory, plan)
-        created = first and recorder.create()
+        recorder = record.Recorder(directory, plan, data_digest=digest)
+        new = first and (not begun if recorded else places.is_empty(directory))
+        if new:
+            recorder.announce()
         try:
             simulation = driver.compile_plan(plan)
         except BaseException:
-            if created:
-                record.remove(directory)
+            if new:
+                places.remove(directory)
             raise
         recorders = {0: recorder} if first else {}
         if first:
-            recorder.start(simulation, saved.rows[0] if saved else [])
-        with finishing(recorders), checkpoint.Keeper(directory) as keeper:
+            rows = saved.rows[0] if saved else []
+            recorder.start(simulation, rows, replacing=recorded is None and not new)
+        with finishing(recorders), checkpoint.Keeper(directory, data_digest=digest) as keeper:
             display.start(simulation, saved.round_index if saved else 0)
             summary = train(simulation, 0, recorders, keeper, stop, display, saved)[0]
             if summary["status"] != "stopped":
-                keeper.clear()
+                keeper.clear(but=settings.rounds if settings.keep_state else None)
     if summary["status"] == "failed":
         raise UsageError(summary["error"])
     return summary
+
+
+def _plan(
+    settings: Config,
+    dataset: Dataset | None,
+    recorded: Path | None,
+    saved: checkpoint.Saved | None,
+) -> tuple[planning.Plan, str]:
+    """The plan of a run, and the digest of its data, which are as they were if it goes on.
+
+    Raises:
+      UsageError: there is no plan, or data or partition are not as they were.
+    """
+    if recorded is None:
+        plan = planning.make([settings], dataset)
+        return plan, conditions.data_digest(plan.dataset)
+    known = reading.read_manifest(recorded)
+    with conditions.blaming_data(known.get("data_digest"), settings, dataset, recorded):
+        plan = planning.make([settings], dataset)
+    digest = conditions.data_digest(plan.dataset)
+    partition = conditions.partition_digest(plan.runs[0].partition)
+    for then in (known.get("data_digest"), saved.data_digest if saved else None):
+        conditions.check_data(then, digest, settings.data, recorded)
+    for then in (known.get("partition_digest"), *(saved.partition_digests if saved else ())):
+        conditions.check_partition(then, partition, recorded)
+    return plan, digest
 
 
 @contextlib.contextmanager
@@ -199,6 +389,7 @@ def train(
     saved: checkpoint.Saved | None,
     *,
     pictures: bool = True,
+    finished: Callable[[int, dict[str, Any]], None] = lambda index, summary: None,
 ) -> dict[int, dict[str, Any]]:
     """Trains the runs of one call of the program, writes their rows, and keeps checkpoints.
 
@@ -211,26 +402,20 @@ def train(
       display: told of the progress.
       saved: where to go on.
       pictures: whether finished runs get any.
+      finished: called with the index and the summary of each run as soon as it is recorded.
 
     Returns:
       The summaries of all runs by index, with `status` `finished`, `stopped` (all that have not
       failed) or `failed` and why as `error`; the checkpoints are still there.
 
     Raises:
-      UsageError: something cannot be written.
+      UsageError: something cannot be written; all other runs are recorded.
     """
     every = simulation.plan.program.config.checkpoint_every
     rounds = simulation.plan.program.config.rounds
     count = min(simulation.plan.runs_per_program, len(simulation.plan.runs) - first)
     failures: dict[int, UsageError] = {}
     stopped = False
-
-    def finish(index: int, status: str) -> dict[str, Any]:
-        error = str(failures[index]) if index in failures else None
-        status = "failed" if error else status
-        if index not in recorders:
-            return {"status": status, "error": error}
-        return recorders[index].finish(status, error=error, pictures=pictures)
 
     indices = range(first, first + count)
     start = checkpoint.restore(simulation, first, saved) if saved else None
@@ -248,4 +433,25 @@ def train(
         if stopped:
             keeper.wait()
             break
-    return {index: finish(index, "stopped" if stopped else "finished") for index in indices}
+
+    summaries: dict[int, dict[str, Any]] = {}
+    unwritten: list[UsageError] = []
+    for index in indices:
+        error = str(failures[index]) if index in failures else None
+        status = "failed" if error else "stopped" if stopped else "finished"
+        summary: dict[str, Any] = {"status": status, "error": error}
+        if index in recorders:
+            try:
+                summary = recorders[index].finish(status, error=error, pictures=pictures)
+            except UsageError as failure:  # The other runs are to be recorded all the same.
+                unwritten.append(failure)
+                continue
+        summaries[index] = summary
+        finished(index, summary)
+    if unwritten:
+        raise unwritten[0]
+    if simulation.plan.program.config.keep_state and not stopped and not failures:
+        rows = [recorders[index].rows for index in indices] if recorders else []
+        keeper.save(simulation, first, step, rows)
+        keeper.wait()
+    return summaries

@@ -1,12 +1,9 @@
 """The run directory: the only place where a run's results are written."""
 
-import contextlib
-import errno
-import json
-import os
 import platform
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,42 +12,24 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from protonorm_jax import keys, methods, report
+from protonorm_jax import keys, methods, metrics, report
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import driver, forms
+from protonorm_jax.running import conditions, driver, files, lock
+from protonorm_jax.running import directory as places
+from protonorm_jax.running.directory import RESULTS as RESULTS
+from protonorm_jax.running.directory import RUNS as RUNS
+from protonorm_jax.running.directory import SWEEP as SWEEP
+from protonorm_jax.running.directory import check_free as check_free
 from protonorm_jax.running.driver import Evaluation, Simulation
+from protonorm_jax.running.files import replacing as replacing
+from protonorm_jax.running.files import writing as writing
+from protonorm_jax.running.reading import read_arrays as read_arrays
+from protonorm_jax.running.reading import read_rows as read_rows
 
-FILES = (
-    "config.json",
-    "manifest.json",
-    "metrics.jsonl",
-    "summary.json",
-    "prototypes.npz",
-    "shown.npz",
-    "server.npz",
-    "curves.png",
-    "prototypes.png",
-)
-# Of a sweep, beside the directories of its runs in `RUNS`.
-SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
 _PACKAGES = ("protonorm_jax", "jax", "jaxlib", "flax", "optax", "chex", "numpy")
-
-
-def check_free(directory: Path, *, overwrite: bool) -> None:
-    """Refuses a directory that already holds something.
-
-    Raises:
-      UsageError: it does, and `overwrite` is false; or it is a file.
-    """
-    if directory.is_dir() and (overwrite or not any(directory.iterdir())):
-        return
-    if directory.exists():
-        raise UsageError(
-            f"--out must be a new or empty directory unless --overwrite is given, got "
-            f"{str(directory)!r}"
-        )
+_SECONDS_UNSYNCED = 1.0  # For so long a row may be lost by a power cut.
 
 
 class Recorder:
@@ -58,64 +37,89 @@ class Recorder:
 
     `metrics.jsonl` grows by a line for each evaluated round. The summary's `status` is `finished`,
     `failed`, `interrupted` (Ctrl-C) or `stopped` (SIGTERM).
+
+    Args:
+      directory: of the run.
+      plan: what was planned.
+      index: into `plan.runs`.
+      data_digest: of the data, see `conditions.data_digest`; made here if left out.
     """
 
-    def __init__(self, directory: Path, plan: Plan, index: int = 0) -> None:
+    def __init__(
+        self, directory: Path, plan: Plan, index: int = 0, data_digest: str | None = None
+    ) -> None:
         self.directory = directory
         self.config = plan.runs[index].config
         self.rows: list[dict[str, Any]] = []
         self._index = index
+        self._data_digest = data_digest or conditions.data_digest(plan.dataset)
         self._simulation: Simulation | None = None
         self._last: Evaluation | None = None
+        self._synced = 0.0
 
-    def create(self) -> bool:
+    def announce(self) -> None:
         """Writes the settings, from which a run can be resumed that never got any further.
-
-        Returns:
-          Whether there was no directory before.
 
         Raises:
           UsageError: the directory cannot be written.
         """
-        new = not self.directory.exists()
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            (self.directory / SWEEP).unlink(missing_ok=True)  # A run takes the place of a sweep.
-            write_json(self.directory / "config.json", recorded_config(self.config))
-        return new
+            files.write_json(self.directory / places.CONFIG, recorded_config(self.config))
 
-    def start(self, simulation: Simulation, rows: Sequence[dict[str, Any]] = ()) -> None:
-        """Clears the directory of an earlier run's files, and describes the run.
+    def start(
+        self,
+        simulation: Simulation,
+        rows: Sequence[dict[str, Any]] = (),
+        *,
+        replacing: bool = False,
+    ) -> None:
+        """Describes the run, and leaves in its directory nothing of what came before.
 
         Args:
           simulation: compiled.
           rows: of the rounds before a checkpoint from which the run goes on.
+          replacing: whether another run or sweep gives way to it.
 
         Raises:
           UsageError: the directory cannot be written.
         """
+        lock.check(self.directory)
         self._simulation = simulation
         self.rows = list(rows)
         with writing(self.directory):
-            for name in FILES:
-                if name != "config.json":
+            if replacing:
+                places.replace(self.directory, places.CONFIG, recorded_config(self.config))
+            else:
+                self.announce()
+            # What says which data the rows are of is there as long as rows are.
+            described = manifest(simulation, self._index, self._data_digest)
+            files.write_json(self.directory / places.MANIFEST, described)
+            for name in places.FILES:
+                if name not in (places.CONFIG, places.MANIFEST, places.ROWS):
                     (self.directory / name).unlink(missing_ok=True)
-            write_json(self.directory / "manifest.json", manifest(simulation, self._index))
-            with replacing(self.directory / "metrics.jsonl") as file:
-                file.writelines(map(_line, self.rows))
+            with files.replacing(self.directory / places.ROWS) as file:
+                file.writelines(map(files.line, self.rows))
 
     def add(self, evaluation: Evaluation) -> None:
-        """Appends the row of one evaluated round.
+        """Appends the row of one evaluated round; within a second or two it is on the disk.
 
         Raises:
           UsageError: it cannot be written; the rows before it are whole.
         """
-        append_line(self.directory / "metrics.jsonl", evaluation.row)
+        lock.check(self.directory)
+        due = time.monotonic() - self._synced >= _SECONDS_UNSYNCED
+        files.append_line(self.directory / places.ROWS, evaluation.row, sync=due)
+        if due:
+            self._synced = time.monotonic()
         self.rows.append(evaluation.row)
         self._last = evaluation
 
     def finish(self, status: str, *, error: str | None = None, pictures: bool = True) -> dict:
         """Writes summary, prototypes and pictures; returns the summary.
+
+        Whatever goes wrong with one of them costs that one alone: without its arrays a run has
+        failed, and a picture that is missing is among the summary's `warnings`.
 
         Args:
           status: how the run ended.
@@ -123,26 +127,72 @@ class Recorder:
           pictures: whether to draw any.
 
         Raises:
-          UsageError: something cannot be written.
+          UsageError: arrays or the summary cannot be written; of a run that has failed anyway, the
+            summary alone counts.
         """
+        lock.check(self.directory)
+        summary = self._summary(status, error)
+        with writing(self.directory):
+            files.sync_file(self.directory / places.ROWS)
+            try:
+                for name, content in arrays_by_file(self._last).items():
+                    with files.replacing(self.directory / name) as file:
+                        np.savez(file, allow_pickle=False, **content)
+            except Exception as failure:
+                failed = summary["status"] == "failed"
+                if isinstance(failure, OSError) and not failed:
+                    raise
+                reason = f"the arrays could not be written: {_first_line(failure)}"
+                summary |= {"status": "failed", "error": summary.get("error", reason)}
+            for name, draw in self._pictures(summary) if pictures else ():
+                try:
+                    with files.replacing(self.directory / name) as file:
+                        draw(file)
+                except Exception as failure:
+                    text = f"{name} could not be drawn: {_first_line(failure)}"
+                    summary["warnings"] = [*summary.get("warnings", []), text]
+                    warnings.warn(f"{self.directory}: {text}", RuntimeWarning, stacklevel=2)
+            # Last: a directory with a summary is complete.
+            files.write_json(self.directory / places.SUMMARY, summary)
+        return summary
+
+    def _summary(self, status: str, error: str | None) -> dict[str, Any]:
+        """How the run has ended; it has failed if its figures cannot be summed up."""
         assert self._simulation is not None, "not started"
         seconds = self._last.seconds if self._last else 0.0
-        summary = driver.summary(self._simulation, self._index, self.rows, seconds)
-        summary |= {"status": status} | ({"error": error} if error else {})
+        try:
+            figures = driver.summary(self._simulation, self._index, self.rows, seconds)
+        except Exception as failure:
+            figures = {"method": self.config.method, "rounds": len(self.rows)}
+            status, error = "failed", error or f"no summary could be made: {_first_line(failure)}"
+        return files.finite(figures | {"status": status} | ({"error": error} if error else {}))
+
+    def _pictures(
+        self, summary: dict[str, Any]
+    ) -> Iterator[tuple[str, Callable[[BinaryIO], None]]]:
+        """The names of the pictures, and what draws them."""
+        assert self._simulation is not None, "not started"
+        train, test = held(self._simulation.plan, self._index)
+        yield "clients.png", lambda file: report.draw_clients(train, test, file)
+        if self.rows:
+            yield "curves.png", lambda file: report.draw_curves(self.rows, summary, file)
         arrays = self._last.arrays if self._last else {}
-        with writing(self.directory):
-            for name, content in arrays_by_file(self._last).items():
-                with replacing(self.directory / name) as file:
-                    np.savez(file, allow_pickle=False, **content)
-            if pictures and self.rows:
-                with replacing(self.directory / "curves.png") as file:
-                    report.draw_curves(self.rows, summary, file)
-            if pictures and {"class_means", "prototypes"} <= arrays.keys():
-                with replacing(self.directory / "prototypes.png") as file:
-                    report.draw_prototypes(arrays, file)
-            # Last: a directory with a summary is complete.
-            write_json(self.directory / "summary.json", summary)
-        return summary
+        if {"class_means", "prototypes"} <= arrays.keys():
+            yield "prototypes.png", lambda file: report.draw_prototypes(arrays, file)
+
+
+def held(plan: Plan, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """How many training and test samples of each class the clients of run `index` hold.
+
+    Returns:
+      Two arrays `[num_clients, num_classes]` int64.
+    """
+    parts, dataset = plan.runs[index].partition, plan.dataset
+
+    def counts(test: bool) -> np.ndarray:
+        return metrics.class_counts(parts, dataset.labels, dataset.num_classes, test=test)
+
+    return counts(False), counts(True)
 
 
 def arrays_by_file(evaluation: Evaluation | None) -> dict[str, dict[str, np.ndarray]]:
@@ -160,31 +210,24 @@ def arrays_by_file(evaluation: Evaluation | None) -> dict[str, dict[str, np.ndar
     return {name: arrays for name, arrays in files.items() if arrays}
 
 
-def read_arrays(directory: Path) -> dict[str, dict[str, np.ndarray]]:
-    """What `arrays_by_file` has written."""
-    result = {}
-    for name in ("prototypes.npz", "shown.npz", "server.npz"):
-        if (directory / name).exists():
-            try:
-                with np.load(directory / name, allow_pickle=False) as file:
-                    result[name] = dict(file)
-            except Exception as error:  # Of any kind, as archives break in many ways.
-                raise UsageError(
-                    f"{directory / name} must be a readable archive of arrays, got "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-    return result
-
-
 def _key(entry: Any) -> str:
     """One step of a path into a pytree: a key, a field or a position."""
     return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
 
 
 def recorded_config(config: Config) -> dict[str, Any]:
-    """A config as it is written: with the user's file that its method came from, if it did."""
+    """A config as it is written.
+
+    With the user's file that its method came from, if it did, and the directories that the paths
+    in it are relative to.
+    """
     file = methods.METHODS.files.get(config.method)
-    return config.to_dict() | ({"methods_file": file._asdict()} if file else {})
+    bases = config.relative_to()
+    return (
+        config.to_dict()
+        | ({"methods_file": file._asdict()} if file else {})
+        | ({"relative_to": bases} if bases else {})
+    )
 
 
 def check_methods_file(config: dict[str, Any], *, equal: bool = True) -> str | None:
@@ -203,8 +246,6 @@ def check_methods_file(config: dict[str, Any], *, equal: bool = True) -> str | N
     recorded = config.get("methods_file")
     if not recorded:
         return None
-    if not isinstance(recorded, dict) or not {"path", "digest"} <= recorded.keys():
-        raise UsageError(f"methods_file must have a path and a digest, got {recorded!r}")
     method = config["method"]
     given = methods.METHODS.files.get(method)
     if given is None:
@@ -220,8 +261,16 @@ def check_methods_file(config: dict[str, Any], *, equal: bool = True) -> str | N
     return f"file of methods: {said}"
 
 
-def manifest(simulation: Simulation, index: int = 0) -> dict[str, Any]:
-    """What else, beside the config, the bits of run `index` depend on."""
+def manifest(
+    simulation: Simulation, index: int = 0, data_digest: str | None = None
+) -> dict[str, Any]:
+    """What else, beside the config, the bits of run `index` depend on.
+
+    Args:
+      simulation: compiled.
+      index: into `plan.runs`.
+      data_digest: of the data, see `conditions.data_digest`; made here if left out.
+    """
     plan = simulation.plan
     device, run = plan.devices[0], plan.runs[index]
     return {
@@ -236,6 +285,9 @@ def manifest(simulation: Simulation, index: int = 0) -> dict[str, Any]:
         },
         "git_commit": _git_commit(),
         "config_digest": run.config.digest(),
+        "data_digest": data_digest or conditions.data_digest(plan.dataset),
+        "partition_digest": conditions.partition_digest(run.partition),
+        "flags": conditions.flags(),
         "key": {
             "impl": "threefry2x32",
             "data": jax.random.key_data(keys.root(run.config.seed)).tolist(),
@@ -250,128 +302,67 @@ def manifest(simulation: Simulation, index: int = 0) -> dict[str, Any]:
             "clients": max(one.chunk for one in plan.program.architectures),
         },
         "efficiency": plan.efficiency._asdict(),
-        "clients": [
-            {"architecture": name, "train_samples": int(train), "test_samples": int(test)}
-            for name, train, test in zip(
-                plan.architectures,
-                run.partition.train_count,
-                run.partition.test_count,
-                strict=True,
-            )
-        ],
+        "majority_accuracy": driver.majority_accuracy(plan, index),
+        "clients": _clients(plan, index),
     }
 
 
-def start_sweep(directory: Path, description: dict[str, Any]) -> None:
-    """Clears a directory of another sweep, and says what this one is.
+def _clients(plan: Plan, index: int) -> list[dict[str, Any]]:
+    """Of each client its architecture and its samples, in all and of the classes it holds."""
+
+    def by_class(counts: np.ndarray) -> dict[str, int]:
+        return {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
+
+    run = plan.runs[index]
+    counts = zip(plan.architectures, *held(plan, index), strict=True)
+    return [
+        ({"name": run.names[client]} if run.names else {})
+        | {
+            "architecture": architecture,
+            "train_samples": int(train.sum()),
+            "test_samples": int(test.sum()),
+            "train_by_class": by_class(train),
+            "test_by_class": by_class(test),
+        }
+        for client, (architecture, train, test) in enumerate(counts)
+    ]
+
+
+def start_sweep(directory: Path, description: dict[str, Any], *, replacing: bool) -> None:
+    """Says what a sweep is, which starts now.
+
+    Args:
+      directory: of the sweep.
+      description: of it.
+      replacing: whether another run or sweep gives way to it.
 
     Raises:
       UsageError: it cannot be written.
     """
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        for folder in (directory / RUNS).glob("*"):
-            remove(folder)
-        with contextlib.suppress(OSError):
-            (directory / RUNS).rmdir()
-        with replacing(directory / RESULTS):
+        if replacing:
+            places.replace(directory, SWEEP, description)
+        else:
+            files.write_json(directory / SWEEP, description)
+        with files.replacing(directory / RESULTS):
             pass
-        write_json(directory / SWEEP, description)
-
-
-def remove(directory: Path) -> None:
-    """Removes a run's files, and its directory if nothing else is in there."""
-    with contextlib.suppress(OSError):
-        for name in FILES:
-            (directory / name).unlink(missing_ok=True)
-        directory.rmdir()
-
-
-def read_summary(directory: Path) -> dict[str, Any]:
-    """The summary of a recorded run.
-
-    Raises:
-      UsageError: there is none, or it cannot be read.
-    """
-    return read(directory / "summary.json", forms.summary)
-
-
-def read_rows(directory: Path) -> list[dict[str, Any]]:
-    """The rows of a recorded run, one for each evaluated round.
-
-    Raises:
-      UsageError: there are none, or they cannot be read.
-    """
-    return read(directory / "metrics.jsonl", forms.rows)
-
-
-def read(path: Path, parse: Callable[[str], Any]) -> Any:
-    """What `parse` makes of a file of a recorded run.
-
-    Raises:
-      UsageError: it is missing or cannot be parsed.
-    """
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"DIR must be the directory of a run with a readable {path.name}, got "
-            f"{str(path.parent)!r}: {error}"
-        ) from error
-
-
-def read_results(directory: Path) -> list[dict[str, Any]]:
-    """The rows of a sweep so far, without one that is being written or was never finished.
-
-    Raises:
-      UsageError: there are none, or they cannot be read.
-    """
-    return read(directory / RESULTS, forms.results)
 
 
 def repair_results(directory: Path) -> None:
-    """Cuts off a row that a crash has left incomplete.
+    """Cuts off a row that a crash has left incomplete, and makes the file if there is none.
 
     Raises:
       UsageError: the file cannot be written.
     """
-    with writing(directory), open(directory / RESULTS, "r+b") as file:
+    with writing(directory), open(directory / RESULTS, "a+b") as file:
+        file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Adds a line to a file, whole or not at all.
-
-    Raises:
-      UsageError: it cannot be written.
-    """
-    with writing(path.parent), open(path, "ab", buffering=0) as file:
-        size, line = file.tell(), _line(row)
-        try:
-            if file.write(line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            file.truncate(size)
-            raise
-
-
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Turns a failure to write into a `UsageError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"--out must be writable, got {str(directory)!r}: {error}") from error
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes a JSON file, whole or not at all."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def _line(row: dict[str, Any]) -> bytes:
-    return (json.dumps(row, allow_nan=False) + "\n").encode()
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
 def _git_commit() -> str | None:
@@ -392,16 +383,3 @@ def _git_commit() -> str | None:
         return None
     # An installed copy may lie inside a repository that is not ours.
     return describe.stdout.strip() if tracked.returncode == 0 else None
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name only once it is complete, with the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

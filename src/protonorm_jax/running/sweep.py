@@ -1,15 +1,29 @@
 """Many runs: grids and seeds, those that share a program trained together, one row for each."""
 
+import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from protonorm_jax import config, methods
+from protonorm_jax import config, methods, settings
 from protonorm_jax.config import Config
-from protonorm_jax.planning import deal, devices
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import deal, devices, samples
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import checkpoint, driver, forms, job, record
+from protonorm_jax.running import (
+    checkpoint,
+    conditions,
+    driver,
+    files,
+    forms,
+    job,
+    lock,
+    reading,
+    record,
+)
+from protonorm_jax.running import directory as places
 from protonorm_jax.running.grid import Grid, changed
 from protonorm_jax.running.grid import expand as expand
 from protonorm_jax.running.grid import read_grid as read_grid
@@ -63,22 +77,23 @@ def plan(
       UsageError: settings that cannot be used, or too little memory.
     """
     configs = [changed(base, change) for change in changes]
+    if any(one.keep_state for one in configs):
+        raise UsageError("Config.keep_state must be false in a sweep, got True")
     by_program: dict[Config, list[int]] = {}
     for number, one in enumerate(configs):
         by_program.setdefault(deal.common(one), []).append(number)
     groups = list(by_program.values())
     if isinstance(runs_per_program, int):
         runs_per_program = [runs_per_program] * len(groups)
-    loaded: dict[str, Dataset] = {}
+    sets = samples.DataSets(dataset)
     plans = []
     for group, count in zip(groups, runs_per_program, strict=True):
         made = planning.make(
             [configs[number] for number in group],
-            dataset or loaded.get(configs[group[0]].data),
+            sets,
             runs_per_program=count,
             vmap_runs=vmap_runs,
         )
-        loaded[configs[group[0]].data] = made.dataset
         plans.append(made)
     return Sweep(base, list(changes), groups, plans)
 
@@ -112,25 +127,28 @@ def run(
       The rows of `results.jsonl`, in the order of the grid.
 
     Raises:
-      UsageError: settings that cannot be used, too little memory, or a directory that is not
-        empty or cannot be written.
+      UsageError: settings that cannot be used, too little memory, or a directory that is in use,
+        not empty, or cannot be written.
     """
-    directory = Path(directory)
-    record.check_free(directory, overwrite=overwrite)
-    planned = plan(
-        base,
-        expand(base, grid, seeds),
-        dataset,
-        runs_per_program=runs_per_program,
-        vmap_runs=vmap_runs,
-    )
-    return train(planned, directory, display=display)
+    check = functools.partial(places.check_free, overwrite=overwrite)
+    with lock.holding(Path(directory), check=check) as locked, job.StopRequest():
+        planned = plan(
+            base,
+            expand(base, grid, seeds),
+            dataset,
+            runs_per_program=runs_per_program,
+            vmap_runs=vmap_runs,
+        )
+        return train(planned, locked, display=display)
 
 
 def train(
     sweep: Sweep, directory: Path, *, display: Display | None = None, resumed: bool = False
 ) -> list[dict[str, Any]]:
     """Trains and records all runs of a planned sweep that have no result yet.
+
+    What another run or sweep has left in the directory is replaced as soon as the first program
+    has compiled.
 
     Args:
       sweep: what was planned.
@@ -143,36 +161,105 @@ def train(
       from finishing.
 
     Raises:
-      UsageError: the directory cannot be written, too little memory, or a checkpoint that cannot
-        be used.
+      UsageError: the directory is in use, holds something else, or cannot be written, too little
+        memory, or a checkpoint that cannot be used.
     """
     display = display or _Silent()
-    if devices.is_first() and not resumed:
-        _describe(sweep, directory)
-    elif devices.is_first():
-        record.repair_results(directory)
-    results = {row["run"]: row for row in record.read_results(directory)} if resumed else {}
-    saved = checkpoint.latest(directory, _configs(sweep)) if resumed else None
-    with job.StopRequest() as stop:
-        for number in range(len(sweep.plans)):
-            if not _train_group(sweep, number, directory, results, display, stop, saved):
+    check = job.recover if resumed else functools.partial(places.check_free, overwrite=True)
+    with lock.holding(directory, check=check), job.StopRequest() as stop:
+        digests = _data_digests(sweep)
+        if resumed:
+            ready: list[driver.Simulation] = []
+            if devices.is_first():
+                record.repair_results(directory)
+        else:
+            ready = [_begin(sweep, directory, digests)]
+        results = {row["run"]: row for row in reading.read_results(directory)} if resumed else {}
+        saved = checkpoint.latest(directory, _configs(sweep)) if resumed else None
+        for number, digest in enumerate(digests):
+            simulation = ready.pop() if ready else None
+            group = _Group(sweep, number, directory, digest)
+            if not _train_group(group, simulation, results, display, stop, saved):
                 break
     return [results[name] for name in sorted(results, key=int)]
 
 
+class _Group(NamedTuple):
+    """The runs of one program.
+
+    Attributes:
+      sweep: whose.
+      number: of the program.
+      directory: of the sweep.
+      data_digest: of the data.
+    """
+
+    sweep: Sweep
+    number: int
+    directory: Path
+    data_digest: str
+
+
+def _begin(sweep: Sweep, directory: Path, digests: Sequence[str]) -> driver.Simulation:
+    """Compiles the first program of a sweep, and says in the directory what the sweep is.
+
+    At once, that it can be resumed; but where another one is to be replaced, not before it is
+    certain that this one runs.
+    """
+    first = devices.is_first()
+    new = first and places.is_empty(directory)
+    described = _description(sweep, digests) if first else {}
+    if new:
+        record.start_sweep(directory, described, replacing=False)
+    try:
+        simulation = driver.compile_plan(sweep.plans[0])
+    except BaseException:
+        if new:
+            places.remove_sweep(directory)
+        raise
+    if first and not new:
+        record.start_sweep(directory, described, replacing=True)
+    return simulation
+
+
 def _train_group(
-    sweep: Sweep,
-    number: int,
-    directory: Path,
+    group: _Group,
+    simulation: driver.Simulation | None,
     results: dict[str, dict[str, Any]],
     display: Display,
     stop: job.StopRequest,
     saved: checkpoint.Saved | None,
 ) -> bool:
-    """Trains the runs of one program, and adds to `results`; false if told to stop."""
+    """Trains the runs of one program, and adds to `results`; false if told to stop.
+
+    Args:
+      group: what to train.
+      simulation: the program, if it is compiled already.
+      results: by name of a run.
+      display: told of the progress.
+      stop: looked at after every call of the program.
+      saved: where to go on.
+    """
+    sweep, number, directory, digest = group
     planned, names = sweep.plans[number], [run_name(run) for run in sweep.groups[number]]
     rounds, size = planned.program.config.rounds, planned.runs_per_program
-    simulation = None
+    if simulation is not None:
+        display.start(simulation)
+
+    def finished(index: int, summary: dict[str, Any]) -> None:
+        if summary["status"] == "stopped":
+            return
+        row = {
+            "run": names[index],
+            "config_digest": planned.runs[index].config.digest(),
+            **sweep.changes[sweep.groups[number][index]],
+            **summary,
+        }
+        if devices.is_first() and names[index] not in results:
+            lock.check(directory)
+            files.append_line(directory / places.RESULTS, row)
+        results[names[index]] = row
+
     for first in range(0, len(names), size):
         indices = range(first, min(first + size, len(names)))
         if devices.agree(all(names[index] in results for index in indices)):
@@ -189,31 +276,21 @@ def _train_group(
             if here is None:  # What is there is of runs that were finished just before a kill.
                 checkpoint.clear(directory)
             for index in indices:
-                folder = directory / record.RUNS / names[index]
-                recorders[index] = record.Recorder(folder, planned, index)
-                recorders[index].create()
+                folder = directory / places.RUNS / names[index]
+                recorders[index] = record.Recorder(folder, planned, index, digest)
                 recorders[index].start(simulation, here.rows[index - first] if here else [])
         display.start_call(len(indices), here.round_index if here else 0)
         with (
             job.finishing(recorders, pictures=False),
-            checkpoint.Keeper(directory, number) as keeper,
+            checkpoint.Keeper(directory, number, digest) as keeper,
         ):
             summaries = job.train(
-                simulation, first, recorders, keeper, stop, display, here, pictures=False
+                *(simulation, first, recorders, keeper, stop, display, here),
+                pictures=False,
+                finished=finished,
             )
             if any(summary["status"] == "stopped" for summary in summaries.values()):
                 return False
-            for index, summary in summaries.items():
-                run = sweep.groups[number][index]
-                row = {
-                    "run": names[index],
-                    "config_digest": planned.runs[index].config.digest(),
-                    **sweep.changes[run],
-                    **summary,
-                }
-                if devices.is_first() and names[index] not in results:
-                    record.append_line(directory / record.RESULTS, row)
-                results[names[index]] = row
             keeper.clear()
         display.finish_call(len(indices), rounds)
     return True
@@ -233,24 +310,44 @@ def resume(
       dataset: used instead of loading `Config.data`.
 
     Raises:
-      UsageError: there is no sweep.
+      UsageError: there is no sweep, or data or flags of jax are not as they were.
     """
-    described = record.read(directory / record.SWEEP, forms.sweep)
+    described = reading.read(directory / places.SWEEP, forms.sweep)
+    conditions.check_flags(described, directory)
     for recorded in [described["base"], *described.get("methods_files", [])]:
         record.check_methods_file(recorded)
     base = config.from_recorded(described["base"])
     if num_devices is not None:
         base = base.replace(devices=num_devices)
-    changes = described["runs"]
+    bases = dict.fromkeys(settings.paths(Config), described.get("directory"))
+    changes = [config.with_bases(one, bases) for one in described["runs"]]
     if "method_settings" not in described["base"]:
         changes = [config.without_unset(one.get("method", base.method), one) for one in changes]
-    return plan(
-        base,
-        changes,
-        dataset,
-        runs_per_program=described["runs_per_program"],
-        vmap_runs=described["vmap_runs"],
-    )
+    known = described.get("data_digests") or [None]
+    with conditions.blaming_data(known[0], changed(base, changes[0]), dataset, directory):
+        planned = plan(
+            base,
+            changes,
+            dataset,
+            runs_per_program=described["runs_per_program"],
+            vmap_runs=described["vmap_runs"],
+        )
+    _check_conditions(planned, described, directory)
+    return planned
+
+
+def _check_conditions(sweep: Sweep, described: Mapping[str, Any], directory: Path) -> None:
+    """Refuses to go on with a sweep on other data, or other shares of them.
+
+    Raises:
+      UsageError: they are not as they were.
+    """
+    known = zip(sweep.plans, described.get("data_digests", ()), _data_digests(sweep), strict=False)
+    for planned, then, now in known:
+        conditions.check_data(then, now, planned.runs[0].config.data, directory)
+    then = described.get("partition_digests", ())
+    for one, other in zip(then, _partition_digests(sweep), strict=False):
+        conditions.check_partition(one, other, directory)
 
 
 def read_results(directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -259,8 +356,10 @@ def read_results(directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
     Raises:
       UsageError: there is no sweep, or it cannot be read.
     """
-    described = record.read(directory / record.SWEEP, forms.sweep)
-    return swept(described["runs"]), record.read_results(directory)
+    described = reading.read(directory / places.SWEEP, forms.sweep)
+    if not (directory / places.RESULTS).exists():  # It has only begun.
+        return swept(described["runs"]), []
+    return swept(described["runs"]), reading.read_results(directory)
 
 
 def swept(changes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -299,6 +398,12 @@ def description(sweep: Sweep) -> list[dict[str, Any]]:
     ]
 
 
+def notes(sweep: Sweep) -> list[str]:
+    """What there is to say of the samples of all runs, in words."""
+    first, *rest = (run.notes for planned in sweep.plans for run in planned.runs)
+    return [note for note in first if all(note in others for others in rest)]
+
+
 def run_name(number: int) -> str:
     """The name of a run, and of its folder."""
     return f"{number:04d}"
@@ -308,10 +413,27 @@ def _configs(sweep: Sweep) -> list[list[Config]]:
     return [[run.config for run in planned.runs] for planned in sweep.plans]
 
 
-def _describe(sweep: Sweep, directory: Path) -> None:
-    """Clears the directory of another sweep, and writes what this one is."""
-    checkpoint.clear(directory)
-    description = {
+def _data_digests(sweep: Sweep) -> list[str]:
+    """Of each program, that of its data, made once for programs with the same."""
+    known: dict[int, str] = {}
+    for planned in sweep.plans:
+        if id(planned.dataset.images) not in known:
+            known[id(planned.dataset.images)] = conditions.data_digest(planned.dataset)
+    return [known[id(planned.dataset.images)] for planned in sweep.plans]
+
+
+def _partition_digests(sweep: Sweep) -> list[str]:
+    """Of each run, in the order of the runs."""
+    result = [""] * len(sweep.changes)
+    for planned, group in zip(sweep.plans, sweep.groups, strict=True):
+        for run, number in zip(planned.runs, group, strict=True):
+            result[number] = conditions.partition_digest(run.partition)
+    return result
+
+
+def _description(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
+    """All that is needed to plan a sweep again, and to know that it is the same."""
+    return {
         "base": record.recorded_config(sweep.base),
         "runs": sweep.changes,
         "methods_files": [
@@ -321,8 +443,11 @@ def _describe(sweep: Sweep, directory: Path) -> None:
         ],
         "runs_per_program": [planned.runs_per_program for planned in sweep.plans],
         "vmap_runs": max(planned.spread.vmap_runs for planned in sweep.plans),
+        "directory": os.getcwd(),
+        "data_digests": list(digests),
+        "partition_digests": _partition_digests(sweep),
+        "flags": conditions.flags(),
     }
-    record.start_sweep(directory, description)
 
 
 class _Silent:

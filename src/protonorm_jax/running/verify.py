@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,8 @@ import numpy as np
 
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan as planning
-from protonorm_jax.running import driver, forms, job, record
+from protonorm_jax.planning import samples
+from protonorm_jax.running import conditions, driver, job, reading, record
 from protonorm_jax.types import Dataset
 
 # Older versions counted what is sent to clients that do not train, and had no totals.
@@ -45,22 +46,25 @@ class Verification(NamedTuple):
         bits are demanded.
       rounds: for each recorded row, its round and what differs.
       arrays: by file (see `record.arrays_by_file`), what differs in its arrays.
+      reason: why it cannot have been reproduced whatever the numbers say: other data.
     """
 
     directory: Path
     changes: list[str]
     rounds: list[tuple[int, list[Difference]]]
     arrays: dict[str, list[Difference]]
+    reason: str = ""
 
     @property
     def identical(self) -> bool:
         """Whether every bit is the same."""
-        return not any(self._all())
+        return not self.reason and not any(self._all())
 
     @property
     def reproduced(self) -> bool:
         """Whether everything is as it must be: bit by bit, or within the tolerance."""
-        return self.identical or (bool(self.changes) and all(one.within for one in self._all()))
+        allowed = bool(self.changes) and not self.reason
+        return self.identical or (allowed and all(one.within for one in self._all()))
 
     def _all(self) -> list[Difference]:
         by_round = [differences for _, differences in self.rounds]
@@ -83,17 +87,26 @@ def run(
       dataset: used instead of loading `Config.data`.
 
     Raises:
-      UsageError: there is no finished run, or it cannot be run again.
+      UsageError: there is no finished run, or it cannot be run again. On other data it is not run.
     """
     settings = job.settings_of(directory, num_devices)
     other_file = job.check_methods_file(directory, equal=False)
-    status = record.read_summary(directory).get("status")
+    status = reading.read_summary(directory).get("status")
     if status != "finished":
         raise UsageError(f"DIR must hold a finished run, got status {status!r} in {directory}")
-    rows = record.read_rows(directory)
-    manifest = record.read(directory / "manifest.json", forms.manifest)
+    rows = reading.read_rows(directory)
+    manifest = reading.read_manifest(directory)
 
-    plan = planning.make([settings], dataset)
+    try:
+        plan = planning.make([settings], dataset)
+    except UsageError:
+        reason = _other_data(manifest, lambda: samples.DataSets(dataset).of(settings).dataset)
+        if not reason:
+            raise
+        return Verification(directory, [reason], [], {}, reason)
+    reason = _other_data(manifest, lambda: plan.dataset) or _other_shares(manifest, plan)
+    if reason:
+        return Verification(directory, [reason], [], {}, reason)
     display.plan(plan)
     simulation = driver.compile_plan(plan)
     display.start(simulation)
@@ -107,7 +120,7 @@ def run(
             last = event
         display.add(step)
 
-    recorded, found = record.read_arrays(directory), record.arrays_by_file(last)
+    recorded, found = reading.read_arrays(directory), record.arrays_by_file(last)
     changes = _changes(manifest, record.manifest(simulation))
     return Verification(
         directory,
@@ -118,6 +131,26 @@ def run(
             for name in dict.fromkeys([*recorded, *found])
         },
     )
+
+
+def _other_data(then: dict[str, Any], load: Callable[[], Dataset]) -> str:
+    """What to say of data that are not as recorded; nothing if they are, or it is not known."""
+    recorded = then.get("data_digest")
+    if recorded is None:
+        return ""
+    try:
+        now = conditions.data_digest(load())
+    except UsageError:
+        return ""
+    return "" if now == recorded else f"the data differ: SHA-256 {recorded} -> {now}"
+
+
+def _other_shares(then: dict[str, Any], plan: planning.Plan) -> str:
+    """As `_other_data`, of who holds which samples."""
+    recorded = then.get("partition_digest")
+    now = conditions.partition_digest(plan.runs[0].partition)
+    same = recorded in (None, now)
+    return "" if same else f"the partition differs: SHA-256 {recorded} -> {now}"
 
 
 def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -135,6 +168,8 @@ def _changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         before = then.get("vmapped", {}).get(name)
         if before != count:
             changes.append(f"vmapped {name} {before} -> {count}")
+    for name, (before, after) in conditions.changed_flags(then).items():
+        changes.append(f"{name} {before} -> {after}")
     before, after = then.get("git_commit"), now["git_commit"]
     if before and after and before != after:
         changes.append(f"commit {before} -> {after}")

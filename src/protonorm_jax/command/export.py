@@ -1,0 +1,64 @@
+"""The command `protonorm export`: a data set and who holds what, as other codes read it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from protonorm_jax.command.console import Console
+from protonorm_jax.config import Config
+from protonorm_jax.data import pfllib
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import samples
+
+_PARTITIONS = {"dirichlet": "dir", "pathological": "pat"}
+"""What PFLlib calls our partitions, where it has a name for them."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds what is the command's own."""
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--to", metavar="pfllib:DIR", required=True, help="new or empty directory for the folder"
+    )
+    group.add_argument(
+        "--config", metavar="FILE", help="start from the settings in a run's config.json"
+    )
+
+
+def command(parsed: argparse.Namespace, chosen: Config) -> int:
+    """Deals the samples as a run with these settings would, and writes them.
+
+    Args:
+      parsed: the command line.
+      chosen: its settings.
+
+    Returns:
+      The exit code.
+
+    Raises:
+      UsageError: a setting or the data cannot be used, or the place is taken.
+    """
+    layout, _, place = parsed.to.partition(":")
+    if layout != "pfllib" or not place:
+        raise UsageError(f"--to must be pfllib:DIR, got {parsed.to!r}")
+    pfllib.check_free(Path(place).expanduser())
+    selected = samples.DataSets().of(chosen)
+    partition = samples.share(chosen, selected).partition
+    directory = pfllib.save(selected.dataset, partition, place, described(chosen))
+    num_train, num_test = partition.train_count.sum(), partition.test_count.sum()
+    Console().say(
+        f"{len(partition.train)} clients with {num_train} training and {num_test} test samples "
+        f"are in {directory}"
+    )
+    return 0
+
+
+def described(chosen: Config) -> dict[str, Any]:
+    """How the samples were dealt, in the words of PFLlib's `config.json`."""
+    return {
+        "non_iid": chosen.partition != "iid",
+        "balance": chosen.partition == "iid",
+        "partition": _PARTITIONS.get(chosen.partition),
+        **({"alpha": chosen.alpha} if chosen.partition == "dirichlet" else {}),
+        "batch_size": chosen.batch_size,
+    }

@@ -1,0 +1,236 @@
+"""What is ours in a directory: a run or a sweep, how it gives way to another one, as one step.
+
+A run is replaced when `REPLACEMENT` is there: before that the old run is whole, from then on the
+directory is the new run's, and whoever finds the file removes what is left of the old one.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from protonorm_jax.errors import UsageError
+from protonorm_jax.running import files, lock
+
+CONFIG, MANIFEST, ROWS, SUMMARY = "config.json", "manifest.json", "metrics.jsonl", "summary.json"
+FILES = (
+    CONFIG,
+    MANIFEST,
+    ROWS,
+    SUMMARY,
+    "prototypes.npz",
+    "shown.npz",
+    "server.npz",
+    "clients.png",
+    "curves.png",
+    "prototypes.png",
+)
+# Of a sweep, beside the directories of its runs in `RUNS`.
+SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
+CHECKPOINTS = "checkpoints"
+REPLACEMENT = ".protonorm.replacement.json"
+LONGER = ".protonorm.longer"  # A run of more rounds, until it takes the place of the shorter one.
+_OF_A_CHECKPOINT = ("_CHECKPOINT_METADATA", "document", "state")
+
+
+def check_free(
+    directory: Path,
+    *,
+    overwrite: bool,
+    is_ours: Callable[[Path], bool] | None = None,
+) -> None:
+    """Refuses a directory that holds something that may not be replaced.
+
+    Args:
+      directory: for results.
+      overwrite: whether earlier results may be replaced.
+      is_ours: whether a directory holds earlier results; by default those of a run or a sweep.
+
+    Raises:
+      UsageError: there is something, and it is not to be replaced or no result of ours; or it is a
+        file.
+    """
+    try:
+        found = sorted(path for path in directory.iterdir() if not _is_passing(path))
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        found = [directory]
+    except OSError as error:
+        raise UsageError(f"--out must be readable, got {str(directory)!r}: {error}") from error
+    if not found:
+        return
+    if not overwrite or not directory.is_dir():
+        raise UsageError(
+            f"--out must be a new or empty directory unless --overwrite is given, got "
+            f"{str(directory)!r}"
+        )
+    if not (is_ours or holds_results)(directory):
+        raise UsageError(
+            f"--out must hold a run or a sweep to be replaced with --overwrite, got "
+            f"{str(directory)!r} with {found[0].name!r}, which was not made by protonorm"
+        )
+    folder = directory / CHECKPOINTS
+    for path in folder.glob("*") if is_ours is None else []:
+        if path.name.isdigit() and not is_checkpoint(path):
+            raise UsageError(f"--out must hold no {str(path)!r}, which is no checkpoint of ours")
+
+
+def is_empty(directory: Path) -> bool:
+    """Whether there is nothing in a directory, or no directory."""
+    return not directory.is_dir() or all(_is_passing(path) for path in directory.iterdir())
+
+
+def holds_results(directory: Path) -> bool:
+    """Whether a directory is a run's or a sweep's, told by what its files hold."""
+    if (directory / REPLACEMENT).exists() or _holds(directory / SWEEP, "base", "runs"):
+        return True
+    if not _holds(directory / CONFIG, "num_clients", "rounds"):
+        return False
+    if _holds(directory / MANIFEST, "versions", "config_digest"):
+        return True
+    # Killed before it had compiled; a copy of a config among other files is no run.
+    own = {*FILES, CHECKPOINTS, LONGER}
+    return all(path.name in own or _is_passing(path) for path in directory.iterdir())
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder in `CHECKPOINTS` is one of ours, whole, damaged or never finished."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    found = {path.name for path in folder.iterdir()}
+    return not found or any(
+        name == one or name.startswith(f"{one}.orbax-checkpoint-tmp")
+        for name in found
+        for one in _OF_A_CHECKPOINT
+    )
+
+
+def clear_checkpoints(directory: Path, *, but: int | None = None) -> None:
+    """Removes the checkpoints in the directory of a run, but one if `but` is its number."""
+    folder = directory / CHECKPOINTS
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            number = path.name.partition(".")[0]
+            own = number.isdigit() and (path.name == number or "orbax-checkpoint-tmp" in path.name)
+            if own and path.name != str(but) and is_checkpoint(path):
+                shutil.rmtree(path, ignore_errors=True)
+        folder.rmdir()
+
+
+def replace(directory: Path, name: str, content: dict[str, Any]) -> None:
+    """Makes a directory that of another run or sweep.
+
+    Args:
+      directory: of a run or a sweep.
+      name: of the file that the new one is known by, `CONFIG` or `SWEEP`.
+      content: of that file.
+
+    Raises:
+      OSError: something cannot be written.
+    """
+    files.write_json(directory / REPLACEMENT, {"name": name, "content": content, "moved": []})
+    complete(directory)
+
+
+def replace_by_longer(directory: Path) -> None:
+    """Puts the finished run in `LONGER` in the place of the one around it.
+
+    Raises:
+      OSError: something cannot be written.
+    """
+    moved = [name for name in (*FILES, CHECKPOINTS) if (directory / LONGER / name).exists()]
+    moved.remove(CONFIG)
+    content = json.loads((directory / LONGER / CONFIG).read_text(encoding="utf-8"))
+    replacement = {"name": CONFIG, "content": content, "moved": moved}
+    files.write_json(directory / REPLACEMENT, replacement)
+    complete(directory)
+
+
+def complete(directory: Path) -> None:
+    """Ends the replacement of a run or sweep, which a kill may have cut short.
+
+    Raises:
+      OSError: something cannot be written.
+    """
+    path = directory / REPLACEMENT
+    if not path.exists():
+        return
+    replacement = json.loads(path.read_text(encoding="utf-8"))
+    moved = replacement["moved"]
+    if CHECKPOINTS not in moved or any((directory / LONGER / CHECKPOINTS).glob("*")):
+        clear_checkpoints(directory)
+    for name in (*FILES, SWEEP, RESULTS):
+        if name not in moved:
+            (directory / name).unlink(missing_ok=True)
+    for folder in (directory / RUNS).glob("*"):
+        ours = folder.name.isdigit() and folder.is_dir() and not folder.is_symlink()
+        if ours and (is_empty(folder) or holds_results(folder)):
+            remove(folder)
+    with contextlib.suppress(OSError):
+        (directory / RUNS).rmdir()
+    for name in moved:
+        with contextlib.suppress(FileNotFoundError):  # Moved before the kill.
+            if name == CHECKPOINTS:
+                _move_checkpoints(directory)
+            else:
+                os.replace(directory / LONGER / name, directory / name)
+    remove_longer(directory)
+    files.write_json(directory / replacement["name"], replacement["content"])
+    path.unlink()
+    files.sync_folder(directory)
+
+
+def _move_checkpoints(directory: Path) -> None:
+    """Moves the checkpoints of the longer run, one by one: others' files may be in the folder."""
+    (directory / CHECKPOINTS).mkdir(exist_ok=True)
+    for path in (directory / LONGER / CHECKPOINTS).iterdir():
+        os.replace(path, directory / CHECKPOINTS / path.name)
+
+
+def remove(directory: Path) -> None:
+    """Removes a run's files, and its directory if nothing else is in there."""
+    with contextlib.suppress(OSError):
+        clear_checkpoints(directory)
+        for name in reversed(FILES):  # Last those by which it is known.
+            (directory / name).unlink(missing_ok=True)
+        files.remove_temporary(directory, FILES)
+        directory.rmdir()
+
+
+def remove_sweep(directory: Path) -> None:
+    """Removes what a sweep has in its directory before any of its runs has begun."""
+    for name in (RESULTS, SWEEP):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
+
+
+def remove_longer(directory: Path) -> None:
+    """Removes what is there of a run of more rounds."""
+    remove(directory / LONGER)
+
+
+def clean(directory: Path) -> None:
+    """Removes what killed processes have left unfinished; for who has the lock."""
+    names: Sequence[str] = (*FILES, SWEEP, RESULTS, REPLACEMENT)
+    with contextlib.suppress(OSError):
+        files.remove_temporary(directory, names)
+
+
+def _holds(path: Path, *names: str) -> bool:
+    """Whether a file is a JSON object that has these names."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and all(name in found for name in names)
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether a file only tells of processes that are or were at work."""
+    own = (*FILES, SWEEP, RESULTS, REPLACEMENT)
+    unfinished = files.is_temporary(path) and any(path.name.startswith(f".{one}.") for one in own)
+    return unfinished or path.name == lock.NAME or path.name.startswith(f"{lock.NAME}.")

@@ -1,0 +1,497 @@
+"""One process at a time in a directory: a lock for shared file systems and several hosts.
+
+The lock is a file, made by linking a complete one to its name, which file systems do once. Its
+holder rewrites a counter in it every few seconds. Whether a holder on the same host lives is asked
+of the system; of one elsewhere it is seen from whether the counter moves, so that no clocks are
+compared. A dead holder's lock is not removed, which could hit the lock of whoever was faster:
+its successor links a file that is named after the dead one's token, which again only one can do,
+and is then the holder. From the lock's name on, files so named form a chain; who made its last
+file holds the lock.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import socket
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import devices
+from protonorm_jax.running import files
+
+NAME = ".protonorm.lock"
+_SECONDS_A_BEAT = 2.0
+_SECONDS_WITHOUT_LIFE = 30.0
+_SECONDS_A_LOOK = 0.25
+
+
+class Place(NamedTuple):
+    """Where a number means one process.
+
+    Attributes:
+      host: its name.
+      boot: what changes whenever the system starts, or nothing where that is not known.
+      processes: of a container, the name of its own count of processes.
+    """
+
+    host: str
+    boot: str
+    processes: str
+
+
+class Holder(NamedTuple):
+    """Who holds a lock.
+
+    Attributes:
+      process: its number.
+      started: when the process began, in units that mean something to its system only.
+      place: where it runs.
+      since: when it took the lock, by the clock there.
+    """
+
+    process: int
+    started: str
+    place: Place
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.place.host} since {self.since}"
+
+
+class Seen(NamedTuple):
+    """A file of the chain.
+
+    Attributes:
+      content: all of it.
+      token: what names the lock; made of the content where that is damaged.
+      holder: None where it is damaged.
+    """
+
+    content: bytes
+    token: str
+    holder: Holder | None
+
+
+class Lock:
+    """The lock of a directory that exists.
+
+    Args:
+      directory: whose.
+      place: where this process is.
+      without_life: seconds after which a holder elsewhere is given up.
+      beat: seconds between signs of life.
+      say: told that there is something to wait for.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        place: Place | None = None,
+        without_life: float = _SECONDS_WITHOUT_LIFE,
+        beat: float = _SECONDS_A_BEAT,
+        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+    ) -> None:
+        self.directory = directory
+        self._name = directory / NAME
+        self._place = place or here()
+        self._without_life = without_life
+        self._beat = beat
+        self._say = say
+        self._token = ""
+        self._record: dict[str, Any] = {}
+        self._file = -1
+        self._released = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    def acquire(self) -> None:
+        """Takes the lock, or the place of a holder that is dead.
+
+        Raises:
+          UsageError: another process has it; or the directory cannot be written.
+        """
+        self._token = secrets.token_hex(8)
+        self._record = {
+            "process": os.getpid(),
+            "started": _started(os.getpid()),
+            **self._place._asdict(),
+            "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "token": self._token,
+        }
+        with files.writing(self.directory):
+            while not self._try():
+                pass
+        self._released.clear()
+        self._heart = threading.Thread(target=self._show_life, daemon=True)
+        self._heart.start()
+
+    def release(self) -> None:
+        """Gives the lock back."""
+        self._released.set()
+        if self._heart is not None:
+            self._heart.join(timeout=self._beat)
+        with contextlib.suppress(OSError):
+            if self.is_held():
+                self._name.unlink(missing_ok=True)
+        if self._heart is None or not self._heart.is_alive():
+            os.close(self._file)
+
+    def is_held(self) -> bool:
+        """Whether nobody has taken this process for dead."""
+        last = last_of(self.directory)
+        return last is not None and last.token == self._token
+
+    def check(self) -> None:
+        """Refuses to go on where another process has taken this one for dead.
+
+        Raises:
+          UsageError: the lock is no longer this process's.
+        """
+        last = last_of(self.directory)
+        if last is None or last.token != self._token:
+            now = "nobody" if last is None else str(last.holder or "an unknown process")
+            raise UsageError(
+                f"{self.directory} must stay in use by this process, {os.getpid()}, alone, got a "
+                f"lock of {now}"
+            )
+
+    def _try(self) -> bool:
+        """One attempt; false if something has changed meanwhile."""
+        last = last_of(self.directory)
+        if last is None:
+            return self._make(self._name)
+        if not self._is_dead(last):
+            return False
+        own = self._after(last)
+        if not self._make(own):
+            return False
+        if not self.is_held():  # What it would succeed was given back, or is no longer the last.
+            own.unlink(missing_ok=True)
+            self._close()
+            return False
+        os.replace(own, self._name)
+        for other in self.directory.glob(f"{NAME}.*"):
+            if other != self.directory / f"{NAME}.after-{self._token}":
+                other.unlink(missing_ok=True)
+        return True
+
+    def _after(self, seen: Seen) -> Path:
+        return self.directory / f"{NAME}.after-{seen.token}"
+
+    def _make(self, name: Path) -> bool:
+        """Makes a file of this name with this process as holder; false if there is one."""
+        whole = self.directory / f"{NAME}.new-{files.unique()}"
+        content = self._content(0)
+        try:
+            self._file = os.open(whole, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+            os.write(self._file, content)
+            os.fsync(self._file)
+            try:
+                os.link(whole, name)
+            except (FileExistsError, FileNotFoundError):
+                # The answer to a link that was made may have been lost on its way.
+                if os.fstat(self._file).st_nlink < 2:
+                    self._close()
+                    return False
+            except OSError:  # A file system without links.
+                self._close()
+                return self._make_in_place(name, content)
+        except OSError:
+            self._close()
+            raise
+        finally:
+            whole.unlink(missing_ok=True)
+        return True
+
+    def _make_in_place(self, name: Path, content: bytes) -> bool:
+        """As `_make`; for a moment the file is there without its content."""
+        try:
+            self._file = os.open(name, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        except FileExistsError:
+            return False
+        os.write(self._file, content)
+        os.fsync(self._file)
+        return True
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+    def _is_dead(self, seen: Seen) -> bool:
+        """Whether a lock's holder is dead; false if the lock is another one by now.
+
+        Raises:
+          UsageError: it lives.
+        """
+        holder = seen.holder
+        if holder and holder.place == self._place:
+            if not _lives(holder):
+                return True
+            raise UsageError(f"{self.directory} is in use by {holder}")
+        self._say(
+            f"protonorm: waiting up to {self._without_life:.0f} s for a sign of life of "
+            f"{holder or 'an unknown process'}, which has {self.directory} in use"
+        )
+        end = time.monotonic() + self._without_life
+        while time.monotonic() < end:
+            time.sleep(min(_SECONDS_A_LOOK, self._beat))
+            now = last_of(self.directory)
+            if now is None or now.token != seen.token:
+                return False
+            if now.content != seen.content:
+                raise UsageError(f"{self.directory} is in use by {holder}")
+        return True
+
+    def _show_life(self) -> None:
+        """Counts in the lock's file until the lock is given back."""
+        count = 0
+        while not self._released.wait(self._beat):
+            count += 1
+            # A disk that is gone for a while is no reason to stop.
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, self._content(count), 0)
+                os.fsync(self._file)
+
+    def _content(self, count: int) -> bytes:
+        return (json.dumps({**self._record, "beat": f"{count:010d}"}) + "\n").encode()
+
+
+def last_of(directory: Path) -> Seen | None:
+    """The last file of the chain, whose maker holds the lock; None where nobody does."""
+    seen, path = None, directory / NAME
+    while True:
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return seen
+        seen = _parse(content)
+        path = directory / f"{NAME}.after-{seen.token}"
+
+
+def holder_of(directory: Path) -> Holder | None:
+    """Who has a directory in use, as far as can be told without waiting.
+
+    A holder on another host may be dead.
+    """
+    try:
+        seen = last_of(directory)
+    except OSError:
+        return None
+    if seen is None or seen.holder is None:
+        return None
+    return seen.holder if seen.holder.place != here() or _lives(seen.holder) else None
+
+
+def _parse(content: bytes) -> Seen:
+    """What a file of the chain says; nothing of it is believed if it is not as it was written."""
+    try:
+        found = json.loads(content)
+        token, started, since = (str(found[name]) for name in ("token", "started", "since"))
+        place = Place(*(str(found[name]) for name in Place._fields))
+        if re.fullmatch(r"[0-9a-f]{16}", token):
+            return Seen(content, token, Holder(int(found["process"]), started, place, since))
+    except (ValueError, KeyError, TypeError):
+        pass
+    return Seen(content, f"damaged-{zlib.crc32(content):08x}", None)
+
+
+def here() -> Place:
+    """Where this process is."""
+    boot, processes = "", ""
+    with contextlib.suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with contextlib.suppress(OSError):
+        processes = os.readlink("/proc/self/ns/pid")
+    return Place(socket.gethostname(), boot, processes)
+
+
+def _started(process: int) -> str:
+    """When a process began: as Linux counts, which no clock that is set changes; else seconds.
+
+    Raises:
+      psutil.NoSuchProcess: there is none.
+      psutil.AccessDenied: this user may not know.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        # The name of the program, in brackets, may hold anything.
+        text = Path(f"/proc/{process}/stat").read_text(errors="replace")
+        return text.rpartition(")")[2].split()[19]
+    return f"{psutil.Process(process).create_time():.0f}"
+
+
+def _lives(holder: Holder) -> bool:
+    """Whether a process of this place lives, and is not another one with the same number."""
+    try:
+        ended = psutil.Process(holder.process).status() in (
+            psutil.STATUS_ZOMBIE,
+            psutil.STATUS_DEAD,
+        )
+        return not ended and _started(holder.process) == holder.started
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+class _Held(NamedTuple):
+    """A lock of this process: whose thread, and the lock, if this process is the one that writes.
+
+    A thread may take a lock that it has.
+    """
+
+    thread: int
+    lock: Lock | None
+
+
+_held: dict[str, _Held] = {}
+
+
+@contextlib.contextmanager
+def holding(
+    directory: Path,
+    *,
+    fresh: bool = False,
+    create: bool = True,
+    check: Callable[[Path], None] = lambda directory: None,
+) -> Iterator[Path]:
+    """Within, no other process is in a directory that is made if need be.
+
+    What was made for it goes again at the end if nothing is in there. Of several processes of one
+    job the first takes the lock, and the others end with it if it does not get it. A thread that
+    has the lock may ask for it again.
+
+    Args:
+      directory: to use.
+      fresh: take a name that is not in use yet, numbered if need be.
+      create: make the directory; without, one that is not there is not locked.
+      check: called with the directory as soon as it is locked, by the process that writes.
+
+    Yields:
+      The directory.
+
+    Raises:
+      UsageError: it is in use, or cannot be written; or what `check` raises.
+    """
+    thread = threading.get_ident()
+    known = _held.get(os.path.realpath(directory))
+    if not fresh and known and known.thread == thread:
+        if devices.is_first():
+            check(directory)
+        yield directory
+        return
+    made: list[Path] = []
+    lock = None
+    try:
+        if devices.is_first():
+            with _telling_the_others(directory):
+                if fresh:
+                    directory = _make_fresh(directory, made)
+                lock = _locked(directory, made, create)
+                check(directory)
+        else:
+            _hear_of_the_first(directory)
+        key = os.path.realpath(directory)
+        _held[key] = _Held(thread, lock)
+        try:
+            yield directory
+        finally:
+            del _held[key]
+    finally:
+        if lock is not None:
+            lock.release()
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def check(directory: Path) -> None:
+    """Refuses to write into a directory whose lock this process had and has lost.
+
+    Args:
+      directory: what is locked, or a folder in there; nothing is asked of one without a lock.
+
+    Raises:
+      UsageError: another process has taken this one for dead.
+    """
+    path = Path(os.path.realpath(directory))
+    for folder in (path, *path.parents):
+        held = _held.get(str(folder))
+        if held and held.lock:
+            held.lock.check()
+
+
+def _locked(directory: Path, made: list[Path], create: bool) -> Lock | None:
+    """The lock of a directory, which is made if need be; adds what was made to `made`."""
+    if not create and not directory.is_dir():
+        return None
+    lock = Lock(directory)
+    for left in reversed(range(20)):
+        try:
+            with files.writing(directory):
+                if create:
+                    made += _make(directory)
+            lock.acquire()
+            break
+        except UsageError as error:
+            # Whoever had made the directory may have removed it again.
+            if not (create and left and isinstance(error.__cause__, FileNotFoundError)):
+                raise
+    return lock
+
+
+def _make(directory: Path) -> list[Path]:
+    """Makes a directory and those above it; returns those that were not there."""
+    made = []
+    for folder in reversed([directory, *directory.parents]):
+        if not folder.is_dir():
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir()
+                made.append(folder)
+    return made
+
+
+def _make_fresh(directory: Path, made: list[Path]) -> Path:
+    """Makes a directory that nobody has, of this name or a numbered one."""
+    with files.writing(directory):
+        made += _make(directory.parent)
+        for number in range(1, 10_000):
+            name = directory.with_name(f"{directory.name}-{number}") if number > 1 else directory
+            with contextlib.suppress(FileExistsError):
+                name.mkdir()
+                made.append(name)
+                return name
+    raise UsageError(f"--out must be given, got {directory} and all that follow it in use")
+
+
+@contextlib.contextmanager
+def _telling_the_others(directory: Path) -> Iterator[None]:
+    """Lets the other processes of a job know whether the first got through."""
+    try:
+        yield
+    except BaseException:
+        if devices.has_others():
+            devices.agree(0)
+        raise
+    if devices.has_others():
+        devices.agree(1)
+
+
+def _hear_of_the_first(directory: Path) -> None:
+    """Waits for what the first process of the job has to say.
+
+    Raises:
+      UsageError: it cannot use the directory.
+    """
+    if not devices.agree(0):
+        raise UsageError(f"--out must be free for the first process, got {str(directory)!r}")

@@ -1,0 +1,118 @@
+"""Recorded runs and sweeps as they are read: finished, killed, or under way."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from protonorm_jax import metrics
+from protonorm_jax.errors import UsageError
+from protonorm_jax.running import directory as places
+from protonorm_jax.running import forms, lock
+
+ARRAYS = ("prototypes.npz", "shown.npz", "server.npz")
+
+
+def read(path: Path, parse: Callable[[str], Any]) -> Any:
+    """What `parse` makes of a file of a recorded run.
+
+    Raises:
+      UsageError: it is missing or cannot be parsed.
+    """
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"DIR must be the directory of a run with a readable {path.name}, got "
+            f"{str(path.parent)!r}: {error}"
+        ) from error
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """The summary of a recorded run.
+
+    Raises:
+      UsageError: there is none, or it cannot be read.
+    """
+    return read(directory / places.SUMMARY, forms.summary)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a recorded run, or nothing where it has not come so far.
+
+    Raises:
+      UsageError: it cannot be read.
+    """
+    if not (directory / places.MANIFEST).exists():
+        return {}
+    return read(directory / places.MANIFEST, forms.manifest)
+
+
+def read_rows(directory: Path) -> list[dict[str, Any]]:
+    """The rows of a recorded run, one for each evaluated round, without one half-written.
+
+    Raises:
+      UsageError: there are none, or they cannot be read.
+    """
+    return read(directory / places.ROWS, forms.rows)
+
+
+def read_results(directory: Path) -> list[dict[str, Any]]:
+    """The rows of a sweep so far, without one that is being written or was never finished.
+
+    Raises:
+      UsageError: there are none, or they cannot be read.
+    """
+    return read(directory / places.RESULTS, forms.results)
+
+
+def read_arrays(directory: Path) -> dict[str, dict[str, np.ndarray]]:
+    """What `record.arrays_by_file` has written.
+
+    Raises:
+      UsageError: a file cannot be read.
+    """
+    result = {}
+    for name in ARRAYS:
+        if (directory / name).exists():
+            try:
+                with np.load(directory / name) as file:
+                    result[name] = dict(file)
+            except Exception as error:  # What a damaged archive raises is anything.
+                raise UsageError(
+                    f"DIR must be the directory of a run with a readable {name}, got "
+                    f"{str(directory)!r}: {error}"
+                ) from error
+    return result
+
+
+def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The summary and the rows of a run, whatever has become of it.
+
+    Without a summary of its own the run has `status` `running` if a process has it in use, else
+    `killed`, and the figures of its last row.
+
+    Raises:
+      UsageError: there is no run, or it cannot be read.
+    """
+    begun = (directory / places.CONFIG).exists() and not (directory / places.REPLACEMENT).exists()
+    if not begun or (directory / places.SUMMARY).exists():
+        return read_summary(directory), read_rows(directory)
+    rows = read_rows(directory) if (directory / places.ROWS).exists() else []
+    around = [directory, *directory.absolute().parents[:2]]  # A run of a sweep, or none.
+    used = any(lock.holder_of(folder) is not None for folder in around)
+    return {
+        "method": read(directory / places.CONFIG, forms.method),
+        **metrics.summary(rows),
+        "majority_accuracy": read_manifest(directory).get("majority_accuracy"),
+        "status": "running" if used else "killed",
+    }, rows
+
+
+def is_finished(directory: Path) -> bool:
+    """Whether a recorded run has come to its end."""
+    if (directory / places.REPLACEMENT).exists():
+        return False
+    summary = directory / places.SUMMARY
+    return summary.exists() and read_summary(directory).get("status") == "finished"

@@ -316,7 +316,8 @@ def _compare(parsed: argparse.Namespace) -> int:
         if not runs:
             raise UsageError("--out must be given with at least one run, got sweeps only")
         names = [str(path) for path in directories]
-        with record.writing(Path(parsed.out)), record.replacing(Path(parsed.out)) as file:
+        path = Path(parsed.out)
+        with record.writing(path), record.replacing(path, parents=True) as file:
             report.draw_comparison(runs, names, file, form)
     return 0
 

@@ -18,6 +18,7 @@ from protonorm_jax.running import record
 
 POINTS = "points.npz"
 PICTURE = "points.png"
+_SECONDS_BETWEEN_LINES = 5.0
 _ELEVATION, _AZIMUTH = 18.0, 33.0  # Degrees, of the eye that looks at the sphere.
 _FLAT = 1 - 1e-6  # Cosine between the normals of two triangles of one face.
 _POINT_COLOR = np.array([0.75, 0.13, 0.13])
@@ -68,6 +69,11 @@ def command(parsed: argparse.Namespace) -> int:
         raise UsageError(f"--out must be writable, got {error}") from error
     devices.cache_programs()
 
+    console = Console()
+    console.say(
+        f"{parsed.num_points} points in {parsed.dim} dimensions: {parsed.restarts} descents and a "
+        "polish of the best, after compiling ..."
+    )
     start = time.perf_counter()
     result = thomson.minimize(
         keys.root(parsed.seed),
@@ -75,6 +81,7 @@ def command(parsed: argparse.Namespace) -> int:
         dim=parsed.dim,
         exponent=parsed.exponent,
         restarts=parsed.restarts,
+        tell=_Teller(console),
     )
     seconds = time.perf_counter() - start
     if not math.isfinite(result.energy + result.residual):
@@ -99,12 +106,28 @@ def command(parsed: argparse.Namespace) -> int:
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error
 
-    console = Console()
     for name, text in _lines(parsed, result).items():
         console.say(f"{name:<16}{text}")
     console.say(f"{'time':<16}{seconds:.1f} s, compilation included")
     console.say(f"Results are in {folder}")
     return 0
+
+
+class _Teller:
+    """Says now and then how far a search has come."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int, steps: int) -> None:
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        self._console.say(
+            f"{what} {done}/{total} done, {steps} steps of the next, {now - self._began:.0f} s"
+        )
 
 
 def _check(parsed: argparse.Namespace) -> None:

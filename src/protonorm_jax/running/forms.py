@@ -27,8 +27,8 @@ def summary(text: str) -> dict[str, Any]:
 
 
 def rows(text: str) -> list[dict[str, Any]]:
-    """Of `metrics.jsonl`: a row for each evaluated round."""
-    result = json_files.parse_lines(text)
+    """Of `metrics.jsonl`: a row for each evaluated round, without one that is half-written."""
+    result = json_files.parse_lines(_whole(text))
     for row in result:
         _check_numbers(row)
         _require(row.get("round"), int, "round", "an integer")
@@ -36,13 +36,20 @@ def rows(text: str) -> list[dict[str, Any]]:
 
 
 def results(text: str) -> list[dict[str, Any]]:
-    """Of `results.jsonl`, in the order of runs."""
-    result = json_files.parse_lines(text)
+    """Of `results.jsonl`, in the order of runs; an unfinished last line is left out."""
+    result = json_files.parse_lines(_whole(text))
     for row in result:
         _check_summary(row)
         if not str(row.get("run")).isdigit():
             raise ValueError(f"run must be a number in digits, got {row.get('run')!r}")
     return sorted(result, key=lambda row: int(row["run"]))
+
+
+def method(text: str) -> str:
+    """Of `config.json`, the method alone."""
+    value = one_object(text)
+    _require(value.get("method"), str, "method", "text")
+    return value["method"]
 
 
 def manifest(text: str) -> dict[str, Any]:
@@ -68,6 +75,11 @@ def sweep(text: str) -> dict[str, Any]:
     for file in value.get("methods_files", []):
         _require(file, dict, "each of methods_files", "an object")
     return value
+
+
+def _whole(text: str) -> str:
+    """All but a last line that has no end."""
+    return text[: text.rfind("\n") + 1]
 
 
 def _check_summary(value: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ def read(path: Path, parse: Callable[[str], Any]) -> Any:
     """
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"DIR must be the directory of a run with a readable {path.name}, got "
             f"{str(path.parent)!r}: {error}"
@@ -55,7 +55,7 @@ def read_rows(directory: Path) -> list[dict[str, Any]]:
     Raises:
       UsageError: there are none, or they cannot be read.
     """
-    return read(directory / places.ROWS, lambda text: forms.rows(_whole_lines(text)))
+    return read(directory / places.ROWS, forms.rows)
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
@@ -64,7 +64,7 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     Raises:
       UsageError: there are none, or they cannot be read.
     """
-    return read(directory / places.RESULTS, lambda text: forms.results(_whole_lines(text)))
+    return read(directory / places.RESULTS, forms.results)
 
 
 def read_arrays(directory: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -103,7 +103,7 @@ def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     around = [directory, *directory.absolute().parents[:2]]  # A run of a sweep, or none.
     used = any(lock.holder_of(folder) is not None for folder in around)
     return {
-        "method": read(directory / places.CONFIG, lambda text: forms.one_object(text)["method"]),
+        "method": read(directory / places.CONFIG, forms.method),
         **metrics.summary(rows),
         "majority_accuracy": read_manifest(directory).get("majority_accuracy"),
         "status": "running" if used else "killed",
@@ -116,8 +116,3 @@ def is_finished(directory: Path) -> bool:
         return False
     summary = directory / places.SUMMARY
     return summary.exists() and read_summary(directory).get("status") == "finished"
-
-
-def _whole_lines(text: str) -> str:
-    """The text without a last line that has no end."""
-    return text[: text.rfind("\n") + 1]

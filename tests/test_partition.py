@@ -105,6 +105,39 @@ def test_min_samples_is_met():
     assert min(map(len, parts)) >= 300
 
 
+def test_a_draw_with_just_enough_is_taken():
+    """Not another one; and one sample is enough unless more is asked for."""
+    labels = np.arange(90) % 3
+    parts = partition.dirichlet(labels, 6, 0.5, 5)
+    smallest = min(map(len, parts))
+    again = partition.dirichlet(labels, 6, 0.5, 5, min_samples=smallest)
+    other = partition.dirichlet(labels, 6, 0.5, 5, min_samples=smallest + 1)
+    assert list(map(list, again)) == list(map(list, parts)) != list(map(list, other))
+
+
+@pytest.mark.parametrize("kind", partition.KINDS)
+def test_there_may_be_as_many_clients_as_samples(kind):
+    """Each with one, which it trains on."""
+    settings = {"alpha": 1e3, "classes_per_client": 1, "seed": 2}
+    result = partition.make(kind, np.arange(5), 5, **settings)
+    assert sorted(result.train[:, 0]) == list(range(5)) and result.train.shape == (5, 1)
+    assert result.train_count.tolist() == [1] * 5 and not result.test_count.any()
+    if kind == "dirichlet":
+        parts = partition.dirichlet(np.arange(5), 5, 1e3, 2)
+        assert list(map(len, parts)) == [1] * 5
+
+
+def test_classes_may_have_a_sample_for_each_of_their_clients_and_clients_the_fewest_allowed():
+    labels = np.repeat([2, 5, 7], 4)
+    result = partition.make("pathological", labels, 6, classes_per_client=2, min_samples=2)
+    held = metrics.class_counts(result, labels, 8) + metrics.class_counts(
+        result, labels, 8, test=True
+    )
+    assert (
+        held.max() == 1 and (held.sum(1) == 2).all() and held.sum(0)[[2, 5, 7]].tolist() == [4] * 3
+    )
+
+
 def test_iid_parts_are_equal():
     parts = partition.iid(np.arange(103) % 4, 10, 0)
     assert sorted(map(len, parts)) == [10] * 7 + [11] * 3
@@ -135,6 +168,9 @@ def test_one_sample_is_trained_on_and_test_may_be_empty():
     train, test = partition.split_clients([np.array([5]), np.arange(4)], seed=0)
     assert train[0].tolist() == [5] and test[0].tolist() == []
     assert len(train[1]) == 3 and len(test[1]) == 1
+    for wrong in ({"seed": -1}, {"seed": 2**32}, {"seed": 0, "train_fraction": 0.0}):
+        with pytest.raises(UsageError, match=r"^Config\.(seed|train_fraction) must be "):
+            partition.split_clients([np.arange(4)], **wrong)
     result = partition.make("iid", np.arange(8) % 2, 4, train_fraction=1.0)
     assert result.test.shape == (4, 1) and not result.test_count.any()
 

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from protonorm_jax.engine import batches, lockstep, loops
-from protonorm_jax.types import ClientData
+from protonorm_jax.engine import loops
 
 ZERO = jnp.int32(0)
 WITNESS = jnp.int32(3)
@@ -160,30 +159,6 @@ def test_functions_are_traced_once():
 
     run.trace(WITNESS)
     assert traced == ["accumulate", "isolated", "update", "chunks"]
-
-
-def test_a_clients_steps_are_traced_once_though_their_shapes_are_asked_for():
-    """Alone, and side by side with others."""
-    traced = []
-
-    def function(batch, constants):
-        traced.append("batch")
-        return jnp.where(batch.mask, batch.inputs, 0).sum() * constants
-
-    indices = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
-    counts = jnp.array([3, 4])
-
-    def total(indices, count, repeat=lockstep.repeat):
-        data = ClientData(jnp.arange(8.0), jnp.zeros(8, jnp.int32), indices, count)
-        return batches.total(function, data, 2.0, batch_size=2, repeat=repeat)
-
-    jax.jit(total).trace(indices[0], counts[0])
-    assert traced == ["batch"]
-    narrowing = functools.partial(lockstep.repeat, widths=(2, 1))
-    several = jax.jit(jax.vmap(functools.partial(total, repeat=narrowing)))
-    several.trace(indices, counts)
-    assert traced == ["batch"] * 2
-    np.testing.assert_array_equal(several(indices, counts), [2 * 3, 2 * 22])
 
 
 def test_the_first_of_a_tree_is_that_of_every_leaf():

@@ -22,7 +22,10 @@ ENGINE = (
 ROOMS: dict[str, tuple[str, ...]] = {
     "keys.py": ("tests/test_keys.py",),
     "metrics.py": ("tests/test_metrics.py",),
-    "partition.py": ("tests/test_partition.py",),
+    "partition.py": (
+        *("tests/test_partition.py", "tests/planning/test_samples.py"),
+        "tests/data/test_partitions.py",
+    ),
     "loop.py": ("tests/test_loop.py",),
     "thomson/energies.py": (ALIGNMENT, STEPS, "-k", OF_ENERGIES),
     "thomson/simplices.py": (ALIGNMENT, "-k", OF_SIMPLICES),
@@ -33,9 +36,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "engine/lockstep.py": ("tests/engine/test_lockstep.py",),
     "engine/exchange.py": ("tests/engine/test_exchange.py",),
     "engine/augment.py": ("tests/engine/test_augment.py",),
-    "engine/batches.py": ("tests/engine/test_client.py",),
+    "engine/batches.py": ("tests/engine/test_batches.py",),
     "engine/client.py": ("tests/engine/test_client.py", "tests/test_loop.py"),
-    "engine/evaluate.py": ENGINE,
+    "engine/evaluate.py": ("tests/engine/test_batches.py",),
     "engine/simulate.py": ENGINE,
     "methods/local.py": ("tests/test_loop.py",),
     "methods/lg_fedavg.py": ("tests/methods/test_lg_fedavg.py",),

@@ -64,10 +64,7 @@ def draw_clients(train: np.ndarray, test: np.ndarray, file: BinaryIO, form: str 
                 _draw_bubbles(figure, axes, counts, most)
             else:
                 _draw_map(figure, axes, counts, most)
-            axes.set_title(
-                f"{title}: {counts.sum():,} samples, at most {counts.max():,} of a class "
-                "at a client"
-            )
+            axes.set_title(f"{title}: {counts.sum():,} samples, the largest mark: {counts.max():,}")
             axes.set_ylabel("class")
             axes.set_xlim(-0.6, num_clients - 0.4)
             axes.set_ylim(-0.6, num_classes - 0.4)

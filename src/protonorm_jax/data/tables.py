@@ -17,7 +17,7 @@ from protonorm_jax.errors import UsageError
 MOST_BYTES = 64
 """Bytes that a file may have for each sample or class, beyond `FREE_BYTES`."""
 
-FREE_BYTES = 8 * 2**20
+FREE_BYTES = 2**20
 """Bytes that a file may have in any case."""
 
 _NUMBERS = ("", "index", "idx", "id", "number", "no", "row", "sample", "sample_id")

@@ -127,6 +127,7 @@ def test_the_checkpoint_knows_its_data_too(place, capsys):
     path.write_text(json.dumps(manifest))
 
 
+@pytest.mark.large
 def test_records_from_before_are_taken(place, home, capsys):
     """They name neither data nor flags."""
     for name in ("stopped", "whole"):
@@ -227,6 +228,7 @@ def test_flags_that_change_bits_are_refused_by_name(place, capsys, monkeypatch):
     assert conditions.changed_flags({"flags": recorded}) == {}
 
 
+@pytest.mark.large
 def test_verify_names_the_flags(place, capsys):
     jax.config.update("jax_threefry_partitionable", False)
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -49,7 +50,9 @@ def test_clients_without_test_samples(small_set, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*could not be drawn:RuntimeWarning")
-def test_what_cannot_be_drawn_or_written_costs_itself_alone(small_set, tmp_path, monkeypatch):
+def test_what_cannot_be_drawn_or_written_costs_itself_alone(
+    small_set, tmp_path, monkeypatch, capsys
+):
     def fail(*_):
         raise ValueError("no\npicture")
 
@@ -59,6 +62,13 @@ def test_what_cannot_be_drawn_or_written_costs_itself_alone(small_set, tmp_path,
     assert summary["warnings"] == ["curves.png could not be drawn: ValueError: no"]
     assert summary["status"] == "finished" and strict(tmp_path / "a/summary.json") == [summary]
     assert (tmp_path / "a/prototypes.png").exists() and len(rows_of(tmp_path / "a")) == 2
+    killed = shutil.copytree(tmp_path / "a", tmp_path / "killed")
+    (killed / "summary.json").unlink()
+    with open(killed / "metrics.jsonl", "a") as file:
+        file.write('{"round": 3, "lo')
+    capsys.readouterr()
+    assert cli.main(["compare", str(killed), str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out.endswith(f"{killed}: killed after round 2\n")
 
     for owner, name, words in (
         (np, "savez", "the arrays could not be written: ValueError: no"),

@@ -97,6 +97,7 @@ def test_another_number_of_rounds_is_another_run(whole, copy, small_set):
         job.extend(copy, 6, display=Watcher(), dataset=small_set)
 
 
+@pytest.mark.large
 def test_without_a_state_it_is_run_again(whole, copy, small_set):
     shutil.rmtree(copy / checkpoint.FOLDER)
     watcher, said = Watcher(), []
@@ -106,6 +107,7 @@ def test_without_a_state_it_is_run_again(whole, copy, small_set):
     assert_equal(whole, copy)
 
 
+@pytest.mark.large
 def test_a_stopped_run_can_be_made_longer_or_shorter(whole, small_set, tmp_path):
     for rounds in (7, 3):
         folder = tmp_path / str(rounds)
@@ -136,6 +138,7 @@ def test_where_the_course_depends_on_the_rounds_is_found_out(small_set):
     assert not driver.have_one_course(plans[0], other)
 
 
+@pytest.mark.large
 def test_what_depends_on_the_rounds_is_run_again(small_set, tmp_path):
     settings = Config(**{**FEW.to_dict(), "method": "fedkd", "method_settings": {}, "rounds": 2})
     job.run(settings, tmp_path, display=Watcher(), dataset=small_set)

@@ -1,6 +1,7 @@
 """The flags of the command line; those of settings come from `Config` and the method's group."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -95,6 +96,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises the complaint."""
+        message = re.sub(r"^argument (\S+): must ", r"\1 must ", message)
         raise UsageError(f"{message} ({self.prog} --help lists the flags)")
 
 

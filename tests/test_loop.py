@@ -119,6 +119,8 @@ def check_engine(config, dataset):
     for index, report in enumerate(reports):
         arrived = [upload is not None for upload in trace.uploads[index]]
         np.testing.assert_array_equal(report["arrived"], arrived)
+        own = [[term["loss"] for term in terms] for terms in trace.terms[index]]
+        assert trace.losses[index] == own
         for name, means in report["terms"].items():
             own = [
                 np.mean([term[name] for term in terms]) if terms else 0.0

@@ -233,6 +233,24 @@ def test_a_method_of_defaults_sends_nothing_and_trains_heads():
     assert client == ({"model": 1}, {"model": 2}) and method.receive(client, (), None) is client
 
 
+def test_models_are_told_whether_they_train():
+    """With the mask and the key of the batch; the statistics of other nets stay."""
+    asked = []
+
+    def apply(variables, inputs, **how):
+        asked.append((variables, inputs, how))
+        return "outputs", {"params": 0, "batch_stats": "new"}
+
+    models, batch = Models(Model(None, apply)), Batch("inputs", "labels", "mask")
+    before = ({"model": 1, "shared": 2}, {"model": 3, "shared": 4})
+    result = methods.method.forward(models, *before, batch, "key")
+    assert result == ("outputs", {"model": "new", "shared": 4})
+    own = {"params": 1, "batch_stats": 3}
+    assert asked.pop() == (own, "inputs", {"train": True, "mask": "mask", "key": "key"})
+    assert methods.method.infer(models, methods.method.Client(*before), "inputs") == "outputs"
+    assert asked.pop() == (own, "inputs", {})
+
+
 def tgp_round(sums, counts, *, margin, epochs=1):
     """One round of FedTGP's server: two classes, two numbers, learning rate 0.1."""
     method, round = build(

@@ -6,17 +6,23 @@ OF_ENERGIES = "energy_sums or forces_keep or coincide or angle or bound or setti
 OF_SIMPLICES = "simplex or single or few or ties or masked"
 SETTINGS = "tests/methods/test_settings.py"
 FIRST_METHODS = (SETTINGS, "tests/methods/test_methods.py", "tests/methods/test_golden.py")
+PROTOTYPES = (
+    *FIRST_METHODS,
+    *("-k", "proto or ablation or upscaling or distance or settings"),
+)
+AGREES = "tests/test_loop.py::test_the_engine_agrees_with_the_loop_in_hooks_of_no_method"
 ENGINE = (
-    "tests/test_loop.py",
     *(
         f"tests/engine/test_simulate.py::{name}"
         for name in (
             "test_participation_and_dropout",
+            "test_who_fails_and_who_is_slow",
             "test_a_class_that_nobody_holds_stays_unknown",
             "test_divergence_stops_the_run_and_names_client_and_round",
             "test_a_run_among_others_has_the_bits_it_has_alone",
         )
     ),
+    AGREES,
 )
 
 ROOMS: dict[str, tuple[str, ...]] = {
@@ -26,7 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("tests/test_partition.py", "tests/planning/test_samples.py"),
         "tests/data/test_partitions.py",
     ),
-    "loop.py": ("tests/test_loop.py",),
+    "loop.py": ("tests/test_loop.py", "-k", "not as_users_set_it"),
     "thomson/energies.py": (ALIGNMENT, STEPS, "-k", OF_ENERGIES),
     "thomson/simplices.py": (ALIGNMENT, "-k", OF_SIMPLICES),
     "thomson/descent.py": (STEPS, ALIGNMENT, "-k", "steps or descent or few or ties"),
@@ -37,13 +43,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "engine/exchange.py": ("tests/engine/test_exchange.py",),
     "engine/augment.py": ("tests/engine/test_augment.py",),
     "engine/batches.py": ("tests/engine/test_batches.py",),
-    "engine/client.py": ("tests/engine/test_client.py", "tests/test_loop.py"),
+    "engine/client.py": ("tests/engine/test_client.py", AGREES),
     "engine/evaluate.py": ("tests/engine/test_batches.py",),
     "engine/simulate.py": ENGINE,
     "methods/local.py": ("tests/test_loop.py",),
     "methods/lg_fedavg.py": ("tests/methods/test_lg_fedavg.py",),
-    "methods/method.py": (*FIRST_METHODS, "tests/test_loop.py"),
-    "methods/table.py": ("tests/methods/test_methods.py", "tests/methods/test_user_file.py"),
+    "methods/method.py": ("tests/methods/test_methods.py",),
+    "methods/table.py": (
+        *("tests/methods/test_methods.py", "tests/methods/test_user_file.py"),
+        *("-k", "row or settings or a_setting or mistake or factories or another_content"),
+    ),
     "methods/descent.py": ("tests/methods/test_descent.py",),
     "methods/fd.py": (SETTINGS, "tests/methods/test_fd.py"),
     "methods/fedavg.py": (*FIRST_METHODS, "-k", "fedavg or settings"),
@@ -52,10 +61,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/fedkd.py": (SETTINGS, "tests/methods/test_fedkd.py"),
     "methods/fedl2g.py": (SETTINGS, "tests/methods/test_fedl2g.py"),
     "methods/fedmrl.py": (SETTINGS, "tests/methods/test_fedmrl.py"),
-    "methods/fedproto.py": FIRST_METHODS,
+    "methods/fedproto.py": PROTOTYPES,
     "methods/fedtgp.py": (*FIRST_METHODS, "-k", "fedtgp or settings"),
     "methods/fml.py": (*FIRST_METHODS, "-k", "fml or settings"),
-    "methods/protonorm.py": FIRST_METHODS,
+    "methods/protonorm.py": PROTOTYPES,
     "methods/shared/averages.py": (*FIRST_METHODS, "-k", "fedavg or fml"),
     "methods/shared/class_table.py": ("tests/methods/test_class_table.py",),
     "methods/shared/clipping.py": ("tests/methods/test_methods.py", "-k", "fml"),
@@ -63,7 +72,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/shared/linear.py": ("tests/methods/test_fedgen.py", "tests/methods/test_fedmrl.py"),
     "methods/shared/low_rank.py": ("tests/methods/test_fedkd.py",),
     "methods/shared/mentee.py": ("tests/methods/test_fedkd.py", "tests/methods/test_fedmrl.py"),
-    "methods/shared/prototypes.py": FIRST_METHODS,
+    "methods/shared/prototypes.py": PROTOTYPES,
     "methods/shared/server_training.py": (
         *("tests/methods/test_fedgh.py", *FIRST_METHODS),
         *("-k", "fedgh or fedtgp"),

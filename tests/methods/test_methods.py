@@ -229,6 +229,12 @@ def test_a_method_of_defaults_sends_nothing_and_trains_heads():
     assert method.show("state") == method.nets("state") == {}
     others = (method.reserve, method.warmup, method.server_steps, method.shared)
     assert others == (0, 0, 0, None)
+    round = methods.Round(jnp.int32(0), jnp.float32(0.1), (), jnp.ones((1, 2)))
+    assert (round.schedule, round.draws) == (1.0, {})
+    model = fixed_model(np.zeros((3, 1)), [[0.0, np.log(3)], [np.log(2), 0.0], [9.0, 0.0]])
+    batch = Batch(jnp.zeros((3, 1)), jnp.array([0, 1, 1]), jnp.array([True, True, False]))
+    loss, info = method.loss(EMPTY, EMPTY, (), batch, KEY, round, models=Models(model))
+    assert float(loss) == float(info.terms["cross_entropy"]) == pytest.approx(np.log(12) / 2)
     client = method.init_client(KEY, {"params": 1, "batch_stats": 2}, (), None, None)
     assert client == ({"model": 1}, {"model": 2}) and method.receive(client, (), None) is client
 
@@ -372,3 +378,21 @@ def test_factories_do_not_see_traced_settings():
     assert fixed.server_epochs == 1
     with pytest.raises(AttributeError, match=r"traced ones are in round\.settings"):
         factory(None, fixed)
+
+
+def test_free_settings_are_attributes_all_of_them_traced():
+    """Of a method that is handed to `loop.federate` by itself, without a group."""
+    own = methods.table.free_settings({"pull": 3, "rest": 0.5})
+    assert (own.pull, own.rest) == (3, 0.5)
+    assert jax.jit(lambda own: own.pull * own.rest)(own) == 1.5
+    assert sorted(jax.tree.leaves(own)) == [0.5, 3]
+
+
+def test_checked_settings_are_complete_and_their_traced_ones_leaves():
+    own = checked_settings("fedtgp", {"margin": 3})
+    assert (own.margin, own.proximity, own.server_epochs, own.distance) == (3.0, 10.0, 100, "mse")
+    assert sorted(jax.tree.leaves(own)) == [3.0, 10.0]
+    with pytest.raises(UsageError, match=r"^method must be one of .*, got 'fedtpg' \(did you mean"):
+        checked_settings("fedtpg", {})
+    with pytest.raises(UsageError, match=r"^fedtgp\.margin must be > 0, got 0\.0$"):
+        checked_settings("fedtgp", {"margin": 0})

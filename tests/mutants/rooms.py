@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/method.py": ("tests/methods/test_methods.py",),
     "methods/table.py": (
         *("tests/methods/test_methods.py", "tests/methods/test_user_file.py"),
-        *("-k", "row or settings or a_setting or mistake or factories or another_content"),
+        *("-k", "row or setting or mistake or factories or another_content"),
     ),
     "methods/descent.py": ("tests/methods/test_descent.py",),
     "methods/fd.py": (SETTINGS, "tests/methods/test_fd.py"),

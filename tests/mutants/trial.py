@@ -52,21 +52,7 @@ class Copy:
 
     def run(self, tests: tuple[str, ...], limit: float) -> Trial:
         """Runs tests until the first fails, for so many seconds at most."""
-        return self._run(tests, limit, keep_bytecode=True)
-
-    def run_with(self, module: str, code: str, tests: tuple[str, ...], limit: float) -> Trial:
-        """As `run`, with other code in a module, which has its own again afterwards."""
-        path = self.folder / "src" / "protonorm_jax" / module
-        original, times = path.read_text(), path.stat()
-        path.write_text(code)
-        try:
-            return self._run(tests, limit, keep_bytecode=False)
-        finally:
-            path.write_text(original)
-            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))  # Its bytecode is valid.
-
-    def _run(self, tests: tuple[str, ...], limit: float, keep_bytecode: bool) -> Trial:
-        arguments = (self.folder, self.log, tests, keep_bytecode)
+        arguments = (self.folder, self.log, tests)
         process = _PROCESSES.Process(target=_test, args=arguments, daemon=True)
         begin = time.monotonic()
         process.start()
@@ -77,8 +63,20 @@ class Copy:
             process.join()
         return Trial(outcome, time.monotonic() - begin, self.log.read_text(errors="replace"))
 
+    def run_with(self, module: str, code: str, tests: tuple[str, ...], limit: float) -> Trial:
+        """As `run`, with other code in a module, which has its own again afterwards."""
+        path = self.folder / "src" / "protonorm_jax" / module
+        original, times = path.read_text(), path.stat()
+        path.write_text(code)
+        try:
+            return self.run(tests, limit)
+        finally:
+            path.write_text(original)
+            # Bytecode goes by the time and the size: that of the mutant must not be taken for it.
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
-def _test(folder: pathlib.Path, log: pathlib.Path, tests: tuple[str, ...], keep_bytecode: bool):
+
+def _test(folder: pathlib.Path, log: pathlib.Path, tests: tuple[str, ...]) -> None:
     """The process: ends with the code of pytest."""
     os.setsid()
     if not any("engine" in test for test in tests):  # Those compare bits.
@@ -89,9 +87,7 @@ def _test(folder: pathlib.Path, log: pathlib.Path, tests: tuple[str, ...], keep_
     os.chdir(folder)
     sys.path.insert(0, str(folder / "src"))
     os.environ["PYTHONPATH"] = str(folder / "src")
-    sys.dont_write_bytecode = not keep_bytecode
-    if not keep_bytecode:
-        os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
+    sys.dont_write_bytecode = False  # Whatever the environment says: it is most of an import.
     code = pytest.main(["--exitfirst", "-p", "no:cacheprovider", "-p", "no:xdist", *tests])
     sys.stdout.flush()
     os._exit(code)

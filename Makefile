@@ -50,7 +50,7 @@ test-large: $(VENV)/.dev
 SEED ?= 0
 
 fuzz: $(VENV)/.dev
-	$(BIN)/pytest -m fuzz --timeout 3600 --hypothesis-seed $(SEED) --numprocesses 2
+	FUZZ_SEED=$(SEED) $(BIN)/pytest -m fuzz --numprocesses 2
 
 kills: $(VENV)/.dev
 	$(BIN)/python tests/running/kills.py --kills 100 --seed $(SEED)

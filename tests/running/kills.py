@@ -215,7 +215,7 @@ class Campaign:
         log = folder.with_name(f"{folder.name}.log")
         children = [start(self._next(kind, folder), folder, log)]
         if both:
-            wait(children[0], generator.uniform(0, 0.5) * self._seconds[kind.name])
+            time.sleep(generator.uniform(0, 0.5) * self._seconds[kind.name])
             children.append(start(("resume", "{}"), folder, log.with_suffix(".second")))
         end = time.monotonic() + moment(generator, self._seconds[kind.name])
         codes = [wait(child, max(0.0, end - time.monotonic())) for child in children]

@@ -85,6 +85,7 @@ def test_a_kept_state_goes_on(whole, copy, small_set, capsys):
     assert job.is_done(copy)
 
 
+@pytest.mark.large
 def test_another_number_of_rounds_is_another_run(whole, copy, small_set):
     """One that was begun and is not wanted any more is left."""
     job.extend(copy, 9, display=Watcher(4, terminate), dataset=small_set)
@@ -127,7 +128,6 @@ def test_where_the_course_depends_on_the_rounds_is_found_out(small_set):
     """From the programs: fedkd's share of the energy changes over the rounds."""
     for method, own, same in (
         ("fedkd", {}, False),
-        ("fedl2g", {"warmup": 1}, True),
         ("protonorm", {}, True),
     ):
         settings = Config(**{**FEW.to_dict(), "method": method, "method_settings": own})

@@ -123,6 +123,9 @@ class Calls:
     def __reduce__(self):
         return self.call
 
+    def __str__(self):  # By default with an address, which two processes do not share.
+        return f"a call of {self.call[0].__name__}"
+
 
 class Mine:
     pass

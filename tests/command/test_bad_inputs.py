@@ -394,12 +394,12 @@ HARMLESS = (
 _COSTLY = pytest.mark.large
 
 
-def process(*words, variables=(), **options):
+def process(*words, variables=(), before=(), **options):
     """A process of the command line, whose environment is otherwise that of a user."""
     own = ("JAX", "XLA", "MPL", "NPROC")
     environment = {name: text for name, text in os.environ.items() if not name.startswith(own)}
     environment |= dict(one.split("=", 1) for one in variables)
-    command = (sys.executable, "-m", "protonorm_jax", *words)
+    command = (*before, sys.executable, "-m", "protonorm_jax", *words)
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen(command, env=environment, text=True, **piped)
 
@@ -441,11 +441,10 @@ def test_an_environment_that_changes_nothing(variables, places, tmp_path):
 @pytest.mark.parametrize("reader", ["leaves", pytest.param("never was", marks=_COSTLY)])
 def test_a_reader_who_leaves_ends_the_output_alone(reader, places, tmp_path):
     given = ("run", "--data", places["data"], *TINY, "--rounds", "3", "--out", str(tmp_path / "a"))
-    closed = {"stdout": None, "preexec_fn": lambda: os.close(1)} if reader == "never was" else {}
-    with process(*given, **closed) as child:
-        if child.stdout:
-            child.stdout.readline()
-            child.stdout.close()
+    closed = ("sh", "-c", 'exec "$@" >&-', "sh") if reader == "never was" else ()
+    with process(*given, before=closed) as child:
+        child.stdout.readline()
+        child.stdout.close()
         complaint = child.stderr.read()
     assert (child.returncode, complaint) == (0, "")
     summary = json.loads((tmp_path / "a" / "summary.json").read_text())

@@ -4,12 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test test-large lint bench profile format clean
+.PHONY: help run test test-large fuzz kills mutants lint bench profile format clean
 
 help:
 	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
 	@echo "make test    run the tests"
 	@echo "make test-large  run those that take long"
+	@echo "make fuzz    draw configurations, run them, resume and verify them (an hour)"
+	@echo "make kills   kill runs and sweeps at random moments, and go on with them"
+	@echo "make mutants change the core's code, and see whether its tests notice (two hours)"
 	@echo "make lint    check style, format and types"
 	@echo "make bench   measure speed and memory"
 	@echo "make profile write a trace of one round"
@@ -26,6 +29,10 @@ $(VENV)/.dev: $(VENV)/.run
 	$(INSTALL) --editable '.[dev]'
 	touch $@
 
+$(VENV)/.mutants: $(VENV)/.dev
+	$(INSTALL) --editable '.[mutants]'
+	touch $@
+
 run: $(VENV)/.run
 	@for method in protonorm fedproto local; do \
 	  $(BIN)/protonorm run --method $$method --out runs/digits-$$method --overwrite || exit $$?; \
@@ -38,6 +45,18 @@ test: $(VENV)/.dev
 
 test-large: $(VENV)/.dev
 	$(BIN)/pytest -m large --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Another draw by `make fuzz SEED=1`, and so for the others.
+SEED ?= 0
+
+fuzz: $(VENV)/.dev
+	FUZZ_SEED=$(SEED) $(BIN)/pytest -m fuzz --numprocesses 2
+
+kills: $(VENV)/.dev
+	$(BIN)/python tests/running/kills.py --kills 100 --seed $(SEED)
+
+mutants: $(VENV)/.mutants
+	$(BIN)/python -m tests.mutants --seed $(SEED)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -15,8 +15,9 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "keys": set(),
+    "json_files": set(),
     "settings": set(),
-    "config": {"settings"},
+    "config": {"json_files", "settings"},
     "metrics": set(),
     "partition": set(),
     "data": {"partition"},
@@ -31,7 +32,8 @@ ALLOWED = {
         *("models", "partition", "settings"),
     },
     "running": {
-        *("config", "engine", "keys", "methods", "metrics", "planning", "report", "settings"),
+        *("config", "engine", "json_files", "keys", "methods", "metrics", "planning", "report"),
+        "settings",
     },
     "command": {
         *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
@@ -48,15 +50,15 @@ ORDER = {
     ),
     "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": (
-        *("files", "lock", "directory", "reading", "driver", "conditions", "record"),
-        *("checkpoint", "job", "grid", "sweep", "verify"),
+        *("files", "lock", "directory", "forms", "reading", "driver", "conditions"),
+        *("record", "checkpoint", "job", "grid", "sweep", "verify"),
     ),
     "command": (
-        *("console", "environment", "thomson", "export", "partition", "flags"),
+        *("console", "environment", "paths", "thomson", "export", "partition", "flags"),
         *("interruption", "progress", "cli"),
     ),
 }
-NO_JAX = ("data", "partition", "metrics", "settings", "config", "errors", "report")
+NO_JAX = ("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report")
 WRITERS = (
     *("data", "running/files", "running/lock", "running/directory", "running/record"),
     *("command/thomson", "command/partition"),

@@ -18,7 +18,8 @@ def test_keys_differ_by_stream_index_and_the_order_of_indices():
 
 def test_keys_are_those_of_recorded_runs():
     """Streams keep their numbers, and fold in before round and client do."""
-    assert [stream.value for stream in keys.Stream] == list(range(7))
+    assert [stream.value for stream in keys.Stream] == list(range(10))
+    assert keys.Stream(6).name == "AGGREGATE" and keys.Stream(9).name == "WORK"
     expected = jax.random.key(9, impl="threefry2x32")
     for number in (keys.Stream.UPLOAD, 2, 3):
         expected = jax.random.fold_in(expected, int(number))

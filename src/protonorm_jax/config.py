@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from protonorm_jax import settings
+from protonorm_jax import json_files, settings
 from protonorm_jax.errors import UsageError
 
 PARTITIONS = ("dirichlet", "pathological", "iid")
@@ -628,13 +628,17 @@ def load_values(path: str | Path) -> dict[str, Any]:
       UsageError: the file is missing, not JSON, or not one object.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json_files.read(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"config must be a readable JSON file, got {str(path)!r}: {error}"
         ) from error
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UsageError(f"config must be valid JSON, got {str(path)!r}: {error}") from error
     if not isinstance(values, dict):
-        raise UsageError(f"config must hold one JSON object, got {type(values).__name__}")
+        raise UsageError(
+            f"config must hold one JSON object, got {json_files.kind(values)} in {str(path)!r}"
+        )
+    if not isinstance(values.get("method", ""), str):
+        raise UsageError(f"Config.method must be text, got {values['method']!r} in {str(path)!r}")
     return values

@@ -257,9 +257,58 @@ def complete(owner: str, group: Any, values: Mapping[str, Any]) -> dict[str, Any
 
 
 def hint(name: str, known: typing.Iterable[str]) -> str:
-    """What could have been meant, as ` (did you mean 'margin'?)`, or nothing."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    """What could have been meant, as ` (did you mean 'margin'?)`, or nothing.
+
+    Names by which papers and other tools call a setting are taken for it.
+
+    Args:
+      name: what was written, a flag or the name of a setting.
+      known: what there is, all flags or all names.
+    """
+    meant = {_plain(one): one for one in known}
+    for ours, others in ELSEWHERE.items():
+        if ours in meant:
+            meant = {other: meant[ours] for other in others.split()} | meant
+    close = difflib.get_close_matches(_plain(str(name)), meant, n=1)
+    return f" (did you mean {meant[close[0]]!r}?)" if close else ""
+
+
+def _plain(name: str) -> str:
+    """A flag or a name, written like a field."""
+    return name.strip().lower().lstrip("-").replace("-", "_").replace(" ", "_")
+
+
+ELSEWHERE = {
+    "alpha": "beta dirichlet dirichlet_alpha concentration",
+    "batch_size": "b bs lbs local_batch_size local_bs minibatch",
+    "classes_per_client": "class_per_client cpr shards",
+    "data": "dataset",
+    "devices": "device gpu gpus workers",
+    "dropout": "cdr client_drop_rate drop_rate",
+    "eval_every": "eg eval_gap",
+    "family": "arch architecture model models model_family",
+    "feature_dim": "fd embedding_dim",
+    "learning_rate": "eta local_learning_rate local_lr lr step_size",
+    "local_epochs": "e epochs local_ep ls num_epochs",
+    "margin": "mart margin_threshold margin_threthold tau",
+    "method": "algo algorithm strategy",
+    "num_clients": "clients k n_clients nc num_users users",
+    "optimizer": "optim",
+    "out": "log_dir output output_dir save_dir",
+    "overwrite": "force",
+    "participation": "c frac fraction fraction_fit join_ratio jr sample_rate",
+    "proximity": "lam lambd lambda lamda mu",
+    "momentum": "mu",
+    "rounds": "comm_rounds communication_rounds global_rounds gr num_rounds t",
+    "scale": "s",
+    "seed": "random_seed",
+    "server_epochs": "se",
+    "server_learning_rate": "server_lr slr",
+    "train_fraction": "train_ratio",
+    "weight_decay": "decay wd",
+}
+"""What papers and other tools call a setting; where several are meant, the first there is counts.
+"""
 
 
 def check(owner: str, group: Any, name: str, value: Any) -> Any:
@@ -276,7 +325,10 @@ def check(owner: str, group: Any, name: str, value: Any) -> Any:
         raise UsageError(f"{owner}.{name} must be {rule}, got {value!r}")
 
     if plain is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        try:
+            value = float(value)
+        except OverflowError:
+            refuse("within the range of floats")
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
         kinds = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
         refuse(kinds.get(plain, plain.__name__))

@@ -336,6 +336,18 @@ def test_changed_files_are_seen(cached):
     assert load()[0].parts.tolist() == [0, 0, 0, 0, 1, 1]
 
 
+def test_a_changed_table_is_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "CACHED_BYTES", 1)
+    root = tiny_imagenet(tmp_path / "set")
+    shutil.rmtree(root / "test")
+    table = root / "val" / "val_annotations.txt"
+    for names, expected in (("n01 n02 n01", [0, 1, 0]), ("n02 n02 n01", [1, 1, 0])):
+        rows = [f"val_{i}.JPEG\t{name}\n" for i, name in enumerate(names.split())]
+        table.write_text("".join(rows))
+        dataset = data.load(f"folder:{root}", cache_dir=tmp_path / "cache")
+        assert dataset.labels[4:].tolist() == expected
+
+
 def test_small_sets_are_not_kept(tmp_path):
     data.load(f"folder:{sorted_by_part(tmp_path / 'pets')}", cache_dir=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()

@@ -231,3 +231,16 @@ def test_large_honest_files_are_read(tmp_path):
     with arrays.Archive(path) as file:
         assert file.check(["images"]) < limits.MAX_RATIO * path.stat().st_size
     assert np.array_equal(data.load(str(path)).images.reshape(70_000, 1024), images)
+
+
+@pytest.mark.parametrize("kind", [">u2", "<u2", ">f8", "|u1"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_come_by_row_and_as_this_machine_has_them(kind, order):
+    array = np.asarray(np.arange(24).reshape(2, 3, 4), kind, order=order)
+    file = io.BytesIO()
+    np.save(file, array)
+    size = file.tell()
+    file.seek(0)
+    got = arrays.read_npy(file, size, "here")
+    assert np.array_equal(got, array) and got.flags.c_contiguous
+    assert got.dtype.isnative and got.dtype == array.dtype.newbyteorder("=")

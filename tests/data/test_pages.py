@@ -118,3 +118,11 @@ def test_a_footer_that_lies_is_not_believed(tmp_path, monkeypatch, column):
         monkeypatch.setattr("protonorm_jax.data.parquet._check_rows", lambda *_: None)
     with pytest.raises(UsageError, match=f"8 times its length, got .* in column {column}"):
         data.load(f"parquet:{path}")
+
+
+def test_fields_far_apart_have_their_number_written_out():
+    assert pages._Reader(bytes([0x15, 0x02, 0x05, 0x28, 0x03, 0x11, 0x00])).struct() == {
+        1: 1,
+        20: -2,
+        21: True,
+    }

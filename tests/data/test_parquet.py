@@ -166,6 +166,9 @@ def test_columns_to_choose_from(tmp_path):
     path = write(tmp_path / "c.parquet", columns)
     dataset = data.load(f"parquet:{path}")
     assert np.array_equal(dataset.images, IMAGES[:4]) and dataset.labels.tolist() == [0, 1, 2, 3]
+    columns = {"image": images, "label_id": coarse, "kind": fine}
+    marked = write(tmp_path / "e.parquet", columns, {"kind": CLASS_LABEL})
+    assert data.load(f"parquet:{marked}").labels.tolist() == [0, 1, 2, 3]
     path.rename(tmp_path / "d#1.parquet")
     assert len(data.load(f"parquet:{tmp_path}/d#1.parquet").labels) == 4
 
@@ -291,5 +294,7 @@ def test_kept_by_content(tmp_path, monkeypatch):
     assert all(
         np.array_equal(one, other) for one, other in zip(first[:3], again[:3], strict=True)
     ) and np.array_equal(first.parts, again.parts)
+    (tmp_path / "moved" / "test.parquet").rename(tmp_path / "moved" / "valid.parquet")
+    assert load(tmp_path / "moved").parts.tolist() == [0] * 6 + [1] * 3
     shard(tmp_path / "moved" / "train.parquet", [0, 1, 2, 3, 4, 8])
     assert np.array_equal(load(tmp_path / "moved").images[5], IMAGES[8])

@@ -229,12 +229,21 @@ def test_objects_are_not_unpickled_and_long_files_not_read(tmp_path, monkeypatch
         partitions.read(tmp_path / "who.npz", LABELS)
     monkeypatch.setattr(tables, "FREE_BYTES", 100)
     (tmp_path / "who.json").write_text(" " * 741)
-    with pytest.raises(UsageError, match="must have at most 740 bytes for 10 numbers, got 741"):
+    with pytest.raises(
+        UsageError, match="must have at most 740 bytes, unpacked, for 10 numbers, got 741"
+    ):
         partitions.read(tmp_path / "who.json", LABELS)
-    with pytest.raises(UsageError, match="must be a file, got none"):
+    arrays = {"train": np.zeros(10_000, int), "train_count": [10_000]}
+    np.savez_compressed(tmp_path / "bomb.npz", test=[0], test_count=[1], **arrays)
+    assert (tmp_path / "bomb.npz").stat().st_size < 2000
+    with pytest.raises(
+        UsageError, match="must have at most 740 bytes, unpacked, for 10 numbers, got"
+    ):
+        partitions.read(tmp_path / "bomb.npz", LABELS)
+    with pytest.raises(UsageError, match="must be a file, got no such file"):
         partitions.read(tmp_path / "gone.json", LABELS)
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(UsageError, match="must be a file, got a folder"):
+    with pytest.raises(UsageError, match="must be a file, got something else"):
         partitions.read(tmp_path / "folder.json", LABELS)
 
 

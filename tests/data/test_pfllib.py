@@ -303,6 +303,8 @@ def test_inexact_pixels_are_the_nearest_when_told(tmp_path):
             {"x": np.ones((2, 3, 4, 5), bool), "y": np.arange(2)},
             "x must be numbers, got dtype bool",
         ),
+        ({10**6000: 1}, "x must be an array of numbers, got no x"),
+        ({"x": np.zeros((2, 3, 4, 5)), "y": [0, 10**6000]}, "y must be an array of numbers, got l"),
         ([1, 2], "data must be a dict of x and y"),
         ("text", "data must be a dict of x and y"),
     ],

@@ -123,6 +123,9 @@ class Calls:
     def __reduce__(self):
         return self.call
 
+    def __str__(self):  # By default with an address, which two processes do not share.
+        return f"a call of {self.call[0].__name__}"
+
 
 class Mine:
     pass
@@ -234,7 +237,7 @@ ENCODE = b"c_codecs\nencode\n"
         (FLOAT + b"(K\x03X\x01\x00\x00\x00<NX\x01\x00\x00\x00aNtb.", RULE + "an array of records"),
         (FLOAT + b"(K\x03X\x01\x00\x00\x00?NNNtb.", "a dtype without a byte order"),
         (b"cnumpy\ndtype\n(X\x02\x00\x00\x00V4\x89\x88tR.", RULE + "an array of dtype V4"),
-        (b"cnumpy\ndtype\n(}\x89\x88tR.", RULE + "an array of dtype {}"),
+        (b"cnumpy\ndtype\n(}\x89\x88tR.", RULE + "an array of dtype a dict"),
         (b"cnumpy.core.multiarray\n_reconstruct\n(K\x00K\x00\x85C\x01btR.", RULE + "a int as an "),
         (
             b"cnumpy.core.multiarray\nscalar\n(" + OBJECT + b"C\x08aaaaaaaatR.",
@@ -242,10 +245,13 @@ ENCODE = b"c_codecs\nencode\n"
         ),
         (
             ENCODE + b"X\x01\x00\x00\x00aX\x05\x00\x00\x00rot13\x86R.",
-            RULE + "_codecs.encode to rot",
+            RULE + "_codecs.encode of a str to rot13",
         ),
-        (ENCODE + b"X\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.", RULE + "_codecs.encode to zip"),
-        (ENCODE + b"](K\x01e\x85R.", RULE + "_codecs.encode to latin1"),
+        (
+            ENCODE + b"X\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.",
+            RULE + "_codecs.encode of a str to zip",
+        ),
+        (ENCODE + b"](K\x01e\x85R.", RULE + "_codecs.encode of a list to latin1"),
         (ENCODE + b"X\x03\x00\x00\x00\xe6\xb0\xb4\x85R.", "UnicodeEncodeError"),
         # What is left as a value must be one.
         (ENCODE + b".", RULE + "a function"),
@@ -282,7 +288,7 @@ def nested(count, begin, end=b""):
 
 
 BIG = 10_000_000
-DOUBLED = b"".join(b"(h%bh%bl" % ((bytes([i]),) * 2) + b"q%b0" % bytes([i + 1]) for i in range(90))
+LAUGHS = b"]q\x000" + b"(h\x00h\x00lq\x000" * 30 + b"h\x00"
 
 
 @pytest.mark.parametrize(
@@ -302,9 +308,18 @@ DOUBLED = b"".join(b"(h%bh%bl" % ((bytes([i]),) * 2) + b"q%b0" % bytes([i + 1]) 
         (b"N" * 1_000_001 + b".", "must hold at most 1000000 values"),
         # A list of two lists of two lists ...: small here, more than all memory for a reader.
         (
-            b"]q\x000" + b"".join(b"(h\x00h\x00lq\x000" for _ in range(30)) + b"h\x00.",
+            LAUGHS + b".",
             "1000000 val",
         ),
+        # Neither is it written out.
+        (LAUGHS + b"0cnumpy\ndtype\n(h\x00\x89\x88tR.", "an array of dtype a list"),
+        (
+            LAUGHS + b"0" + ENCODE + b"X\x01\x00\x00\x00ah\x00\x86R.",
+            "_codecs.encode of a str to a li",
+        ),
+        (LAUGHS + b"0h\x00h\x00\x93.", "a list and a list as a name"),
+        (LAUGHS + b"0}h\x00K\x01s.", "a list as a key"),
+        (b"\x8b\x00\x00\x10\x00" + b"\x7f" * 2**20 + b"\x85K\x01b.", "a state for a tuple"),
         # Nothing of these is as large as it says.
         (b"K\x01r\xff\xff\xff\xff.", None),
         (b"K\x01p4294967295\n.", None),

@@ -11,7 +11,7 @@ import pytest
 from plainly import check
 from protonorm_jax import methods, models
 from protonorm_jax.config import Config
-from protonorm_jax.engine.client import local_update, num_steps
+from protonorm_jax.engine.client import keys_of, local_update, num_steps
 from protonorm_jax.methods.method import Round
 from protonorm_jax.methods.shared.class_table import class_means
 from protonorm_jax.types import Client, ClientData, Models, Prototypes
@@ -257,6 +257,13 @@ def test_steps_are_counted_before_they_are_made(settings, wanted):
     traced = jax.jit(lambda counts: num_steps(counts, config))(counts)
     np.testing.assert_array_equal(traced, wanted)
     assert traced.dtype == jnp.int32
+
+
+def test_every_step_augments_by_a_key_of_its_own():
+    used = keys_of(jax.random.key(5))
+    steps = [jax.random.fold_in(one, i) for one in (used.loss, used.augmentation) for i in range(9)]
+    seen = {tuple(jax.random.key_data(key).tolist()) for key in (*used, *steps)}
+    assert len(seen) == 4 + 18
 
 
 def test_parts_of_epochs_are_their_first_steps(small_set):

@@ -252,16 +252,26 @@ SET = PLAIN.replace(
 
 
 def test_training_as_users_set_it_has_equal_bits_on_any_number_of_devices(small_set):
-    """Its clients over two devices, and beside a run that differs in all that is traced."""
+    with thorough():
+        one, two = (
+            protonorm_jax.run(SET.replace(devices=devices), dataset=small_set) for devices in (1, 2)
+        )
+    assert_equal(one, two)
+
+
+@pytest.mark.large
+def test_runs_that_differ_in_what_is_traced_of_their_training_share_a_program(small_set):
     other = {"weight_decay": 0.2, "clip_norm": 5.0, "stragglers": 0.3, "failures": 0.1}
     other |= {"straggler_work": 0.5, "schedule": "step:1:0.5"}
-    two = SET.replace(devices=2)
+    both = [SET, SET.replace(**other)]
     with thorough():
-        alone = protonorm_jax.run(SET, dataset=small_set)
-        assert_equal(alone, protonorm_jax.run(two, dataset=small_set))
-        _, rows, arrays = histories([two, two.replace(**other)], small_set, runs_per_program=2)
-    assert alone.rows == rows[0] != rows[1]
-    jax.tree.map(np.testing.assert_array_equal, alone.arrays, arrays[0])
+        alone = [protonorm_jax.run(config, dataset=small_set) for config in both]
+        together = [config.replace(devices=2) for config in both]
+        _, rows, arrays = histories(together, small_set, runs_per_program=2)
+    for history, row, array in zip(alone, rows, arrays, strict=True):
+        assert history.rows == row
+        jax.tree.map(np.testing.assert_array_equal, history.arrays, array)
+    assert rows[0] != rows[1]
 
 
 def test_a_round_in_which_everybody_fails_changes_nothing(small_set):

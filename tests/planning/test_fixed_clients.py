@@ -143,15 +143,15 @@ def test_run_resume_verify_and_sweep_keep_them(somewhere, tmp_path, capsys):
     assert rows_of(many / "runs" / "0000") == rows
 
 
-def test_from_python_too(small_set, somewhere, tmp_path):
-    config = Config(data="pfllib:somewhere", **SETTINGS)
-    history = protonorm_jax.run(config)
+def test_from_python_too(somewhere, tmp_path):
+    history = protonorm_jax.run(Config(**SETTINGS), dataset=somewhere)
     assert history.config.num_clients == 3
-    handed = protonorm_jax.run(Config(**SETTINGS), dataset=somewhere)
-    assert handed.rows == history.rows
     grid = {"learning_rate": [0.01]}
-    (row,) = sweep.run(Config(**SETTINGS), grid, tmp_path / "s", dataset=somewhere)
+    config = Config(data="pfllib:somewhere", **SETTINGS)
+    (row,) = sweep.run(config, grid, tmp_path / "s")
     assert row["head_accuracy"] == history.rows[-1]["head_accuracy"]
+    with pytest.raises(UsageError, match=r"Config.alpha must be left out for pfllib:somewhere, "):
+        sweep.run(config, {"alpha": [0.1, 0.5]}, tmp_path / "t", dataset=somewhere)
 
 
 def test_another_source_decides_anew():

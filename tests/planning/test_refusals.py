@@ -2,6 +2,7 @@
 
 import re
 
+import optax
 import pytest
 
 from protonorm_jax import methods, models
@@ -70,3 +71,28 @@ def test_a_run_with_such_heads_is_refused(method, family, rule, small_set, tmp_p
     ):
         job.run(settings, tmp_path / "new", display=None, dataset=small_set)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def row():
+    """A method with an optimiser of its own, in the table."""
+
+    def stubborn(setup, fixed):
+        return methods.Method(optimizer=lambda round: optax.adam(round.learning_rate))
+
+    methods.METHODS["stubborn"] = methods.Row(stubborn)
+    yield
+    del methods.METHODS["stubborn"]
+
+
+def test_a_choice_of_optimizer_that_a_method_does_not_follow_is_refused(row, small_set):
+    """All that the engine does itself is followed."""
+    config = Config(num_clients=2, family="mlp", feature_dim=8, devices=1, method="stubborn")
+    for change in ({"momentum": 0.9}, {"optimizer": "adamw"}, {"weight_decay": 0.1}):
+        ((name, value),) = change.items()
+        message = f"Config.{name} must be left out for method stubborn, which has an optimizer"
+        with pytest.raises(UsageError, match=re.escape(message) + f".*got {value!r}"):
+            plan.make([config.replace(**change)], small_set)
+    for method in ("fedkd", "fml", "fedl2g"):
+        plan.make([config.replace(method=method, optimizer="adam")], small_set)
+    plan.make([config.replace(clip_norm=1.0, schedule="cosine")], small_set)

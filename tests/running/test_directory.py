@@ -156,6 +156,7 @@ def killed_at(monkeypatch, count, do):
 
 @pytest.mark.parametrize("kind", ["run by run", "sweep by run", "run by sweep", "by longer"])
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # Hundreds of them take their time.
     count, seen = 0, set()
     while True:
         folder = tmp_path / str(count)

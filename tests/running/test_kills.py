@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import random
 import resource
 import subprocess
@@ -12,7 +13,8 @@ import jax
 import pytest
 
 from protonorm_jax import data
-from protonorm_jax.running import checkpoint
+from protonorm_jax.command import cli
+from protonorm_jax.running import checkpoint, lock
 from recorded import assert_same, content, count_lines, rows_of
 
 
@@ -106,17 +108,44 @@ def test_a_full_disk_loses_nothing(many_rounds, tmp_path):
     assert_same(whole, tmp_path / "run")
 
 
-def test_sigterm_saves_and_exits_with_0(small_set, tmp_path):
+def test_sigterm_saves_and_exits_with_0(small_set, tmp_path, capsys):
     file = tmp_path / "small.npz"
     data.save_npz(small_set, file)
     out = tmp_path / "run"
     flags = ("--data", str(file), "--family", "mlp", "--num-clients", "4", "--feature-dim", "8")
     process = protonorm("run", *flags, "--devices", "1", "--rounds", "1000000", "--out", str(out))
     wait_for(process, lambda: count_lines(out / "metrics.jsonl") >= 5)
+    # Nobody else gets in, whatever is asked for, and everybody may look.
+    in_use = f"protonorm: {out} is in use by process {process.pid} on {lock.here().host} since 20"
+    for command in (("resume",), ("resume", "--rounds", "9"), ("run", *flags, "--overwrite")):
+        place = () if command[0] == "resume" else ("--out",)
+        assert cli.main([command[0], *place, str(out), *command[1:]]) == 2
+        assert capsys.readouterr().err.startswith(in_use)
+    assert cli.main(["compare", str(out)]) == 0
+    assert f"{out}: running after round " in capsys.readouterr().out
     process.terminate()
     said, _ = process.communicate(timeout=60)
+    assert not (out / lock.NAME).exists()
     assert process.returncode == 0
     assert f"protonorm resume {out} goes on" in said and "stopped by SIGTERM after round" in said
     rows = len(rows_of(out))
     assert json.loads((out / "summary.json").read_text())["rounds"] == rows
     assert [path.name for path in (out / checkpoint.FOLDER).iterdir()] == [str(rows)]
+
+
+@pytest.mark.large
+@pytest.mark.timeout(1200)
+def test_a_few_of_the_campaign():
+    """See `kills.py`; `make kills` has a hundred."""
+    script = pathlib.Path(__file__).with_name("kills.py")
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir)
+    }
+    said = subprocess.run(
+        [sys.executable, script, "--kills", "12", "--seed", "1"],
+        env={name: value for name, value in environment.items() if name != "XLA_FLAGS"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert "12 kills, seed 1: nothing lost" in said

@@ -308,7 +308,7 @@ def test_only_finished_runs_can_be_verified(small_file, tmp_path, capsys):
     assert cli.main(["verify", str(tmp_path)]) == 2
     assert "config must be a readable JSON file" in capsys.readouterr().err
     (tmp_path / "config.json").write_text(json.dumps(SMALL.to_dict()))
-    (tmp_path / "summary.json").write_text('{"status": "stopped"}')
+    (tmp_path / "summary.json").write_text('{"method": "local", "status": "stopped"}')
     assert cli.main(["verify", str(tmp_path)]) == 2
     assert "DIR must hold a finished run, got status 'stopped'" in capsys.readouterr().err
     assert cli.main(["resume", str(tmp_path / "nowhere")]) == 2

@@ -316,7 +316,8 @@ def _compare(parsed: argparse.Namespace) -> int:
         if not runs:
             raise UsageError("--out must be given with at least one run, got sweeps only")
         names = [str(path) for path in directories]
-        with record.writing(Path(parsed.out)), record.replacing(Path(parsed.out)) as file:
+        path = Path(parsed.out)
+        with record.writing(path), record.replacing(path, parents=True) as file:
             report.draw_comparison(runs, names, file, form)
     return 0
 
@@ -327,7 +328,8 @@ def _default_directory(chosen: config.Config, kind: str = "") -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"protonorm: {console.one_line(message)}", file=sys.stderr, flush=True)
+    message = re.sub(r"(\S{80})\S{120,}(\S{40})", r"\1...\2", console.one_line(message))
+    print(f"protonorm: {message}", file=sys.stderr, flush=True)
     return code
 
 

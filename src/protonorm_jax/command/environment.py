@@ -35,8 +35,8 @@ def check_xla_flags() -> None:
 def reason(error: Exception) -> str:
     """Why the program does not start: the environment variable that jax does not take, or so."""
     text = (str(error).strip().splitlines() or ["no message"])[0]
-    named = re.search(r"JAX flag (\w+)|environment '(\w+)'", text)
-    name = (named[1] or named[2]).upper() if named else ""
+    named = re.search(r"JAX flag (\w+)|environment '(\w+)'|^(jax\.\w+) must", text)
+    name = next(filter(None, named.groups())).upper().replace(".", "_") if named else ""
     if name in os.environ:
         return f"{name} must be a value that jax takes, got {os.environ[name]!r}"
     if isinstance(error, UsageError):

@@ -9,6 +9,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.data import pfllib
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import samples
+from protonorm_jax.types import Partition
 
 _PARTITIONS = {"dirichlet": "dir", "pathological": "pat"}
 """What PFLlib calls our partitions, where it has a name for them."""
@@ -44,7 +45,7 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
     pfllib.check_free(Path(place).expanduser())
     selected = samples.DataSets().of(chosen)
     partition = samples.share(chosen, selected).partition
-    directory = pfllib.save(selected.dataset, partition, place, described(chosen))
+    directory = pfllib.save(selected.dataset, partition, place, described(chosen, partition))
     num_train, num_test = partition.train_count.sum(), partition.test_count.sum()
     Console().say(
         f"{len(partition.train)} clients with {num_train} training and {num_test} test samples "
@@ -53,11 +54,12 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
     return 0
 
 
-def described(chosen: Config) -> dict[str, Any]:
+def described(chosen: Config, partition: Partition) -> dict[str, Any]:
     """How the samples were dealt, in the words of PFLlib's `config.json`."""
+    sizes = partition.train_count + partition.test_count
     return {
         "non_iid": chosen.partition != "iid",
-        "balance": chosen.partition == "iid",
+        "balance": bool(sizes.max() - sizes.min() <= 1),
         "partition": _PARTITIONS.get(chosen.partition),
         **({"alpha": chosen.alpha} if chosen.partition == "dirichlet" else {}),
         "batch_size": chosen.batch_size,

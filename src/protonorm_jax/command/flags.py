@@ -1,6 +1,7 @@
 """The flags of the command line; those of settings come from `Config` and the method's group."""
 
 import argparse
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -9,6 +10,7 @@ from protonorm_jax import config, methods, settings
 from protonorm_jax.command import export as exports
 from protonorm_jax.command import partition as partitions
 from protonorm_jax.command import thomson as points
+from protonorm_jax.command.paths import directory, path
 from protonorm_jax.errors import UsageError
 
 
@@ -22,7 +24,7 @@ def method_of(arguments: Sequence[str]) -> str:
     """
     first = _Parser(add_help=False, allow_abbrev=False)
     for flag in ("--method", "--config", "--methods"):
-        first.add_argument(flag)
+        first.add_argument(flag, type=str if flag == "--method" else path)
     parsed, _ = first.parse_known_args(list(arguments))
     if parsed.methods:
         methods.load_file(parsed.methods)
@@ -94,6 +96,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raises the complaint."""
+        message = re.sub(r"^argument (\S+): must ", r"\1 must ", message)
         raise UsageError(f"{message} ({self.prog} --help lists the flags)")
 
 
@@ -110,25 +113,29 @@ def parse(
       UsageError: a file of methods or a config cannot be used, or a setting is another method's.
     """
     method = method_of(arguments)
-    result, rest = _parser(commands, method).parse_known_args(list(arguments))
+    parser = _parser(commands, method)
+    result, rest = parser.parse_known_args(list(arguments))
     if rest:
-        _refuse(rest[0], method, getattr(result, "grid", []))
+        _refuse(rest[0], method, getattr(result, "grid", []), _flags_of(parser, arguments))
     result.flags_of = method
     return result
 
 
-def _refuse(flag: str, method: str, axes: Sequence[str]) -> NoReturn:
+def _flags_of(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """All flags of the command that is called."""
+    (places,) = [one for one in parser._actions if isinstance(one, argparse._SubParsersAction)]
+    called = next((word for word in arguments if word in places.choices), None)
+    chosen = places.choices[called] if called else parser
+    return [flag for action in chosen._actions for flag in action.option_strings]
+
+
+def _refuse(flag: str, method: str, axes: Sequence[str], known: Sequence[str]) -> NoReturn:
     """Complains of a flag that there is not, and says whose it is if it is some method's."""
     name = flag.partition("=")[0].removeprefix("--")
     name = name.removeprefix("no-").replace("-", "_") if flag.startswith("--") else ""
     owners = [key for key, row in methods.METHODS.items() if name in settings.fields(row.settings)]
-    if not owners:
-        known = [
-            *settings.fields(config.Config),
-            *settings.fields(methods.METHODS[method].settings),
-        ]
-        known = [f"--{one.replace('_', '-')}" for one in known]
-        hint = settings.hint(flag.partition("=")[0], known) if name else ""
+    if not owners or "--method" not in known:
+        hint = settings.hint(flag.partition("=")[0], known) if flag.startswith("-") else ""
         raise UsageError(f"unrecognized arguments: {flag}{hint} (--help lists the flags)")
     if any(text.partition("=")[0] == "method" for text in axes):
         raise UsageError(
@@ -207,7 +214,10 @@ def _parser(
         "method=protonorm,fedtgp with fedtgp.margin=0.1,100 varies a setting of one method alone",
     )
     group.add_argument(
-        "--grid-file", metavar="FILE", help="JSON: values by setting, or a list of such grids"
+        "--grid-file",
+        type=path,
+        metavar="FILE",
+        help="JSON: values by setting, or a list of them",
     )
     group.add_argument(
         "--seeds", type=_natural, default=1, metavar="N", help="seeds from --seed on (1)"
@@ -278,8 +288,15 @@ def _parser(
         allow_abbrev=False,
     )
     compare.set_defaults(command=commands["compare"])
-    compare.add_argument("directories", metavar="DIR", nargs="+", help="of a recorded run")
-    compare.add_argument("--out", metavar="FILE.png", help="also draw their accuracies here")
+    compare.add_argument(
+        "directories", type=path, metavar="DIR", nargs="+", help="of a recorded run"
+    )
+    compare.add_argument(
+        "--out",
+        type=path,
+        metavar="FILE.png",
+        help="also draw their accuracies here (or .pdf, .svg, ...)",
+    )
     _add_debug(compare)
 
     thomson = places.add_parser(
@@ -304,10 +321,12 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 def _add_output(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
-    output.add_argument("--out", metavar="DIR", help="new directory for the results (runs/...)")
+    output.add_argument(
+        "--out", type=directory, metavar="DIR", help="new directory for the results (runs/...)"
+    )
     output.add_argument("--overwrite", action="store_true", help="replace the results in --out")
     output.add_argument(
-        "--config", metavar="FILE", help="start from the settings in a run's config.json"
+        "--config", type=path, metavar="FILE", help="start from the settings in a run's config.json"
     )
     output.add_argument(
         "--dry-run", action="store_true", help="only say what is planned, and what it will need"
@@ -318,7 +337,10 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def _add_methods(parser: Any) -> None:
     parser.add_argument(
-        "--methods", metavar="FILE.py", help="a file that puts methods of your own into METHODS"
+        "--methods",
+        type=path,
+        metavar="FILE.py",
+        help="a file that puts methods of your own into METHODS",
     )
 
 
@@ -346,7 +368,7 @@ def _add_settings(
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="where the results are")
+    parser.add_argument("directory", type=path, metavar="DIR", help="where the results are")
     parser.add_argument(
         "--devices", type=_natural, metavar="INT", help="devices to use now (as recorded)"
     )

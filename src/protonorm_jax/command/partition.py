@@ -52,6 +52,10 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
             report.draw_clients(train, test, file)
     console = Console()
     console.print(report.clients_table(train, test, dealt.names))
-    for line in (*dealt.notes, f"Written to {out}, drawn in {picture}"):
+    total = (
+        f"{len(train)} clients hold {train.sum():,} training and {test.sum():,} test samples, in "
+        "the table together by class"
+    )
+    for line in (total, *dealt.notes, f"Written to {out}, drawn in {picture}"):
         console.say(line)
     return 0

@@ -124,7 +124,7 @@ class _Bar:
             )
         elif done == self._total or now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            left = (self._total - done) / speed
+            left = (self._total - done) / max(speed, 1e-9)
             self.say(
                 f"{unit.removesuffix('s')} {done}/{self._total}  {figures}  "
                 f"{speed:.3g} {unit}/s  {left:.0f} s left"
@@ -171,7 +171,7 @@ class RunDisplay(_Bar):
                     if event.row.get(f"{name}_accuracy") is not None
                 )
                 loss = event.row.get("loss")
-                self._figures = f"accuracy: {accuracies}  loss " + (
+                self._figures = f"accuracy: {accuracies or '-'}  loss " + (
                     "-" if loss is None else f"{loss:.4g}"
                 )
         self.show(step.round_index, self._figures)

@@ -11,12 +11,14 @@ from scipy.spatial import ConvexHull
 
 from protonorm_jax import keys, report, thomson
 from protonorm_jax.command.console import Console
+from protonorm_jax.command.paths import directory
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
 from protonorm_jax.running import record
 
 POINTS = "points.npz"
 PICTURE = "points.png"
+_SECONDS_BETWEEN_LINES = 5.0
 _ELEVATION, _AZIMUTH = 18.0, 33.0  # Degrees, of the eye that looks at the sphere.
 _FLAT = 1 - 1e-6  # Cosine between the normals of two triangles of one face.
 _POINT_COLOR = np.array([0.75, 0.13, 0.13])
@@ -41,7 +43,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="INT", help="of the starts (0)")
     parser.add_argument(
-        "--out", metavar="DIR", help="new directory for points and picture (runs/thomson-N-DIM)"
+        "--out",
+        type=directory,
+        metavar="DIR",
+        help="new directory for points and picture (runs/thomson-N-DIM)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the results in --out")
 
@@ -53,16 +58,22 @@ def command(parsed: argparse.Namespace) -> int:
       UsageError: a flag is out of range, or the directory is taken or cannot be written.
     """
     _check(parsed)
-    directory = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
+    devices.check_settings()
+    folder = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
     try:
         record.check_free(
-            directory, overwrite=parsed.overwrite, is_ours=lambda path: (path / POINTS).exists()
+            folder, overwrite=parsed.overwrite, is_ours=lambda path: (path / POINTS).exists()
         )
-        directory.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error
     devices.cache_programs()
 
+    console = Console()
+    console.say(
+        f"{parsed.num_points} points in {parsed.dim} dimensions: {parsed.restarts} descents and a "
+        "polish of the best, after compiling ..."
+    )
     start = time.perf_counter()
     result = thomson.minimize(
         keys.root(parsed.seed),
@@ -70,6 +81,7 @@ def command(parsed: argparse.Namespace) -> int:
         dim=parsed.dim,
         exponent=parsed.exponent,
         restarts=parsed.restarts,
+        tell=_Teller(console),
     )
     seconds = time.perf_counter() - start
     if not math.isfinite(result.energy + result.residual):
@@ -79,7 +91,7 @@ def command(parsed: argparse.Namespace) -> int:
         )
 
     try:
-        with record.replacing(directory / POINTS) as file:
+        with record.replacing(folder / POINTS) as file:
             np.savez(
                 file,
                 points=result.points,
@@ -89,17 +101,33 @@ def command(parsed: argparse.Namespace) -> int:
                 exponent=parsed.exponent,
                 seed=parsed.seed,
             )
-        with record.replacing(directory / PICTURE) as file:
+        with record.replacing(folder / PICTURE) as file:
             draw(result.points, f"energy {result.energy:.9f}", file)
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error
 
-    console = Console()
     for name, text in _lines(parsed, result).items():
         console.say(f"{name:<16}{text}")
     console.say(f"{'time':<16}{seconds:.1f} s, compilation included")
-    console.say(f"Results are in {directory}")
+    console.say(f"Results are in {folder}")
     return 0
+
+
+class _Teller:
+    """Says now and then how far a search has come."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int, steps: int) -> None:
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        self._console.say(
+            f"{what} {done}/{total} done, {steps} steps of the next, {now - self._began:.0f} s"
+        )
 
 
 def _check(parsed: argparse.Namespace) -> None:

@@ -194,7 +194,7 @@ def _batch(file: Any, place: str) -> dict[str, Any]:
     values = pickles.load(content, place)
     if not isinstance(values, dict):
         raise UsageError(f"{place} must hold a dict, got {type(values).__name__}")
-    return {pickles.text(key): value for key, value in values.items()}
+    return pickles.by_name(values)
 
 
 def _images(batch: dict[str, Any], place: str) -> np.ndarray:

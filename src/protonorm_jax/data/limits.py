@@ -84,7 +84,9 @@ def read_into(file: Any, array: np.ndarray) -> int:
     Returns:
       How many bytes there were, at most as many as the array has.
     """
-    view = array.reshape(-1).view(np.uint8).data
+    if not array.size:
+        return 0
+    view = array.data.cast("B")  # Unlike a reshape, never of a copy.
     done = 0
     while done < len(view):
         count = file.readinto(view[done : done + CHUNK])

@@ -131,10 +131,8 @@ def load(
         )
 
     def digest() -> str:
-        entries = [shard.file for shard in shards]
-        names = [files.below(entry.path, root) for entry in entries]
-        digests = files.digests(entries, on_progress)
-        return cache.key(image_size, columns[0], names, [int(one.part) for one in shards], digests)
+        digests = files.digests([shard.file for shard in shards], on_progress)
+        return cache.key(image_size, columns[0], [shard.part.name for shard in shards], digests)
 
     large = sum(shard.file.size for shard in shards) >= folder.CACHED_BYTES
     dataset = cache.load_or_make("parquet", digest, make, cache_dir) if large else make()

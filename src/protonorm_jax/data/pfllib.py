@@ -181,12 +181,12 @@ def _content(path: Path) -> dict[str, np.ndarray]:
         values = values.reshape(-1)[0]
     if not isinstance(values, dict):
         raise UsageError(f"{path}: data must be a dict of x and y, got {type(values).__name__}")
-    by_name = {pickles.text(key): value for key, value in values.items()}
+    values = pickles.by_name(values)
     result = {}
     for name in ("x", "y"):
-        found = pickles.numbers(by_name.get(name))
+        found = pickles.numbers(values.get(name))
         if found is None:
-            kind = type(by_name[name]).__name__ if name in by_name else f"no {name}"
+            kind = type(values[name]).__name__ if name in values else f"no {name}"
             raise UsageError(f"{path}: {name} must be an array of numbers, got {kind}")
         result[name] = found
     return result

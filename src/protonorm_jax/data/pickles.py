@@ -61,9 +61,12 @@ def load(content: bytes, place: str) -> Any:
     return value
 
 
-def text(key: Any) -> str:
-    """A key of a dict as text, whichever Python wrote it."""
-    return key.decode("latin-1") if isinstance(key, bytes) else str(key)
+def by_name(values: dict[Any, Any]) -> dict[Any, Any]:
+    """A dict whose keys are text, whichever Python wrote it."""
+    return {
+        key.decode("latin-1") if isinstance(key, bytes) else key: value
+        for key, value in values.items()
+    }
 
 
 def numbers(value: Any) -> np.ndarray | None:
@@ -179,6 +182,8 @@ class _Machine:
                 stack.append(self._find(argument))
             case "STACK_GLOBAL":
                 module, attribute = self._popped(2)
+                if type(module) is not str or type(attribute) is not str:
+                    raise ValueError(f"a {_kind(module)} and a {_kind(attribute)} as a name")
                 stack.append(self._find(f"{module} {attribute}"))
             case "REDUCE":
                 function, values = self._popped(2)
@@ -233,7 +238,7 @@ class _Machine:
     def _find(self, name: str) -> _Named:
         found = self._known.get(name)
         if found is None:
-            self._refuse(limits.shown(name.replace(" ", ".", 1)))
+            self._refuse(_shown(name.replace(" ", ".", 1)))
         return found
 
     def _call(self, function: Any, values: Any) -> Any:
@@ -254,7 +259,7 @@ class _Machine:
     def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
         """How bytes are written before protocol 3."""
         if type(text) is not str or encoding not in ("latin1", "latin-1"):
-            self._refuse(f"_codecs.encode to {limits.shown(encoding)}")
+            self._refuse(f"_codecs.encode of a {_kind(text)} to {_shown(encoding)}")
         self._spend(len(text))
         return text.encode("latin-1")
 
@@ -264,7 +269,7 @@ class _Machine:
     def _new_dtype(self, text: Any, *_: Any) -> _Dtype:
         text = text.decode("latin-1") if type(text) is bytes else text
         if type(text) is not str or not _DTYPE.fullmatch(text):
-            self._refuse(f"an array of dtype {limits.shown(text)}")
+            self._refuse(f"an array of dtype {_shown(text)}")
         return _Dtype(text)
 
     def _new_array(self, kind: Any, *_: Any) -> np.ndarray:
@@ -359,6 +364,11 @@ def _kind(value: Any) -> str:
     if isinstance(value, _Named):
         return "function"
     return type(value).__name__.strip("_").lower()
+
+
+def _shown(value: Any) -> str:
+    """A text for messages; of anything else its kind, as its text may have no end."""
+    return limits.shown(value) if type(value) is str else f"a {_kind(value)}"
 
 
 def _check_nesting(value: Any, place: str) -> None:

@@ -5,8 +5,8 @@ animation the first frame, transparency dropped (not laid over a colour), palett
 resolved to RGB, EXIF's orientation not applied. Grey of 16 bits is scaled, 0..65535 to 0..255 and
 rounded. Grey of 32 bits and floats are refused, as what is white in them cannot be told.
 
-Resizing takes the largest square in the middle of each image and resizes it as torchvision's
-`Resize` does: bilinear, antialiased, on uint8.
+Resizing is torchvision's `Resize(N)` and then `CenterCrop(N)`, without rounding where it cuts: the
+largest square in the middle of each image is resized, bilinear and antialiased, on uint8.
 """
 
 import contextlib

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import zipfile
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from protonorm_jax.errors import UsageError
 MOST_BYTES = 64
 """Bytes that a file may have for each sample or class, beyond `FREE_BYTES`."""
 
-FREE_BYTES = 64 * 2**20
+FREE_BYTES = 2**20
 """Bytes that a file may have in any case."""
 
 _NUMBERS = ("", "index", "idx", "id", "number", "no", "row", "sample", "sample_id")
@@ -34,12 +35,16 @@ def check_size(path: Path, count: int) -> None:
     """
     with checks.reading(path):
         if not path.is_file():
-            raise UsageError(
-                f"{path} must be a file, got {'a folder' if path.exists() else 'none'}"
-            )
+            found = "something else" if path.exists() else "no such file"
+            raise UsageError(f"{path} must be a file, got {found}")
         size, most = path.stat().st_size, FREE_BYTES + MOST_BYTES * count
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                size = max(size, sum(member.file_size for member in archive.infolist()))
     if size > most:
-        raise UsageError(f"{path} must have at most {most} bytes for {count} numbers, got {size}")
+        raise UsageError(
+            f"{path} must have at most {most} bytes, unpacked, for {count} numbers, got {size}"
+        )
 
 
 def read(

@@ -96,7 +96,7 @@ def load(
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         names = [os.fspath(path.relative_to(folder)) for path in paths]
         digests = files.digests([files.entry(path) for path in paths], on_progress)
-        return cache.key(image_size, names, digests)
+        return cache.key(names, digests)
 
     return cache.load_or_make(kind, digest, make, cache_dir)
 

@@ -124,8 +124,9 @@ def local_update(
     upload = upload._replace(floats=jnp.asarray(upload.floats, jnp.int32))
     sent = (upload.each, upload.mean)
     finite = jnp.array([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves((sums, sent))])
+    divisor = jnp.maximum(count, 1)
     info = {
-        "terms": jax.tree.map(lambda term: term / jnp.maximum(count, 1), sums),
+        "terms": jax.tree.map(lambda term: term / divisor.astype(term.dtype), sums),
         "num_steps": count,
         "finite": finite.all(),
     }

@@ -267,7 +267,7 @@ def participants(
       is not lost (each independently with probability `dropout`).
     """
     order_key = keys.derive(key, keys.Stream.PARTICIPATION, round_index)
-    rank = jnp.argsort(jax.random.permutation(order_key, num_clients))
+    rank = jnp.argsort(jax.random.permutation(order_key, num_clients)).astype(jnp.float32)
     wanted = jnp.round(participation * num_clients)
     trains = rank < jnp.maximum(wanted, 1)
     loss_key = keys.derive(key, keys.Stream.DROPOUT, round_index)

@@ -349,7 +349,8 @@ def infer(models: Models, client: Client, inputs: Any) -> Outputs:
 
 def mean_of_rows(values: jax.Array, mask: jax.Array) -> jax.Array:
     """The mean of `values` `[B]` over the rows where `mask` `[B]` is true; zero without any."""
-    return jnp.sum(jnp.where(mask, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1)
+    count = jnp.maximum(jnp.sum(mask), 1).astype(values.dtype)
+    return jnp.sum(jnp.where(mask, values, 0.0)) / count
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:

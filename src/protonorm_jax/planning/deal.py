@@ -1,7 +1,6 @@
 """Who has what: data, samples and architectures, dealt to the clients of a program's runs."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from protonorm_jax.config import PARTITIONS, Config
 from protonorm_jax.engine import client
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import samples
+from protonorm_jax.planning.samples import naming as naming
 from protonorm_jax.types import Dataset, Partition, Scored
 
 _VARIED = (
@@ -194,12 +194,3 @@ def shared_name(config: Config, method: methods.Method, family: Sequence[str]) -
     if name == "family":
         return models.shared_model(config.family)
     return name
-
-
-@contextlib.contextmanager
-def naming(field: str) -> Iterator[None]:
-    """Puts the name of the setting in front of what a room that does not know it complains of."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{field}: {error}") from error

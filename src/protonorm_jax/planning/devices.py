@@ -18,6 +18,13 @@ _PATIENCE = (
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=3600",
     "--xla_cpu_collective_call_terminate_timeout_seconds=86400",
 )
+_WAYS = ("host_to_device", "device_to_device", "device_to_host")
+# Settings of jax, and their values with which programs can be compiled ahead of time and fed.
+_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "jax_disable_jit": (False,),
+    "jax_check_tracer_leaks": (False,),
+    **{f"jax_transfer_guard_{way}": ("allow", "log", None) for way in _WAYS},
+}
 
 
 def connect(
@@ -118,12 +125,41 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def check_settings() -> None:
+    """Refuses settings of jax under which nothing can be run.
+
+    Raises:
+      UsageError: one of them; or a platform that is not there.
+    """
+    for name, allowed in _SETTINGS.items():
+        value = getattr(jax.config, name)
+        if value not in allowed:
+            raise UsageError(f"{name.upper()} must be {allowed[0]}, got {value}")
+    config: Any = jax.config
+    if config.jax_num_cpu_devices == 0:
+        raise UsageError("JAX_NUM_CPU_DEVICES must be >= 1, got 0")
+    older = not config.jax_platforms and "JAX_PLATFORM_NAME" in os.environ
+    name = "jax_platform_name" if older else "jax_platforms"
+    try:
+        jax.devices()
+        name = "jax_default_device"
+        if isinstance(config.jax_default_device, str):
+            jax.devices(config.jax_default_device.partition(":")[0])
+    except Exception as error:  # Of any kind, as each platform has its own.
+        reason = next(iter(str(error).splitlines()), "") or "it is not there"
+        value = os.environ.get(name.upper(), getattr(config, name, None))
+        raise UsageError(
+            f"{name.upper()} must name a platform that jax finds, got {value!r}: {reason}"
+        ) from error
+
+
 def choose(count: int) -> list[jax.Device]:
     """The first `count` devices of all processes together, as many of each; all of them for 0.
 
     Raises:
       UsageError: there are fewer, or the processes cannot share so many equally.
     """
+    check_settings()
     present, processes = jax.devices(), jax.process_count()
     if count % processes:
         raise UsageError(

@@ -1,15 +1,18 @@
 """Everything that is settled before anything is compiled: data, clients, devices, memory."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from protonorm_jax import keys, methods, models
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
+from protonorm_jax.methods import descent
 from protonorm_jax.planning import added, devices, layout, memory
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.planning.samples import DataSets
@@ -189,6 +192,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
     nets = [build("Config.family", one.architecture, one, config.feature_dim) for one in placements]
     by_name = {one.architecture: net for one, net in zip(placements, nets, strict=True)}
     _check_heads(method, config, by_name)
+    _check_optimizer(method, config)
     for placement, private in zip(placements, nets, strict=True):
         both = Models(private)
         if shared == "private":
@@ -308,6 +312,43 @@ def _check_heads(method: methods.Method, config: Config, nets: Mapping[str, Mode
                 f"Config.family must have models with heads of one form for method "
                 f"{config.method}, got {one} with {form} and {other} with {another}"
             )
+
+
+def _check_optimizer(method: methods.Method, config: Config) -> None:
+    """Refuses a choice of optimiser that a method with one of its own does not follow.
+
+    Raises:
+      UsageError: it makes its optimiser without what was asked for.
+    """
+    chosen = descent.of(config)
+    asked = dataclasses.replace(chosen, clip_norm=None)  # Which is done before any optimiser.
+    if asked == descent.Descent():
+        return
+    followed = []
+
+    class Watched(descent.Descent):
+        def along(self, learning_rate: Any) -> Any:
+            followed.append(True)
+            return chosen.along(learning_rate)
+
+    def make() -> None:
+        own = methods.settings_of(config.method, config.method_settings)
+        counts = jnp.zeros((config.num_clients, 1), jnp.int32)
+        method.optimizer(
+            methods.Round(jnp.int32(0), jnp.float32(1), own, counts, descent=Watched())
+        )
+
+    jax.eval_shape(make)
+    if not followed:
+        (name, *_) = [
+            field.name
+            for field in dataclasses.fields(asked)
+            if getattr(asked, field.name) != field.default
+        ]
+        raise UsageError(
+            f"Config.{name} must be left out for method {config.method}, which has an optimizer of "
+            f"its own, got {getattr(asked, name)!r}"
+        )
 
 
 def _head_form(net: Model) -> str:

@@ -1,6 +1,7 @@
 """The samples of a run: read, as its settings want them, and who of its clients holds which."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,15 @@ from protonorm_jax.config import DEALING, PARTITIONS, Config, sigma_of
 from protonorm_jax.data import checks, partitions, selection, tables
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset, Part, Partition, Scored
+
+
+@contextlib.contextmanager
+def naming(field: str) -> Iterator[None]:
+    """Puts the name of the setting in front of what a room that does not know it complains of."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{field}: {error}") from error
 
 
 class DataSets:
@@ -41,9 +51,12 @@ class DataSets:
             _as_dealt(config, dataset)  # Refuses what contradicts before more is done.
         result = selection.whole(dataset)
         if config.test_data:
-            result = selection.with_test(result, self._load(config, config.test_data))
+            with naming("Config.test_data"):
+                test = self._load(config, config.test_data)
+            result = selection.with_test(result, test)
         if config.group_labels:
-            result = selection.grouped(result, config.group_labels)
+            with naming("Config.group_labels"):
+                result = selection.grouped(result, config.group_labels)
         if config.classes:
             result = selection.of_classes(result, config.classes)
         if config.num_samples:
@@ -136,10 +149,12 @@ def _check_parts(config: Config, dataset: Dataset) -> None:
     present = [part for part in Part if _are(dataset, part).any()]
     for needed in (Part.TRAIN, Part.TEST):
         if needed not in present:
-            names = ", ".join(part.name.lower() for part in present) or "none"
+            names = " and ".join(part.name.lower() for part in present)
             raise UsageError(
-                f"Config.split must be joined for {dataset.name} ({config.data}), which has no "
-                f"{needed.name.lower()} part (its parts: {names}; --test-data gives one), got 'own'"
+                f"Config.split must be joined for {dataset.name} ({config.data}), which has "
+                f"{f'a {names} part but no' if present else 'no train and no'} "
+                f"{needed.name.lower() if present else 'test'} part (--test-data gives a test "
+                f"part), got {config.split!r}"
             )
 
 
@@ -188,7 +203,8 @@ def _from_file(
 ) -> tuple[Config, Partition, tuple[str, ...] | None]:
     """What a file of indices says."""
     path = config.located().partition.partition(":")[2]
-    names, parts = partitions.read(path, dataset.labels)
+    with naming("Config.partition"):
+        names, parts = partitions.read(path, dataset.labels)
     if config.split == "own":
         for name, rows in zip(names, partition.unpack(parts)[0], strict=True):
             tested = rows[_are(dataset, Part.TEST)[rows]]
@@ -207,7 +223,8 @@ def _to_owners(
     """Each owner of samples a client; the largest ones if fewer clients are asked for."""
     path = config.located().partition.partition(":")[2]
     dataset, own = selected.dataset, config.split == "own"
-    listed = partitions.read_owners(path, selected.num_first)
+    with naming("Config.partition"):
+        listed = partitions.read_owners(path, selected.num_first)
     names = tables.ordered(listed)
     place = {name: number for number, name in enumerate(names)}
     known = np.array([place[name] for name in listed])

@@ -20,17 +20,12 @@ def clients_table(train: np.ndarray, test: np.ndarray, names: Sequence[str] | No
 
     Args:
       train: `[M, C]` training samples of each class.
-      test: `[M, C]` test samples of each class.
+      test: `[M, C]` test samples of each class; by class they are counted with the others.
       names: of the clients; by default their numbers.
     """
-    num_clients, num_classes = train.shape
+    num_classes = train.shape[1]
     both, fits = train + test, num_classes <= _MOST_COLUMNS
-    table = Table(
-        title=f"{num_clients} clients, {train.sum():,} training and {test.sum():,} test samples",
-        caption="by class: training and test samples together" if fits else None,
-        box=box.SIMPLE_HEAD,
-        padding=0,
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("client", overflow="fold")
     rest = [str(label) for label in range(num_classes)] if fits else ["largest class", "share"]
     for head in ("train", "test", "classes", *rest):
@@ -69,10 +64,7 @@ def draw_clients(train: np.ndarray, test: np.ndarray, file: BinaryIO, form: str 
                 _draw_bubbles(figure, axes, counts, most)
             else:
                 _draw_map(figure, axes, counts, most)
-            axes.set_title(
-                f"{title}: {counts.sum():,} samples, at most {counts.max():,} of a class "
-                "at a client"
-            )
+            axes.set_title(f"{title}: {counts.sum():,} samples, the largest mark: {counts.max():,}")
             axes.set_ylabel("class")
             axes.set_xlim(-0.6, num_clients - 0.4)
             axes.set_ylim(-0.6, num_classes - 0.4)

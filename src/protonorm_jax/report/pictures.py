@@ -109,7 +109,8 @@ def draw_prototypes(arrays: dict[str, np.ndarray], file: BinaryIO) -> None:
         upper = np.triu_indices(len(known), 1)
         bins = np.arange(0, 182, 2)
         for angles, which in ((before, "averaged by the server"), (after, "sent to clients")):
-            panels[2].hist(angles[upper], bins=bins, alpha=0.7, label=which)
+            pairs = angles[upper]
+            panels[2].hist(pairs[np.isfinite(pairs)], bins=bins, alpha=0.7, label=which)
         panels[2].set_xlabel("angle in degrees")
         panels[2].set_ylabel("pairs of classes")
         panels[2].set_title("all pairs")

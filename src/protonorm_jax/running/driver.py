@@ -1,5 +1,6 @@
 """From a plan to finished runs: compilation, the loop over rounds, what comes of each."""
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -232,6 +233,11 @@ def prepare(
     return compile_plan(planning.make(configs, dataset, **settings))
 
 
+def _promoting() -> contextlib.AbstractContextManager:
+    """Traces as by default: optax is not made for strict types, nor need a user's method be."""
+    return jax.numpy_dtype_promotion("standard")
+
+
 def compile_plan(plan: Plan) -> Simulation:
     """Puts the data on the devices and compiles both programs ahead of time.
 
@@ -249,12 +255,15 @@ def compile_plan(plan: Plan) -> Simulation:
     start = time.perf_counter()
     init, advance = _programs(plan)
     first = put(inputs.of_call(plan, 0))
-    compiled_init = init.lower(first).compile()
+    with _promoting():
+        compiled_init = init.lower(first).compile()
     states = compiled_init(first)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
     scalars = devices.put((np.int32(1), np.bool_(True)), everywhere)
     options = compiler_options(program.config.precision, plan.devices[0].platform)
-    compiled = advance.lower(states, first, samples, *scalars).compile(options)
+    with _promoting():
+        lowered = advance.lower(states, first, samples, *scalars)
+    compiled = lowered.compile(options)
     # Every process gets what all devices have to say.
     several = jax.process_count() > 1
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree

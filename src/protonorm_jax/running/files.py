@@ -27,8 +27,15 @@ def writing(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears under its name only once it is complete and on the disk."""
+def replacing(path: Path, *, parents: bool = False) -> Iterator[BinaryIO]:
+    """A file that appears under its name only once it is complete and on the disk.
+
+    Args:
+      path: of the file.
+      parents: whether folders that are missing above it are made.
+    """
+    if parents:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{unique()}.tmp")
     try:
         with open(temporary, "wb") as file:

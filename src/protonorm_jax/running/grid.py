@@ -1,12 +1,11 @@
 """Grids of settings: what runs a sweep is of."""
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protonorm_jax import settings
+from protonorm_jax import json_files, settings
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 
@@ -127,7 +126,7 @@ def read_grid(path: str | Path) -> list[Grid]:
       UsageError: it is missing, or not such a file.
     """
     try:
-        grids = json.loads(Path(path).read_text(encoding="utf-8"))
+        grids = json_files.read(path)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"grid must be a readable JSON file, got {str(path)!r}: {error}"

@@ -1,6 +1,5 @@
 """Recorded runs and sweeps as they are read: finished, killed, or under way."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from protonorm_jax import metrics
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
-from protonorm_jax.running import lock
+from protonorm_jax.running import forms, lock
 
 ARRAYS = ("prototypes.npz", "shown.npz", "server.npz")
 
@@ -23,23 +22,11 @@ def read(path: Path, parse: Callable[[str], Any]) -> Any:
     """
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(
             f"DIR must be the directory of a run with a readable {path.name}, got "
             f"{str(path.parent)!r}: {error}"
         ) from error
-
-
-def parse_object(text: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-      ValueError: it is something else.
-    """
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"it must hold one JSON object, got {type(found).__name__}")
-    return found
 
 
 def read_summary(directory: Path) -> dict[str, Any]:
@@ -48,7 +35,7 @@ def read_summary(directory: Path) -> dict[str, Any]:
     Raises:
       UsageError: there is none, or it cannot be read.
     """
-    return read(directory / places.SUMMARY, parse_object)
+    return read(directory / places.SUMMARY, forms.summary)
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -59,7 +46,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """
     if not (directory / places.MANIFEST).exists():
         return {}
-    return read(directory / places.MANIFEST, parse_object)
+    return read(directory / places.MANIFEST, forms.manifest)
 
 
 def read_rows(directory: Path) -> list[dict[str, Any]]:
@@ -68,7 +55,7 @@ def read_rows(directory: Path) -> list[dict[str, Any]]:
     Raises:
       UsageError: there are none, or they cannot be read.
     """
-    return read(directory / places.ROWS, _parse_lines)
+    return read(directory / places.ROWS, forms.rows)
 
 
 def read_results(directory: Path) -> list[dict[str, Any]]:
@@ -77,11 +64,7 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     Raises:
       UsageError: there are none, or they cannot be read.
     """
-
-    def parse(text: str) -> list[dict[str, Any]]:
-        return sorted(_parse_lines(text), key=lambda row: int(row["run"]))
-
-    return read(directory / places.RESULTS, parse)
+    return read(directory / places.RESULTS, forms.results)
 
 
 def read_arrays(directory: Path) -> dict[str, dict[str, np.ndarray]]:
@@ -94,7 +77,7 @@ def read_arrays(directory: Path) -> dict[str, dict[str, np.ndarray]]:
     for name in ARRAYS:
         if (directory / name).exists():
             try:
-                with np.load(directory / name) as file:
+                with np.load(directory / name, allow_pickle=False) as file:
                     result[name] = dict(file)
             except Exception as error:  # What a damaged archive raises is anything.
                 raise UsageError(
@@ -120,7 +103,7 @@ def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     around = [directory, *directory.absolute().parents[:2]]  # A run of a sweep, or none.
     used = any(lock.holder_of(folder) is not None for folder in around)
     return {
-        "method": read(directory / places.CONFIG, lambda text: parse_object(text)["method"]),
+        "method": read(directory / places.CONFIG, forms.method),
         **metrics.summary(rows),
         "majority_accuracy": read_manifest(directory).get("majority_accuracy"),
         "status": "running" if used else "killed",
@@ -133,8 +116,3 @@ def is_finished(directory: Path) -> bool:
         return False
     summary = directory / places.SUMMARY
     return summary.exists() and read_summary(directory).get("status") == "finished"
-
-
-def _parse_lines(text: str) -> list[dict[str, Any]]:
-    """The objects on all whole lines."""
-    return [parse_object(line) for line in text[: text.rfind("\n") + 1].splitlines()]

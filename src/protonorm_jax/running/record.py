@@ -151,9 +151,10 @@ class Recorder:
                 except Exception as failure:
                     text = f"{name} could not be drawn: {_first_line(failure)}"
                     summary["warnings"] = [*summary.get("warnings", []), text]
-                    warnings.warn(f"{self.directory}: {text}", RuntimeWarning, stacklevel=2)
             # Last: a directory with a summary is complete.
             files.write_json(self.directory / places.SUMMARY, summary)
+        for text in summary.get("warnings", ()):
+            warnings.warn(f"{self.directory}: {text}", RuntimeWarning, stacklevel=2)
         return summary
 
     def _summary(self, status: str, error: str | None) -> dict[str, Any]:

@@ -12,7 +12,17 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import deal, devices, samples
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import checkpoint, conditions, driver, files, job, lock, reading, record
+from protonorm_jax.running import (
+    checkpoint,
+    conditions,
+    driver,
+    files,
+    forms,
+    job,
+    lock,
+    reading,
+    record,
+)
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.grid import Grid, changed
 from protonorm_jax.running.grid import expand as expand
@@ -302,7 +312,7 @@ def resume(
     Raises:
       UsageError: there is no sweep, or data or flags of jax are not as they were.
     """
-    described = reading.read(directory / places.SWEEP, reading.parse_object)
+    described = reading.read(directory / places.SWEEP, forms.sweep)
     conditions.check_flags(described, directory)
     for recorded in [described["base"], *described.get("methods_files", [])]:
         record.check_methods_file(recorded)
@@ -346,7 +356,7 @@ def read_results(directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
     Raises:
       UsageError: there is no sweep, or it cannot be read.
     """
-    described = reading.read(directory / places.SWEEP, reading.parse_object)
+    described = reading.read(directory / places.SWEEP, forms.sweep)
     if not (directory / places.RESULTS).exists():  # It has only begun.
         return swept(described["runs"]), []
     return swept(described["runs"]), reading.read_results(directory)

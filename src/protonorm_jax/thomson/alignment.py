@@ -59,7 +59,7 @@ def _reference_points(
     rows: jax.Array, known: jax.Array, num_iterations: int, early_stop: bool
 ) -> tuple[jax.Array, jax.Array]:
     """The loop of `reference_align` on unit rows: the points and the number of steps taken."""
-    count = jnp.maximum(known.sum(), 1)
+    count = jnp.maximum(known.sum(), 1).astype(rows.dtype)
 
     def unfinished(state):
         _, _, _, _, equal, iteration = state
@@ -87,7 +87,7 @@ def _separate(rows: jax.Array, known: jax.Array) -> jax.Array:
     """Moves the unit rows that coincide with an earlier one, in fixed arbitrary directions."""
     centred, _, _, coincide = pairs(rows, known)
     repeats = jnp.tril(coincide).any(axis=1)
-    spread = jnp.sqrt(jnp.sum(centred**2) / jnp.maximum(known.sum(), 1))
+    spread = jnp.sqrt(jnp.sum(centred**2) / jnp.maximum(known.sum(), 1).astype(centred.dtype))
     length = _TIE_BREAK * jnp.where(spread > 8 * jnp.finfo(rows.dtype).eps, spread, 1)
     others = arbitrary_directions(known, rows.shape[1]).astype(rows.dtype)
     return unit_rows(jnp.where(repeats[:, None], rows + length * others, rows), known)

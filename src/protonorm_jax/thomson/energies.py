@@ -64,7 +64,7 @@ def gram(points: jax.Array) -> jax.Array:
 def centre(points: jax.Array, known: jax.Array) -> jax.Array:
     """`[C, D]` the known rows less their mean; unknown rows are zero."""
     points = jnp.where(known[:, None], points, 0)
-    mean = points.sum(0) * (1 / jnp.maximum(known.sum(), 1))
+    mean = points.sum(0) * (1 / jnp.maximum(known.sum(), 1).astype(points.dtype))
     return jnp.where(known[:, None], points - mean[None, :], 0)
 
 
@@ -198,7 +198,8 @@ def mean_angle(points: jax.Array, known: jax.Array | None = None) -> jax.Array:
     _, squared, exists, _ = pairs(unit, known)
     angles = jnp.where(exists, 2 * jnp.arcsin(jnp.clip(jnp.sqrt(squared) / 2, 0, 1)), 0)
     count = exists.sum()
-    return jnp.where(count > 0, jnp.rad2deg(angles.sum() / jnp.maximum(count, 1)), jnp.nan)
+    mean = angles.sum() / jnp.maximum(count, 1).astype(angles.dtype)
+    return jnp.where(count > 0, jnp.rad2deg(mean), jnp.nan)
 
 
 def lower_bound(num_points: int | jax.Array, dim: int, *, exponent: float = 1) -> jax.Array:

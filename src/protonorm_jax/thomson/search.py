@@ -4,15 +4,16 @@ import contextlib
 import csv
 import functools
 import importlib.resources
+import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from protonorm_jax.errors import UsageError
-from protonorm_jax.thomson.descent import descend
+from protonorm_jax.thomson import descent
 from protonorm_jax.thomson.energies import check_exponent, unit_rows
 
 _SIZES = (16, 32, 64, 100, 128, 160, 200)  # What numbers of points are padded to.
@@ -20,6 +21,8 @@ _CHUNK = 16  # Descents that run side by side; more would leave the processor's 
 _POPULATION = 8  # Arrangements from which others are recombined, and which are polished.
 _SEARCH_TOLERANCE = 3e-5
 _SEARCH_ITERATIONS = 1000
+_SLICE = 5 * 10**7  # Pairs of points in one call of a program, which takes a second or less.
+_NAP = 0.005  # Seconds.
 _SAME_ENERGY = 4e-7  # Relative; below, float32 cannot tell two arrangements apart.
 
 
@@ -62,12 +65,103 @@ def _recombine(key: jax.Array, one: jax.Array, other: jax.Array, known: jax.Arra
         height = jnp.sum(points * axis[None, :], axis=1)
         return points[jnp.argsort(jnp.where(known, -height, jnp.inf))]
 
-    cut = jax.random.uniform(cut_key, minval=0.1, maxval=0.9) * known.sum()
-    in_cap = jnp.arange(one.shape[0]) < cut
+    cut = jax.random.uniform(cut_key, minval=0.1, maxval=0.9) * known.sum().astype(jnp.float32)
+    in_cap = jnp.arange(one.shape[0], dtype=cut.dtype) < cut
     return jnp.where(in_cap[:, None], from_the_pole(one), from_the_pole(other))
 
 
-@functools.partial(jax.jit, static_argnames=("size", "dim", "exponent", "starts", "generations"))
+@functools.partial(jax.jit, static_argnames=("size", "dim"))
+def _random(keys: jax.Array, *, size: int, dim: int) -> jax.Array:
+    """Random points, `[K, size, dim]`."""
+    return jax.vmap(lambda key: jax.random.normal(key, (size, dim), jnp.float32))(keys)
+
+
+@jax.jit
+def _children(points: jax.Array, key: jax.Array, num_points: jax.Array) -> jax.Array:
+    """Points recombined of members of a population, `[_CHUNK, size, dim]`."""
+    known = _known(points[0], num_points)
+
+    def child(key):
+        parents_key, recombine_key = jax.random.split(key)
+        # The better ones more often.
+        rank = jax.random.uniform(parents_key, (2,)) ** 2 * _POPULATION
+        one, other = points[rank.astype(jnp.int32)]
+        return _recombine(recombine_key, one, other, known)
+
+    return jax.vmap(child)(jax.random.split(key, _CHUNK))
+
+
+@jax.jit
+def _select(points: jax.Array, energies: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The `_POPULATION` best arrangements, different if possible, and their energies."""
+    order = jnp.argsort(energies)
+    points, energies = points[order], energies[order]
+    step = jnp.diff(energies, prepend=-jnp.inf)
+    repeats = step < _SAME_ENERGY * jnp.abs(energies)
+    order = jnp.argsort(jnp.where(repeats, jnp.inf, energies))[:_POPULATION]
+    return points[order], energies[order]
+
+
+@functools.partial(jax.jit, static_argnames=("exponent",))
+def _begin(points: jax.Array, num_points: jax.Array, *, exponent: float) -> descent.State:
+    """Descents from `[K, size, dim]` points before their first step."""
+    known = _known(points[0], num_points)
+    return jax.vmap(lambda one: descent.begin(unit_rows(one, known), known, exponent))(points)
+
+
+@functools.partial(jax.jit, static_argnames=("exponent", "tolerance"))
+def _advance(
+    states: descent.State,
+    num_points: jax.Array,
+    until: jax.Array,
+    *,
+    exponent: float,
+    tolerance: float,
+) -> tuple[descent.State, jax.Array]:
+    """Descents after `until` iterations, and whether one of them would go on."""
+    known = _known(states.points[0], num_points)
+
+    def one(state):
+        return descent.advance(
+            state, known, exponent=exponent, tolerance=tolerance, max_iterations=until
+        )
+
+    states = jax.vmap(one)(states)
+    return states, (states.evaluation.residual > tolerance).any()
+
+
+def _known(points: jax.Array, num_points: jax.Array) -> jax.Array:
+    """`[size]` bool, which of the rows are points; the others are padding."""
+    return jnp.arange(points.shape[0], dtype=jnp.int32) < num_points
+
+
+def _descend(
+    points: jax.Array,
+    num_points: jax.Array,
+    tell: Callable[[int], None],
+    *,
+    exponent: float,
+    tolerance: float,
+    max_iterations: int,
+) -> descent.State:
+    """Descends from `[K, size, dim]` points side by side.
+
+    In slices, between which `tell` hears of the iterations; while it waits Python sees signals.
+    """
+    each = max(1, _SLICE // (points.shape[0] * points.shape[1] ** 2))
+    states = _begin(points, num_points, exponent=exponent)
+    for done in range(0, max_iterations, each):
+        until = jnp.asarray(min(done + each, max_iterations), jnp.int32)
+        states, going = _advance(states, num_points, until, exponent=exponent, tolerance=tolerance)
+        tell(done)
+        while not going.is_ready():
+            time.sleep(_NAP)
+            tell(done)
+        if not going:
+            break
+    return states
+
+
 def _search(
     key: jax.Array,
     num_points: jax.Array,
@@ -77,69 +171,59 @@ def _search(
     exponent: float,
     starts: int,
     generations: int,
+    tell: Callable[[int, int], None],
 ) -> jax.Array:
     """The `[_POPULATION, size, dim]` best arrangements in float32, different if possible."""
-    known = jnp.arange(size) < num_points
 
-    def relax(points):
-        end = descend(
-            unit_rows(points, known),
-            known,
+    def relax(points: jax.Array, number: int) -> tuple[jax.Array, jax.Array]:
+        end = _descend(
+            points,
+            num_points,
+            functools.partial(tell, number * _CHUNK),
             exponent=exponent,
             tolerance=_SEARCH_TOLERANCE,
             max_iterations=_SEARCH_ITERATIONS,
         )
         return end.points, end.evaluation.energy
 
-    def select(points, energies):
-        order = jnp.argsort(energies)
-        points, energies = points[order], energies[order]
-        step = jnp.diff(energies, prepend=-jnp.inf)
-        repeats = step < _SAME_ENERGY * jnp.abs(energies)
-        order = jnp.argsort(jnp.where(repeats, jnp.inf, energies))[:_POPULATION]
-        return points[order], energies[order]
-
-    def from_random_start(key):
-        return relax(jax.random.normal(key, (size, dim), jnp.float32))
-
-    def generation(population, key):
-        points, energies = population
-
-        def child(key):
-            parents_key, recombine_key = jax.random.split(key)
-            # The better ones more often.
-            rank = jax.random.uniform(parents_key, (2,)) ** 2 * _POPULATION
-            one, other = points[rank.astype(jnp.int32)]
-            return relax(_recombine(recombine_key, one, other, known))
-
-        new_points, new_energies = jax.vmap(child)(jax.random.split(key, _CHUNK))
-        points = jnp.concatenate([points, new_points])
-        return select(points, jnp.concatenate([energies, new_energies])), None
-
     start_key, generations_key = jax.random.split(key)
-    start_keys = jax.random.split(start_key, starts)
-    population = select(*lax.map(from_random_start, start_keys, batch_size=_CHUNK))
+    keys = jax.random.split(start_key, starts * _CHUNK).reshape(starts, _CHUNK)
+    ends = [relax(_random(some, size=size, dim=dim), number) for number, some in enumerate(keys)]
+    population = _select(*map(jnp.concatenate, zip(*ends, strict=True)))
     if generations:
-        keys = jax.random.split(generations_key, generations)
-        population, _ = lax.scan(generation, population, keys)
+        for number, key in enumerate(jax.random.split(generations_key, generations), starts):
+            made = relax(_children(population[0], key, num_points), number)
+            population = _select(*map(jnp.concatenate, zip(population, made, strict=True)))
     return population[0]
 
 
-@functools.partial(jax.jit, static_argnames=("exponent", "max_iterations"))
 def _polish(
-    points: jax.Array, num_points: jax.Array, *, exponent: float, tolerance: float, max_iterations
+    points: jax.Array,
+    num_points: jax.Array,
+    *,
+    exponent: float,
+    tolerance: float,
+    max_iterations: int,
+    tell: Callable[[int, int], None],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Descends from each of `[K, size, D]` points: points, energies, residuals."""
-    known = jnp.arange(points.shape[1]) < num_points
-
-    def one(points):
-        points = unit_rows(points, known)
-        end = descend(
-            points, known, exponent=exponent, tolerance=tolerance, max_iterations=max_iterations
+    ends = [
+        _descend(
+            points[number : number + 1],
+            num_points,
+            functools.partial(tell, number),
+            exponent=exponent,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
         )
-        return end.points, end.evaluation.energy, end.evaluation.residual
+        for number in range(len(points))
+    ]
+    whole = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *ends)
+    return whole.points, whole.evaluation.energy, whole.evaluation.residual
 
-    return lax.map(one, points)
+
+def _silent(what: str, done: int, total: int, steps: int) -> None:
+    """Tells nobody."""
 
 
 def _on_cpu() -> contextlib.AbstractContextManager:
@@ -159,6 +243,7 @@ def minimize(
     restarts: int = 64,
     tolerance: float = 1e-8,
     max_iterations: int = 5000,
+    tell: Callable[[str, int, int, int], None] | None = None,
 ) -> MinimizeResult:
     """Searches for the points on the unit sphere that have the least energy.
 
@@ -178,6 +263,8 @@ def minimize(
       restarts: number of descents, rounded up to a multiple of 16.
       tolerance: the residual at which the polish stops.
       max_iterations: the most evaluations of each polish.
+      tell: called many times a second with what is being done (`"descents"`, then `"polish"`), how
+        many of these are done, how many there are, and the steps of those that are under way.
 
     Returns:
       `MinimizeResult`.
@@ -197,6 +284,7 @@ def minimize(
         raise UsageError(f"minimize.restarts must be >= 1, got {restarts}")
     chunks = -(-restarts // _CHUNK)
     starts = -(-chunks // 4)
+    tell = tell or _silent
     with jax.enable_x64(False):
         found = _search(
             key,
@@ -204,8 +292,9 @@ def minimize(
             size=_padded_size(num_points),
             dim=dim,
             exponent=exponent,
-            starts=starts * _CHUNK,
+            starts=starts,
             generations=chunks - starts,
+            tell=lambda done, steps: tell("descents", done, chunks * _CHUNK, steps),
         )
     candidates = np.asarray(found, np.float64)
     with _on_cpu(), jax.enable_x64(True):
@@ -215,6 +304,7 @@ def minimize(
             exponent=exponent,
             tolerance=tolerance,
             max_iterations=max_iterations,
+            tell=lambda done, steps: tell("polish", done, _POPULATION, steps),
         )
         points, energies, residuals = (np.asarray(leaf) for leaf in polished)
     order = np.argsort(energies)

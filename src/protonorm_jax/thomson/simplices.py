@@ -145,7 +145,7 @@ def simplex_of_directions(
     """`nearest_simplex` of unit rows, the number of iterations, and whether they were enough."""
     count = known.sum()
     centred = centre(rows, known)
-    deviation = jnp.sqrt(jnp.sum(centred**2) / jnp.maximum(count, 1))
+    deviation = jnp.sqrt(jnp.sum(centred**2) / jnp.maximum(count, 1).astype(rows.dtype))
     deviation = jnp.maximum(deviation, jnp.finfo(rows.dtype).eps)
     others = arbitrary_directions(known, rows.shape[1]).astype(rows.dtype)
     # In units of the spread, so that no scale of the input leaves the range of float32.

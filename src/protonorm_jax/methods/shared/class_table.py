@@ -26,7 +26,8 @@ def class_sums(
 ) -> ClassSums:
     """Sums `vectors` `[B, D]` by `labels` `[B]` over the rows where `mask` `[B]` is true."""
     chex.assert_rank([vectors, labels, mask], [2, 1, 1])
-    members = jax.nn.one_hot(labels, num_classes, dtype=vectors.dtype) * mask[:, None]
+    members = jax.nn.one_hot(labels, num_classes, dtype=vectors.dtype)
+    members = members * mask[:, None].astype(vectors.dtype)
     # Zero rows first: 0 * NaN of a masked row would poison its class.
     vectors = jnp.where(mask[:, None], vectors, 0.0)
     sums = jnp.dot(members.T, vectors, precision=jax.lax.Precision.HIGHEST)

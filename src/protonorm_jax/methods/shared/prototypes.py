@@ -85,7 +85,8 @@ def distance_to_prototypes(features: jax.Array, targets: Prototypes, batch: Batc
     counted = batch.mask & targets.known[batch.labels]
     squares = jnp.square(features - targets.vectors[batch.labels])
     squares = jnp.where(counted[:, None], squares, 0.0)
-    return jnp.sum(squares) / (jnp.maximum(jnp.sum(batch.mask), 1) * features.shape[1])
+    count = jnp.maximum(jnp.sum(batch.mask), 1) * features.shape[1]
+    return jnp.sum(squares) / count.astype(squares.dtype)
 
 
 def loss_of(distance: str) -> Loss:

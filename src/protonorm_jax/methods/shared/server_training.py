@@ -105,4 +105,4 @@ def train(
 
     start = (net, optimizer.init(net), jnp.zeros(()))
     net, _, last = jax.lax.fori_loop(0, epochs * steps, step, start)
-    return net, last / jnp.maximum(steps, 1)
+    return net, last / jnp.maximum(steps, 1).astype(last.dtype)

@@ -152,16 +152,17 @@ def test_bombs_are_seen_before_they_are_unpacked():
         pictures.stack([long], 1, origin="set")
 
 
-@pytest.mark.parametrize("shape", [(12, 12, 3), (12, 12), (9, 14, 3), (14, 9)])
+@pytest.mark.parametrize("shape", [(10, 10, 3), (10, 10), (10, 22, 3), (22, 10)])
 def test_resizing_takes_the_square_in_the_middle(shape):
+    """As if the whole were resized and then cut."""
     image = RNG.integers(0, 256, shape, np.uint8)
-    side = min(shape[:2])
-    top, left = ((length - side) / 2 for length in shape[:2])
-    if top == int(top) and left == int(left):
-        square = image[int(top) : int(top) + side, int(left) : int(left) + side]
-        expected = PIL.Image.fromarray(square).resize((5, 5), PIL.Image.Resampling.BILINEAR)
-        assert np.array_equal(decoded(encoded(image), 5).squeeze(), np.asarray(expected))
-    assert decoded(encoded(image), 5).shape == (5, 5, 3 if len(shape) == 3 else 1)
+    whole = PIL.Image.fromarray(image)
+    whole = whole.resize((shape[1] // 2, shape[0] // 2), PIL.Image.Resampling.BILINEAR)
+    top, left = ((length // 2 - 5) // 2 for length in shape[:2])
+    expected = np.asarray(whole)[top : top + 5, left : left + 5]
+    made = decoded(encoded(image), 5)
+    assert made.shape == (5, 5, 3 if len(shape) == 3 else 1)
+    assert np.array_equal(made.squeeze(), expected)
 
 
 def test_resizing_averages_what_it_leaves_out():
@@ -234,6 +235,25 @@ def test_the_first_that_does_not_do_is_named():
         stacked(contents, image_size=3)
     del contents[280]
     assert stacked(contents, image_size=3).shape == (299, 3, 3, 3)
+
+
+@pytest.mark.parametrize(("large", "together"), [(19, 1), (20, 2)])
+def test_large_images_are_decoded_alone(monkeypatch, large, together):
+    """Those of more pixels than `_LARGE`; here of 20."""
+    inside, most, plain = [], [], pictures._plain
+
+    def slow(image, origin):
+        inside.append(origin)
+        time.sleep(0.002)
+        most.append(len(inside))
+        inside.remove(origin)
+        return plain(image, origin)
+
+    monkeypatch.setattr(pictures, "_LARGE", large)
+    monkeypatch.setattr(pictures, "_plain", slow)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    stacked([encoded(GREY)] * 300)
+    assert max(most) == 1 if together == 1 else max(most) >= together
 
 
 def test_what_does_not_fit_is_refused_before_it_is_made(monkeypatch):

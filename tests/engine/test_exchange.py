@@ -31,6 +31,7 @@ def test_who_weighs_nothing_has_no_say():
     places = jnp.array([[jnp.nan, jnp.inf], [1.0, 2.0], [jnp.nan, 0.0], [3.0, 6.0]])
     mean = average(places, [0, 1, 3], [0, 5, 5])
     np.testing.assert_array_equal(mean, [2.0, 4.0])
+    np.testing.assert_array_equal(average(places, [0, 1, 3], [0, 0, 1]), [3.0, 6.0])
     assert np.isnan(average(places, [0, 1, 3], [1, 5, 5])).any()
 
 

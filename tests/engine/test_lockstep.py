@@ -90,10 +90,11 @@ def test_rows_of_several_vmaps_make_one_batch_whose_work_is_as_foretold():
     def counted(index, total, constants):
         by_both, by_run, by_client, shared = constants
         jax.debug.callback(lambda _: done.append(1), total)
-        return total + by_both * shared[index] + by_run * by_client
+        return total + by_both * shared[index] + (by_run[0] + 10 * by_run[1]) * by_client
 
     n = np.array([[3, 0, 9, 5], [9, 1, 1, 2], [4, 4, 12, 0]])
-    by_both, by_run, by_client = 1 + np.arange(12.0).reshape(3, 4), np.arange(3.0), np.arange(4.0)
+    by_both, by_client = 1 + np.arange(12.0).reshape(3, 4), np.arange(4.0)
+    by_run = np.arange(6.0).reshape(3, 2)
     for widths in ((), lockstep.choose_widths(n.reshape(1, 12))):
         done.clear()
         clients = jax.vmap(
@@ -106,7 +107,7 @@ def test_rows_of_several_vmaps_make_one_batch_whose_work_is_as_foretold():
         totals = runs(n, by_both, by_run, by_client)
         jax.effects_barrier()
         assert len(done) == lockstep.work(n.reshape(1, 12), widths)
-        expected = by_both * n * (n - 1) / 2 + n * np.outer(by_run, by_client)
+        expected = by_both * n * (n - 1) / 2 + n * np.outer(by_run @ [1, 10], by_client)
         np.testing.assert_allclose(totals, expected, rtol=1e-6)
 
 

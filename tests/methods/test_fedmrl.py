@@ -150,10 +150,9 @@ def test_more_features_than_the_private_models_have_are_refused(small_set):
     message = r"^fedmrl\.mentee_dim must be <= feature_dim \(8\), got 9$"
     with pytest.raises(UsageError, match=message):
         build(feature_dim=8, mentee_dim=9)
+    config = Config(method="fedmrl", feature_dim=8, method_settings={"mentee_dim": 9})
     with pytest.raises(UsageError, match=message):
-        plan.make(
-            [Config(method="fedmrl", feature_dim=8, method_settings={"mentee_dim": 9})], small_set
-        )
+        plan.make([config.replace(num_clients=4, partition="iid")], small_set)
 
 
 @pytest.mark.parametrize("projection", ["kept", "reset"])

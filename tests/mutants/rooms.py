@@ -67,7 +67,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/protonorm.py": PROTOTYPES,
     "methods/shared/averages.py": (*FIRST_METHODS, "-k", "fedavg or fml"),
     "methods/shared/class_table.py": ("tests/methods/test_class_table.py",),
-    "methods/shared/clipping.py": ("tests/methods/test_methods.py", "-k", "fml"),
+    "methods/shared/clipping.py": ("tests/methods/test_methods.py", "-k", "clip"),
     "methods/shared/heads.py": ("tests/methods/test_lg_fedavg.py", "tests/methods/test_fedgh.py"),
     "methods/shared/linear.py": ("tests/methods/test_fedgen.py", "tests/methods/test_fedmrl.py"),
     "methods/shared/low_rank.py": ("tests/methods/test_fedkd.py",),

@@ -221,6 +221,16 @@ def test_it_is_the_truncated_singular_value_decomposition(shape, energy):
     assert floats == rank * (sum(shape) + 1)
 
 
+def test_eigenvalues_that_rounding_takes_below_zero_are_no_energy(monkeypatch):
+    """All of the energy takes all ranks then, too."""
+    values = jnp.array([10.0, -1e-3, -1e-3])
+    monkeypatch.setattr(low_rank, "spectrum", lambda gram: (values, jnp.eye(3)))
+    matrix = jnp.arange(15.0).reshape(5, 3)
+    nearest, floats = low_rank.truncate(matrix, jnp.float32(1.0), which="all")
+    np.testing.assert_allclose(nearest, matrix)
+    assert floats == 3 * (5 + 3 + 1)
+
+
 def test_a_matrix_goes_whole_where_a_lower_rank_takes_more_numbers():
     """Rank 1 of 20 x 30 takes 51 numbers, rank 11 of 561 fewer than 600, rank 12 more."""
     rng = np.random.default_rng(2)

@@ -44,6 +44,7 @@ ALLOWED = {
 }
 # Within a folder, a file may import those before it.
 ORDER = {
+    "config": ("dealing", "training", "fields", "recorded"),
     "engine": (
         *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
         "simulate",

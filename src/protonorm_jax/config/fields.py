@@ -1,39 +1,22 @@
 """Every setting of a run, checked once, with its help text; the command line is made from it."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from protonorm_jax import json_files, settings
+from protonorm_jax import settings
+from protonorm_jax.config import dealing, training
 from protonorm_jax.errors import UsageError
 
-PARTITIONS = ("dirichlet", "pathological", "iid")
-FIXED = ("data", "file:")
-"""Partitions that say who holds what themselves: nothing is left to be dealt."""
-DEALING = (
-    "partition",
-    "num_clients",
-    "alpha",
-    "classes_per_client",
-    "min_samples",
-    "train_fraction",
-    "sizes",
-)
-"""The settings that say how samples are dealt to clients."""
 LAST_BATCHES = ("mask", "drop")
 SPLITS = ("joined", "own")
 EVALUATIONS = ("own", "common", "both")
 PRECISIONS = ("float32", "bfloat16")
 FIDELITIES = ("paper", "reference")
-OPTIMIZERS = ("sgd", "adam", "adamw")
-AUGMENTATIONS = ("none", "crop", "flip", "crop,flip")
 
 _T = TypeVar("_T")
 
@@ -57,23 +40,10 @@ def _faithful(cls: type[_T]) -> type[_T]:
             if isinstance(own, Mapping) and method in list(settings.groups()):
                 own = settings.faithful(method, settings.groups()[method], own)
                 given["method_settings"] = own
-        make(self, **_who_deals(cls, given))
+        make(self, **dealing.who_deals(cls, given))
 
     cls.__init__ = expanded  # type: ignore[method-assign]
     return cls
-
-
-def _who_deals(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves to data and files what these decide: clients that they name, and the test part."""
-    result = dict(given)
-    partition = settings.fields(cls)["partition"].default
-    if str(given.get("data", "")).startswith("pfllib:"):
-        result.setdefault("partition", "data")
-    if str(result.get("partition", partition)).startswith((*FIXED, "groups:")):
-        result.setdefault("num_clients", 0)
-    if given.get("test_data"):
-        result.setdefault("split", "own")
-    return result
 
 
 @_faithful
@@ -200,7 +170,10 @@ class Config:
     )
     batch_size: int = _training(32, "samples a step", least=1)
     optimizer: str = _training(
-        "sgd", "of the clients; starts afresh in every round", choices=OPTIMIZERS, later=True
+        "sgd",
+        "of the clients; starts afresh in every round",
+        choices=training.OPTIMIZERS,
+        later=True,
     )
     learning_rate: float = _training(0.01, "of the clients' optimiser", above=0)
     schedule: str = _training(
@@ -299,12 +272,12 @@ class Config:
             if name != "method_settings":
                 value = settings.check("Config", Config, name, getattr(self, name))
                 object.__setattr__(self, name, value)
-        _check_dealing(self)
+        dealing.check_dealing(self)
         if self.local_epochs.is_integer():  # As recorded when there were no parts of epochs.
             object.__setattr__(self, "local_epochs", int(self.local_epochs))
-        object.__setattr__(self, "augment", _augmentation(self.augment))
-        rates(self.schedule, 1)
-        self._check_training()
+        object.__setattr__(self, "augment", training.augmentation(self.augment))
+        training.rates(self.schedule, 1)
+        training.check_training(self)
         if self.method not in settings.groups():
             raise UsageError(
                 f"Config.method must be one of {', '.join(settings.groups())}, got {self.method!r}"
@@ -315,21 +288,6 @@ class Config:
             raise UsageError(f"Config.method_settings must be a mapping, got {values!r}")
         chosen = settings.complete(self.method, settings.groups()[self.method], values)
         object.__setattr__(self, "method_settings", settings.Values(chosen))
-
-    def _check_training(self) -> None:
-        """Refuses settings of the training that contradict each other."""
-        if self.local_steps and self.local_epochs != 1:
-            raise UsageError(
-                f"Config.local_steps must be 0 or left out with local_epochs {self.local_epochs}, "
-                f"got {self.local_steps}"
-            )
-        if self.momentum and self.optimizer != "sgd":
-            raise UsageError(
-                f"Config.momentum must be 0 or left out with optimizer {self.optimizer}, got "
-                f"{self.momentum}"
-            )
-        if self.nesterov and not self.momentum:
-            raise UsageError("Config.nesterov must be False with momentum 0, got True")
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""
@@ -366,7 +324,7 @@ class Config:
         method = changes.get("method", self.method)
         if method != self.method:
             values["method_settings"] = {}
-        values = _without_dealers(self, values, changes)
+        values = dealing.without_dealers(self, values, changes)
         if changes.get("fidelity", self.fidelity) != self.fidelity:
             own = settings.own_choices(settings.groups()[self.method], values["method_settings"])
             values = {**settings.own_choices(Config, values), "method_settings": own}
@@ -382,263 +340,3 @@ class Config:
         values = settings.lasting(Config, self.to_dict()) | {"method_settings": own}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _check_dealing(config: Config) -> None:
-    """Refuses a partition that there is not, and settings that contradict clients that are fixed.
-
-    Raises:
-      UsageError: names the field, the rule and the value.
-    """
-    kind, _, argument = config.partition.partition(":")
-    named = kind in ("file", "groups") and argument
-    if config.partition not in (*PARTITIONS, "data") and not named:
-        known = ", ".join((*PARTITIONS, "file:FILE", "groups:FILE"))
-        hint = settings.hint(config.partition, PARTITIONS)
-        raise UsageError(f"Config.partition must be one of {known}, got {config.partition!r}{hint}")
-    if config.data.startswith("pfllib:") and config.partition != "data":
-        raise UsageError(
-            f"Config.partition must be left out for {config.data}, which says itself who holds "
-            f"what, got {config.partition!r}"
-        )
-    if not config.num_clients and config.partition in PARTITIONS:
-        raise UsageError("Config.num_clients must be >= 1, got 0")
-    sigma_of(config.sizes)
-    for name, reason in _meaningless(config).items():
-        value = getattr(config, name)
-        if value != settings.fields(Config)[name].default:
-            raise UsageError(f"Config.{name} must be left out {reason}, got {value!r}")
-    if config.test_data and config.split != "own":
-        raise UsageError(f"Config.split must be own with test_data, got {config.split!r}")
-    if config.sizes and config.partition not in ("iid", "dirichlet"):
-        raise UsageError(
-            "Config.sizes must be left out for partition pathological, where the classes that a "
-            f"client holds decide how many samples it gets, got {config.sizes!r}"
-        )
-
-
-def sigma_of(sizes: str) -> float | None:
-    """The SIGMA of `lognormal:SIGMA`; None where sizes are not asked for.
-
-    Raises:
-      UsageError: something else is asked for.
-    """
-    if not sizes:
-        return None
-    kind, _, text = sizes.partition(":")
-    with contextlib.suppress(ValueError):
-        if kind == "lognormal" and 0 <= float(text) <= 10:
-            return float(text)
-    raise UsageError(f"Config.sizes must be lognormal:SIGMA with SIGMA in [0, 10], got {sizes!r}")
-
-
-def check_given(config: Config, names: Iterable[str]) -> None:
-    """Refuses settings that were given though the clients are fixed, even with their defaults.
-
-    Args:
-      config: the settings.
-      names: of those that were given, and not only left as they are.
-
-    Raises:
-      UsageError: names the field, the rule and the value.
-    """
-    for name, reason in _meaningless(config).items():
-        if name in names:
-            value = getattr(config, name)
-            raise UsageError(f"Config.{name} must be left out {reason}, got {value!r}")
-
-
-def _meaningless(config: Config) -> dict[str, str]:
-    """The settings that mean nothing to these clients, and why."""
-    place = config.data if config.partition == "data" else config.partition
-    decided = f"for {place}, which says itself who holds what"
-    result: dict[str, str] = {}
-    if config.partition.startswith(FIXED):
-        names = [name for name in DEALING if name not in ("partition", "num_clients")]
-        result = dict.fromkeys(names, decided)
-    if config.partition.startswith("groups:"):
-        result = dict.fromkeys(("alpha", "classes_per_client", "sizes"), decided)
-    if config.partition == "data":
-        result |= dict.fromkeys(("test_data", "split"), decided)
-    elif config.split == "own":
-        reason = "with split own, where the test part is what is not trained on"
-        result = {"train_fraction": reason} | result
-    return result
-
-
-def _without_dealers(
-    config: Config, values: dict[str, Any], changes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The values of a config that is to be changed, but for what its data or partition decided.
-
-    As these may change, and a default is not told from a setting that was left out.
-    """
-    before, dropped = config.partition, []
-    if changes.get("data", config.data) != config.data and before in ("data", "dirichlet"):
-        dropped.append("partition")
-    if changes.get("partition", before) != before or dropped:
-        plain = settings.fields(Config)["num_clients"].default
-        if before.startswith((*FIXED, "groups:")) or config.num_clients == plain:
-            dropped.append("num_clients")
-    if changes.get("test_data", config.test_data) != config.test_data:
-        dropped.append("split")
-    return {name: value for name, value in values.items() if name not in dropped}
-
-
-def _augmentation(text: str) -> str:
-    """One of `AUGMENTATIONS`, whose parts may be in any order and joined by + as well.
-
-    Raises:
-      UsageError: there is no such.
-    """
-    ordered = ",".join(sorted(text.replace("+", ",").split(",")))
-    if ordered not in AUGMENTATIONS:
-        raise UsageError(f"Config.augment must be none, crop, flip or crop,flip, got {text!r}")
-    return ordered
-
-
-def rates(schedule: str, rounds: int, length: int | None = None) -> list[float]:
-    """What the clients' learning rate is multiplied with in each round.
-
-    With r from 0 and R rounds these are 1 (`constant`), (1 + cos(pi r / R)) / 2 (`cosine`), G^r
-    (`exponential:G`) and G^floor(r / N) (`step:N:G`). Only `cosine` depends on R.
-
-    Args:
-      schedule: its name and its numbers.
-      rounds: R.
-      length: for how many rounds; R by default.
-
-    Raises:
-      UsageError: there is no such schedule.
-    """
-    name, *given = schedule.split(":")
-    length = length or rounds
-    try:
-        match name, given:
-            case "constant", []:
-                return [1.0] * length
-            case "cosine", []:
-                return [(1 + math.cos(math.pi * r / rounds)) / 2 for r in range(length)]
-            case "exponential", [factor] if 0 < float(factor) <= 1:
-                return [float(factor) ** r for r in range(length)]
-            case "step", [every, factor] if int(every) >= 1 and 0 < float(factor) <= 1:
-                return [float(factor) ** (r // int(every)) for r in range(length)]
-    except ValueError:
-        pass
-    raise UsageError(
-        "Config.schedule must be constant, cosine, exponential:FACTOR or step:ROUNDS:FACTOR with "
-        f"factors above 0 and up to 1, got {schedule!r}"
-    )
-
-
-# Fields of configs that were recorded before settings belonged to methods.
-_MOVED = ("proximity", "scale", "align", "weighting", "collect")
-
-
-def without_unset(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What was recorded before settings belonged to methods, but for what was not set.
-
-    None was the method's own default, and `collect` had a value for every method, also for those
-    that it meant nothing to.
-    """
-    own = settings.fields(settings.groups().get(method, settings.NoSettings))
-    return {
-        name: value
-        for name, value in values.items()
-        if name not in _MOVED or (value is not None and (name != "collect" or name in own))
-    }
-
-
-def from_dict(values: Mapping[str, Any]) -> Config:
-    """A config from a mapping such as `to_dict` returns.
-
-    Configs recorded when the settings of methods were fields of `Config` are taken too.
-
-    Raises:
-      UsageError: an unknown field, or a value outside its range.
-    """
-    values = dict(values)
-    if "method_settings" not in values and any(name in values for name in _MOVED):
-        moved = {name: values.pop(name) for name in _MOVED if name in values}
-        method = values.get("method", Config.method)
-        values["method_settings"] = without_unset(method, moved)
-    known = settings.fields(Config)
-    for name in values:
-        if name not in known:
-            raise UsageError(
-                f"Config has no field {name!r}; its fields are {', '.join(known)}; settings of a "
-                "method belong into method_settings"
-            )
-    return Config(**values)
-
-
-def without_method(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What a config file holds, but for its method and what belongs to it."""
-    own = ("method", "method_settings", "methods_file", *_MOVED)
-    return {name: value for name, value in values.items() if name not in own}
-
-
-def load(path: str | Path) -> Config:
-    """Reads a config from a JSON file, such as a run's `config.json`.
-
-    Raises:
-      UsageError: the file is missing, not JSON, not one object, or holds a bad setting.
-    """
-    return from_recorded(load_values(path))
-
-
-def from_recorded(values: Mapping[str, Any]) -> Config:
-    """As `from_dict`, of what a run or sweep has recorded.
-
-    There may be a `methods_file` among it, of which nothing but the existence counts, and the
-    directories that paths are `relative_to`.
-
-    Raises:
-      UsageError: a bad setting, or a method that has not been loaded from its file.
-    """
-    values = dict(values)
-    file = values.pop("methods_file", None)
-    values = with_bases(values, values.pop("relative_to", None))
-    if isinstance(file, dict) and values.get("method") not in settings.groups():
-        raise UsageError(
-            f"--methods must be given for method {values.get('method')}, which came from "
-            f"{file.get('path')} with SHA-256 {file.get('digest')}"
-        )
-    return from_dict(values)
-
-
-def with_bases(values: Mapping[str, Any], bases: Any) -> dict[str, Any]:
-    """The values, those with a relative path with the directory that it is relative to.
-
-    Args:
-      values: of settings by name.
-      bases: directories by name; or what else a damaged record holds.
-    """
-    values = dict(values)
-    for name, base in bases.items() if isinstance(bases, Mapping) else ():
-        if isinstance(values.get(name), str) and isinstance(base, str):
-            values[name] = settings.RelativePath(values[name], base)
-    return values
-
-
-def load_values(path: str | Path) -> dict[str, Any]:
-    """What a JSON file holds of a config.
-
-    Raises:
-      UsageError: the file is missing, not JSON, or not one object.
-    """
-    try:
-        values = json_files.read(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"config must be a readable JSON file, got {str(path)!r}: {error}"
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"config must be valid JSON, got {str(path)!r}: {error}") from error
-    if not isinstance(values, dict):
-        raise UsageError(
-            f"config must hold one JSON object, got {json_files.kind(values)} in {str(path)!r}"
-        )
-    if not isinstance(values.get("method", ""), str):
-        raise UsageError(f"Config.method must be text, got {values['method']!r} in {str(path)!r}")
-    return values

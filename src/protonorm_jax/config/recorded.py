@@ -1,0 +1,121 @@
+"""Configs as runs and people have written them, of this version and of those before."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from protonorm_jax import json_files, settings
+from protonorm_jax.config.fields import Config
+from protonorm_jax.errors import UsageError
+
+# Fields of configs that were recorded before settings belonged to methods.
+_MOVED = ("proximity", "scale", "align", "weighting", "collect")
+
+
+def without_unset(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What was recorded before settings belonged to methods, but for what was not set.
+
+    None was the method's own default, and `collect` had a value for every method, also for those
+    that it meant nothing to.
+    """
+    own = settings.fields(settings.groups().get(method, settings.NoSettings))
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in _MOVED or (value is not None and (name != "collect" or name in own))
+    }
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """A config from a mapping such as `to_dict` returns.
+
+    Configs recorded when the settings of methods were fields of `Config` are taken too.
+
+    Raises:
+      UsageError: an unknown field, or a value outside its range.
+    """
+    values = dict(values)
+    if "method_settings" not in values and any(name in values for name in _MOVED):
+        moved = {name: values.pop(name) for name in _MOVED if name in values}
+        method = values.get("method", Config.method)
+        values["method_settings"] = without_unset(method, moved)
+    known = settings.fields(Config)
+    for name in values:
+        if name not in known:
+            raise UsageError(
+                f"Config has no field {name!r}; its fields are {', '.join(known)}; settings of a "
+                "method belong into method_settings"
+            )
+    return Config(**values)
+
+
+def without_method(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config file holds, but for its method and what belongs to it."""
+    own = ("method", "method_settings", "methods_file", *_MOVED)
+    return {name: value for name, value in values.items() if name not in own}
+
+
+def load(path: str | Path) -> Config:
+    """Reads a config from a JSON file, such as a run's `config.json`.
+
+    Raises:
+      UsageError: the file is missing, not JSON, not one object, or holds a bad setting.
+    """
+    return from_recorded(load_values(path))
+
+
+def from_recorded(values: Mapping[str, Any]) -> Config:
+    """As `from_dict`, of what a run or sweep has recorded.
+
+    There may be a `methods_file` among it, of which nothing but the existence counts, and the
+    directories that paths are `relative_to`.
+
+    Raises:
+      UsageError: a bad setting, or a method that has not been loaded from its file.
+    """
+    values = dict(values)
+    file = values.pop("methods_file", None)
+    values = with_bases(values, values.pop("relative_to", None))
+    if isinstance(file, dict) and values.get("method") not in settings.groups():
+        raise UsageError(
+            f"--methods must be given for method {values.get('method')}, which came from "
+            f"{file.get('path')} with SHA-256 {file.get('digest')}"
+        )
+    return from_dict(values)
+
+
+def with_bases(values: Mapping[str, Any], bases: Any) -> dict[str, Any]:
+    """The values, those with a relative path with the directory that it is relative to.
+
+    Args:
+      values: of settings by name.
+      bases: directories by name; or what else a damaged record holds.
+    """
+    values = dict(values)
+    for name, base in bases.items() if isinstance(bases, Mapping) else ():
+        if isinstance(values.get(name), str) and isinstance(base, str):
+            values[name] = settings.RelativePath(values[name], base)
+    return values
+
+
+def load_values(path: str | Path) -> dict[str, Any]:
+    """What a JSON file holds of a config.
+
+    Raises:
+      UsageError: the file is missing, not JSON, or not one object.
+    """
+    try:
+        values = json_files.read(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"config must be a readable JSON file, got {str(path)!r}: {error}"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"config must be valid JSON, got {str(path)!r}: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(
+            f"config must hold one JSON object, got {json_files.kind(values)} in {str(path)!r}"
+        )
+    if not isinstance(values.get("method", ""), str):
+        raise UsageError(f"Config.method must be text, got {values['method']!r} in {str(path)!r}")
+    return values

@@ -231,6 +231,16 @@ def test_eigenvalues_that_rounding_takes_below_zero_are_no_energy(monkeypatch):
     assert floats == 3 * (5 + 3 + 1)
 
 
+def test_a_matrix_goes_whole_where_a_lower_rank_takes_as_many_numbers():
+    matrix = jnp.array([[3.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    nearest, floats = low_rank.truncate(matrix, jnp.float32(0.5))
+    np.testing.assert_array_equal(nearest, matrix)
+    assert floats == 1 * (3 + 2 + 1) == matrix.size
+    nearest, floats = low_rank.truncate(matrix, jnp.float32(0.5), which="all")
+    np.testing.assert_allclose(nearest, [[3, 0], [0, 0], [0, 0]], atol=1e-6)
+    assert floats == 6
+
+
 def test_a_matrix_goes_whole_where_a_lower_rank_takes_more_numbers():
     """Rank 1 of 20 x 30 takes 51 numbers, rank 11 of 561 fewer than 600, rank 12 more."""
     rng = np.random.default_rng(2)

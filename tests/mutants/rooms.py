@@ -73,8 +73,5 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods/shared/low_rank.py": ("tests/methods/test_fedkd.py",),
     "methods/shared/mentee.py": ("tests/methods/test_fedkd.py", "tests/methods/test_fedmrl.py"),
     "methods/shared/prototypes.py": PROTOTYPES,
-    "methods/shared/server_training.py": (
-        *("tests/methods/test_fedgh.py", *FIRST_METHODS),
-        *("-k", "fedgh or fedtgp"),
-    ),
+    "methods/shared/server_training.py": ("tests/methods/test_server_training.py",),
 }

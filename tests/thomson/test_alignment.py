@@ -11,6 +11,7 @@ import pytest
 
 from protonorm_jax import thomson
 from protonorm_jax.errors import UsageError
+from protonorm_jax.thomson.energies import unit_rows
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "alignment_reference.npz"
 QUICKLY = {"xla_backend_optimization_level": 0}
@@ -104,6 +105,11 @@ def test_angles():
     np.testing.assert_allclose(min_angle(close), np.rad2deg(1e-5), rtol=1e-3)
     assert np.isnan(min_angle(square, jnp.arange(4) < 1))
     assert np.isnan(mean_angle(square, jnp.arange(4) < 1))
+
+
+def test_rows_of_unit_length_keep_their_angles_and_unknown_ones_are_zero():
+    rows = unit_rows(np.float32([[3, 4], [0, 0], [5, 5], [0, -2]]), np.arange(4) != 2)
+    np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0], [0, 0], [0, -1]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("exponent", [0, 1, 3])
@@ -349,6 +355,13 @@ def test_rows_that_coincide_start_a_fiftieth_of_the_spread_apart(spread):
     assert (0.8 * expected < lengths[repeats]).all()
     assert (lengths[repeats] <= 1.001 * expected).all()
     assert result.iterations == 0 and not result.converged
+
+
+def test_ties_whose_spread_is_exactly_zero_are_completed():
+    """Two equal rows are their mean, to the last bit."""
+    result = align(np.float32([[1, 2, 2], [9, 9, 9], [1, 2, 2]]), np.arange(3) != 1)
+    np.testing.assert_allclose(result.points[0], -result.points[2], atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(result.points, axis=1), [1, 0, 1], atol=1e-6)
 
 
 def test_a_single_row_and_other_floats():

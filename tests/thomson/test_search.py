@@ -98,6 +98,21 @@ def test_children_are_a_cap_of_one_parent_and_the_mirrored_rest_of_the_other():
     assert min(taken_counts) < max(taken_counts)
 
 
+def test_in_how_many_calls_a_descent_is_made_changes_no_bit(monkeypatch):
+    one = thomson.minimize(jax.random.key(1), num_points=5, restarts=17)
+    monkeypatch.setattr(search, "_SLICE", 16 * 64**2 * 7)
+    told = []
+    several = thomson.minimize(
+        jax.random.key(1), num_points=5, restarts=17, tell=lambda *what: told.append(what)
+    )
+    np.testing.assert_array_equal(several.points, one.points)
+    np.testing.assert_array_equal(several.energies, one.energies)
+    descents = [what for what in told if what[0] == "descents"]
+    assert {what[1:3] for what in descents} == {(0, 32), (16, 32)}
+    assert {0, 7, 14} <= {what[3] for what in descents}
+    assert {what[1:3] for what in told if what[0] == "polish"} == {(k, 8) for k in range(8)}
+
+
 def test_sizes_are_padded_to_few_programs(monkeypatch):
     monkeypatch.setattr(search, "_SIZES", SIZES)
     counts = (2, 16, 17, 64, 65, 100, 101, 128, 129, 160, 161, 200, 201, 256, 257)

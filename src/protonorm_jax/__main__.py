@@ -4,6 +4,7 @@ import sys
 import warnings
 
 from protonorm_jax.command import console, environment
+from protonorm_jax.errors import Caution
 
 
 def main() -> int:
@@ -11,6 +12,8 @@ def main() -> int:
     console.open_missing()
     if not sys.warnoptions and "--debug" not in sys.argv:
         warnings.simplefilter("ignore")  # They are for programmers.
+        warnings.simplefilter("always", Caution)
+        warnings.showwarning = console.show_caution
     try:
         environment.check_xla_flags()
         from protonorm_jax.command import cli

@@ -1,4 +1,11 @@
-"""The one exception for mistakes a user can mend."""
+"""The one exception for mistakes a user can mend, and the one warning that is for users."""
+
+
+class Caution(RuntimeWarning, UserWarning):
+    """A warning that is meant for whoever runs the program, and not for programmers.
+
+    The command line prints it in one line, and goes on.
+    """
 
 
 class UsageError(ValueError):

@@ -111,6 +111,18 @@ class Console(RichConsole):
         self.print(one_line(text), soft_wrap=True)
 
 
+def show_caution(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Prints a warning as one line; takes the place of `warnings.showwarning`."""
+    print(f"protonorm: {one_line(str(message))}", file=sys.stderr, flush=True)
+
+
 def one_line(text: str) -> str:
     """The text with what would end the line, or mean something to a terminal, by its number."""
     return "".join(

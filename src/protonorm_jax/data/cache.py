@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from protonorm_jax.data import checks, files
-from protonorm_jax.errors import UsageError
+from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.types import Dataset
 
 FORMAT = 1
@@ -76,7 +76,7 @@ def load_or_make(
     try:
         place = folder(cache_dir)
     except UsageError as error:
-        warnings.warn(f"nothing is kept of what is decoded: {error}", stacklevel=2)
+        warnings.warn(f"nothing is kept of what is decoded: {error}", Caution, stacklevel=2)
         return make()
     before = digest()
     path = place / f"{kind}-{before}.npz"
@@ -145,6 +145,7 @@ def _keep(dataset: Dataset, path: Path) -> None:
         warnings.warn(
             f"{path} must be writable to keep what was decoded, got {checks.one_line(error)}; it "
             "is decoded again next time",
+            Caution,
             stacklevel=2,
         )
 

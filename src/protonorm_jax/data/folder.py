@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from protonorm_jax.data import cache, checks, files, parts, pictures, threads
-from protonorm_jax.errors import UsageError
+from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.types import Dataset, Part
 
 UNSORTED = "images"
@@ -193,6 +193,7 @@ def _labelled(
             return _annotated(images, table, labels)
         warnings.warn(
             f"{files.shown(folder.path)} is left out: its {len(images):,} images have no labels",
+            Caution,
             stacklevel=2,
         )
         return []

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from protonorm_jax.config import Config, from_dict
-from protonorm_jax.errors import UsageError
+from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning.plan import Plan, PlannedRun
 from protonorm_jax.running import conditions, driver, files, lock
@@ -161,7 +161,7 @@ class Keeper:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             warnings.warn(
                 f"a checkpoint could not be written to {self._folder}: {first_line[:200]}",
-                RuntimeWarning,
+                Caution,
                 stacklevel=3,
             )
 

@@ -57,7 +57,9 @@ def check_free(
         found = sorted(path for path in directory.iterdir() if not _is_passing(path))
     except FileNotFoundError:
         return
-    except NotADirectoryError:
+    except NotADirectoryError as error:
+        if not directory.exists():  # But a file stands where a folder above it should be.
+            raise UsageError(f"--out must be writable, got {str(directory)!r}: {error}") from error
         found = [directory]
     except OSError as error:
         raise UsageError(f"--out must be readable, got {str(directory)!r}: {error}") from error

@@ -14,7 +14,7 @@ import numpy as np
 
 from protonorm_jax import keys, methods, metrics, report
 from protonorm_jax.config import Config
-from protonorm_jax.errors import UsageError
+from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import conditions, driver, files, lock
 from protonorm_jax.running import directory as places
@@ -154,7 +154,7 @@ class Recorder:
             # Last: a directory with a summary is complete.
             files.write_json(self.directory / places.SUMMARY, summary)
         for text in summary.get("warnings", ()):
-            warnings.warn(f"{self.directory}: {text}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{self.directory}: {text}", Caution, stacklevel=2)
         return summary
 
     def _summary(self, status: str, error: str | None) -> dict[str, Any]:

@@ -342,5 +342,7 @@ def test_a_reserve_is_left_out_of_the_training_alone(small_set):
         )
         assert np.sum(upload.each.counts) == count
         assert (
-            int(info["num_steps"]) == num_steps(count, Config(batch_size=16), 1) == -(-used // 16)
+            int(info["num_steps"])
+            == num_steps(np.int32(count), Config(batch_size=16), 1)
+            == -(-used // 16)
         )

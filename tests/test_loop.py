@@ -243,6 +243,34 @@ def test_the_number_of_samples_weighs_clients():
     check(head(counted), 0.25 * head(first) + 0.75 * head(rest), 1e-6)
 
 
+@pytest.mark.parametrize("collect", ["before", "during", "after", None])
+def test_what_is_observed_is_of_the_model_as_it_was_then(collect):
+    """Sums of logits over 6 samples: of the first head, before each step, or of the last head."""
+
+    def observe(outputs, labels, mask):
+        return jnp.where(mask[:, None], outputs.logits, 0.0).sum(0)
+
+    def upload(key, client, totals, *_, **__):
+        return methods.Upload(each={"totals": totals if collect else ()})
+
+    ((model, variables, batches),) = small_clients(6)
+    given = {"base": {}, "head": {"kernel": jnp.eye(3, 5), "bias": jnp.arange(5.0)}}
+    clients = [(model, {**variables, "params": given}, batches)]
+    heads = [given["head"]]
+    for steps in (1, 2):
+        trace = run(methods.Method(), clients, 1, steps=[[steps]])
+        heads.append(trace.clients[0].params["model"]["head"])
+    method = methods.Method(observe=observe, upload=upload, collect=collect)
+    (uploads,) = run(method, clients, 1).uploads
+    if collect is None:
+        assert uploads[0].each == {"totals": ()}
+        return
+    used = {"before": heads[:1] * 2, "during": heads[:2], "after": heads[2:] * 2}[collect]
+    pairs = zip(used, batches, strict=True)
+    wanted = sum((images @ one["kernel"] + one["bias"][None]).sum(0) for one, (images, _) in pairs)
+    check(uploads[0].each["totals"], wanted, 1e-5)
+
+
 def test_steps_schedule_and_descent_by_hand():
     """Of the first of two steps, at a quarter of the rate, with half of the slope's norm."""
 

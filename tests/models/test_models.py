@@ -37,7 +37,7 @@ REFERENCES = {
     "vit_b_16+768": "vit_b_16+768",
     "vit_b_32+768": "vit_b_32+768",
 }
-LARGE = ("resnet101", "resnet152", "vit_b_16", "vit_b_32")
+LARGE = ("googlenet", "resnet50", "resnet101", "resnet152", "vit_b_16", "vit_b_32")
 
 # Gradients take longest to compile; these have no layer of which another's are not compared.
 ONLY_FORWARDS = ("resnet18", "efficientnet_b0")

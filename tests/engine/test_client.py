@@ -11,7 +11,8 @@ import pytest
 from plainly import check
 from protonorm_jax import methods, models
 from protonorm_jax.config import Config
-from protonorm_jax.engine.client import keys_of, local_update, num_steps
+from protonorm_jax.engine import augment
+from protonorm_jax.engine.client import _augmented, keys_of, local_update, num_steps
 from protonorm_jax.methods.method import Round
 from protonorm_jax.methods.shared.class_table import class_means
 from protonorm_jax.types import Client, ClientData, Models, Prototypes
@@ -343,3 +344,16 @@ def test_a_reserve_is_left_out_of_the_training_alone(small_set):
         assert np.sum(upload.each.counts) == count
         steps = num_steps(np.int32(count), Config(batch_size=16), 1)
         assert int(info["num_steps"]) == steps == -(-used // 16)
+
+
+def test_images_are_augmented_and_other_inputs_are_not():
+    """What was uint8 in the data set is an image; its batch is float32 like the rest."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1)).astype(np.uint8)
+    whole = {"image": images, "other": np.float32(images)}
+    data = ClientData(whole, np.zeros(5, np.int32), np.arange(5), np.int32(5))
+    taken = {"image": np.float32(images) / 127.5 - 1, "other": np.float32(images)}
+    key, config = jax.random.key(1), Config(augment="crop")
+    made = _augmented(key, taken, data, config)
+    np.testing.assert_array_equal(made["other"], taken["other"])
+    np.testing.assert_array_equal(made["image"], augment.images(key, taken["image"], "crop"))
+    assert np.any(made["image"] != taken["image"])

@@ -305,6 +305,15 @@ def test_divergence_stops_the_run_and_names_client_and_round(small_set):
         )
 
 
+def test_the_first_round_of_a_divergence_is_kept(small_set):
+    """Also of round 0, when more follow in the same call."""
+    config = PLAIN.replace(learning_rate=1e30, participation=1.0, dropout=0.0)
+    simulation = driver.prepare([config], small_set)
+    inputs = simulation.put(simulation.inputs(0))
+    _, (report,) = simulation.advance(simulation.init(inputs), inputs, 3)
+    assert set(np.asarray(report["diverged"]).tolist()) == {0}
+
+
 def test_more_devices_than_there_are(small_set):
     with pytest.raises(UsageError, match=r"Config\.devices must be <= 4"):
         protonorm_jax.run(replace(devices=5), dataset=small_set)

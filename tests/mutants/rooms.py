@@ -18,7 +18,7 @@ ENGINE = (
             "test_participation_and_dropout",
             "test_who_fails_and_who_is_slow",
             "test_a_class_that_nobody_holds_stays_unknown",
-            "test_divergence_stops_the_run_and_names_client_and_round",
+            "test_the_first_round_of_a_divergence_is_kept",
             "test_a_run_among_others_has_the_bits_it_has_alone",
         )
     ),

@@ -228,6 +228,7 @@ def test_who_fails_and_who_is_slow():
     )
     slow = work < 1
     np.testing.assert_array_equal(slow.sum(axis=1), [300, 300])
+    assert np.all(work[~slow] == 1)
     assert 0.5 < (slow[0] == slow[1]).mean() < 0.7
     assert work.min() >= 0.2 and abs(work[slow].mean() - 0.6) < 0.03
     both = slow[0] & slow[1]
@@ -282,6 +283,22 @@ def test_a_round_in_which_everybody_fails_changes_nothing(small_set):
         assert row["loss"] is None and row["clients_trained"] == row["uploads_arrived"] == 0
         assert row["floats_up"] == 0 < row["floats_down"]
     assert history.rows[0]["head_accuracy"] == history.rows[1]["head_accuracy"]
+
+
+def test_who_is_away_keeps_what_they_have(small_set):
+    """Also of what the server sends to those who train: here the net that FML's clients share."""
+    config = PLAIN.replace(method="fml", family="mlp", participation=0.1, dropout=0.0)
+    simulation = driver.prepare([config], small_set)
+    given = simulation.put(simulation.inputs(0))
+    states = simulation.init(given)
+    before = jax.device_get(states.clients)
+    states, _ = simulation.advance(states, given, 2)  # After the first round the server's is new.
+    same = [
+        np.all(one == other, axis=-1)
+        for one, other in zip(*map(jax.tree.leaves, (before, states.clients)), strict=True)
+    ]
+    unchanged = np.sum(np.all(same, axis=0))
+    assert config.num_clients - 2 <= unchanged < config.num_clients
 
 
 def test_a_class_that_nobody_holds_stays_unknown(small_set):

@@ -17,6 +17,7 @@ ENGINE = (
         for name in (
             "test_participation_and_dropout",
             "test_who_fails_and_who_is_slow",
+            "test_who_is_away_keeps_what_they_have",
             "test_a_class_that_nobody_holds_stays_unknown",
             "test_the_first_round_of_a_divergence_is_kept",
             "test_a_run_among_others_has_the_bits_it_has_alone",

@@ -36,15 +36,18 @@ from protonorm_jax.types import ClientData, Models
 pytestmark = pytest.mark.timeout(180)
 
 
-WHOLE = ("fedavg", "fedkd", "protonorm")
-"""Methods of which `make test` tests the whole contract: whole models averaged, decompositions, the
-alignment. That of the others is for `make test-large`."""
+WHOLE = ("fedkd", "protonorm")
+"""Methods of which `make test` tests the whole contract: decompositions, the alignment. That of the
+others is for `make test-large`."""
+ALIKE = ("fd", "fedgh", "fedproto", "fml", "lg_fedavg")
+"""Methods whose hooks are of the kinds that others have; they are for `make test-large`."""
 
 
 def rows():
     """The methods; those not in `WHOLE` twice."""
     for name in sorted(methods.METHODS):
-        yield pytest.param((name, name in WHOLE), id=name)
+        marks = [pytest.mark.large] if name in ALIKE else []
+        yield pytest.param((name, name in WHOLE), id=name, marks=marks)
         if name not in WHOLE:
             yield pytest.param((name, True), id=f"{name}, whole", marks=pytest.mark.large)
 

@@ -56,6 +56,7 @@ def test_order_of_clients_does_not_matter(alone, small_set, monkeypatch):
         assert_equal(alone, protonorm_jax.run(SMALL, dataset=small_set))
 
 
+@pytest.mark.large
 def test_vmapped_clients_agree_on_any_number_of_devices(small_set):
     """To rounding: who shares a batch, and how it narrows, depends on the number of devices."""
     settings = {"vmap_clients": 2, "num_clients": 16, "min_samples": 2, "rounds": 2}
@@ -82,6 +83,7 @@ class Depthwise(nn.Module):
         return layers.global_average(x + layers.relu6(y))
 
 
+@pytest.mark.large
 def test_depthwise_convolutions_have_equal_bits_on_any_number_of_devices(small_set, monkeypatch):
     row = registry.Architecture(Depthwise, "normal")
     monkeypatch.setitem(registry.ARCHITECTURES, "depthwise", row)
@@ -136,6 +138,7 @@ def test_a_run_among_others_has_the_bits_it_has_alone(
         jax.tree.map(np.testing.assert_array_equal, alone.arrays, array)
 
 
+@pytest.mark.large
 def test_vmapped_runs_agree_with_each_alone(each_alone, small_set):
     """Three at a time: the last program has places without a run."""
     configs = [config.replace(vmap_clients=2) for config in MANY]

@@ -205,6 +205,7 @@ def test_outputs_and_gradients_are_near_those_of_float32(name):
     assert length(actual[0]) == pytest.approx(length(expected[0]), rel=0.05)
 
 
+@pytest.mark.large
 def test_training_learns(small_set):
     """As it does in float32, in a whole simulation of the net with the most kinds of layers."""
     settings = Config(

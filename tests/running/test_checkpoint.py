@@ -204,6 +204,7 @@ def test_a_checkpoint_from_before_a_setting_came_is_taken(whole, small_set, tmp_
     assert watcher.first == 5 and rows_of(tmp_path) == rows_of(whole)
 
 
+@pytest.mark.large
 def test_checkpoints_of_finished_runs_are_no_obstacle(
     whole, whole_sweep, copy, tmp_path, small_set
 ):

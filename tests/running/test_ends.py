@@ -84,6 +84,7 @@ def test_what_cannot_be_drawn_or_written_costs_itself_alone(
     assert job.resume(folder, display=Watcher(), dataset=small_set)["status"] == "finished"
 
 
+@pytest.mark.large
 def test_in_a_sweep_the_other_runs_go_on(small_set, tmp_path, monkeypatch):
     """One whose arrays are beyond numpy, and then one whose folder cannot be written."""
     own, calls = np.savez, []

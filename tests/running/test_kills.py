@@ -63,7 +63,7 @@ def test_killed_at_random_moments(many_rounds, tmp_path):
     )
     flags = ("run", *settings, "--out", str(killed))
     in_a_save = 0
-    for number in range(4):
+    for number in range(2):
         process = protonorm(*flags)
         flags = ("resume", str(killed))
         # A start writes the manifest, and cuts the rows to those of the checkpoint.

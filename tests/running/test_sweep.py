@@ -276,6 +276,7 @@ def test_verify_tells_equal_bits_from_others(small_file, tmp_path, capsys):
     assert "round 4: DIFFERENT: round None -> 4" in capsys.readouterr().out
 
 
+@pytest.mark.large
 def test_verify_allows_for_what_vmap_rounds_otherwise(small_file, tmp_path, capsys):
     """Runs, and clients on other devices, that were in one batch."""
     flags = ("--data", small_file, *FAST, "--rounds", "2")

@@ -248,6 +248,7 @@ def whole_sweep(small_set, tmp_path_factory):
     return directory
 
 
+@pytest.mark.large
 def test_a_stopped_sweep_goes_on_on_other_devices(whole_sweep, small_set, tmp_path):
     """Twice: in the second program call, between the evaluations of the last."""
     settings = SETTINGS.replace(rounds=4)

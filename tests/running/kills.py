@@ -28,6 +28,7 @@ from orbax import checkpoint as orbax  # noqa: F401  Imported once here, not by 
 
 from protonorm_jax import data
 from protonorm_jax.command import cli
+from protonorm_jax.running import lock
 from protonorm_jax.types import Dataset
 
 SMALL = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
@@ -205,7 +206,8 @@ class Campaign:
         """The command that goes on: where nothing has begun, the one that was killed."""
         marks = ("config.json", "sweep.json", ".protonorm.replacement.json")
         begun = any((folder / name).exists() for name in marks)
-        if begun and kind.before and results(folder) == self._before[kind.name]:
+        found = {name: value for name, value in results(folder).items() if lock.NAME not in name}
+        if begun and kind.before and found == self._before[kind.name]:
             return kind.command
         return ("resume", "{}") if begun else kind.command
 

@@ -224,7 +224,7 @@ def test_flags_that_change_bits_are_refused_by_name(place, capsys, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_enable_fast_math=true")
     line = refusal(capsys, "resume", place / "stopped")
     assert "XLA_FLAGS must be '', as when" in line and "got '--xla_cpu_enable_fast_math" in line
-    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_dump_to=/tmp/x")
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_dump_to=dumped")
     assert conditions.changed_flags({"flags": recorded}) == {}
 
 

@@ -252,9 +252,10 @@ def is_done(directory: Path, *, leftovers: bool = False) -> bool:
     """
     if not reading.is_finished(directory) or (directory / places.LONGER / places.CONFIG).exists():
         return False
-    left = (directory / places.LONGER, directory / places.CHECKPOINTS)
-    kept = settings_of(directory).keep_state
-    return leftovers or kept or not any(path.exists() for path in left)
+    left = [directory / places.LONGER, directory / lock.NAME]  # The lock perhaps of a dead process.
+    if not settings_of(directory).keep_state:
+        left.append(directory / places.CHECKPOINTS)
+    return leftovers or not any(path.exists() for path in left)
 
 
 def settings_to_resume(

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from test_checkpoint import Watcher, terminate
@@ -10,7 +12,7 @@ from protonorm_jax.command import cli
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan
-from protonorm_jax.running import checkpoint, driver, job, reading, sweep
+from protonorm_jax.running import checkpoint, driver, job, lock, reading, sweep
 from protonorm_jax.running import directory as places
 from recorded import SMALL, arrays_of, rows_of
 
@@ -146,6 +148,22 @@ def test_what_depends_on_the_rounds_is_run_again(small_set, tmp_path):
     job.extend(tmp_path, 3, display=watcher, dataset=small_set, say=said.append)
     assert watcher.first == 0 and "fedkd with these settings depends on the number" in said[0]
     assert json.loads((tmp_path / "summary.json").read_text())["rounds"] == 3
+
+
+def test_the_lock_of_a_process_that_died_before_it_began_is_cleared(copy, capsys):
+    """As after a kill of `resume --rounds` in its first moments; the state stays."""
+    script = (
+        "import pathlib, os, sys; from protonorm_jax.running import lock\n"
+        "lock.Lock(pathlib.Path(sys.argv[1])).acquire()\n"
+        "os.kill(os.getpid(), 9)"
+    )
+    before = contents(copy)
+    subprocess.run([sys.executable, "-c", script, str(copy)], check=False)
+    assert (copy / lock.NAME).exists()
+    assert cli.main(["resume", str(copy)]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    assert not (copy / lock.NAME).exists() and contents(copy) == before
+    assert (copy / places.CHECKPOINTS).exists()
 
 
 def test_sweeps_keep_no_state(small_set, tmp_path, capsys):

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import time
 import warnings
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protonorm_jax.data import checks, files
+from protonorm_jax.data import checks, files, npz
 from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.types import Dataset
 
@@ -119,35 +118,12 @@ def read(path: Path) -> Dataset | None:
 
 
 def _keep(dataset: Dataset, path: Path) -> None:
-    """Writes a set; the file appears whole or not at all."""
-    arrays = {"images": dataset.images, "labels": dataset.labels}
-    if dataset.parts is not None:
-        arrays["parts"] = dataset.parts
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    """Writes a set, or says that it cannot be."""
+    _clear(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear(path.parent)
-        try:
-            with open(temporary, "xb") as file:
-                np.savez(
-                    file,
-                    allow_pickle=False,
-                    name=np.asarray(dataset.name),
-                    num_classes=np.asarray(dataset.num_classes),
-                    **arrays,
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        warnings.warn(
-            f"{path} must be writable to keep what was decoded, got {checks.one_line(error)}; it "
-            "is decoded again next time",
-            Caution,
-            stacklevel=2,
-        )
+        npz.save(dataset, path)
+    except UsageError as error:
+        warnings.warn(f"{error}; it is decoded again next time", Caution, stacklevel=2)
 
 
 def _clear(parent: Path) -> None:

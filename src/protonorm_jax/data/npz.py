@@ -7,12 +7,11 @@ to a single pair `parts` (`[N]` integers: 0 training, 1 validation, 2 test).
 """
 
 import os
-import secrets
 from pathlib import Path
 
 import numpy as np
 
-from protonorm_jax.data import arrays, checks
+from protonorm_jax.data import arrays, checks, writing
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Dataset, Part
 
@@ -102,27 +101,16 @@ def save(dataset: Dataset, path: str | os.PathLike) -> Path:
     path = Path(path).expanduser()
     if dataset.dealt is not None:
         raise UsageError(f"{path} must be a pfllib folder to keep who holds what, got an archive")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                np.savez(
-                    file,
-                    allow_pickle=False,
-                    images=dataset.images,
-                    labels=dataset.labels,
-                    num_classes=np.asarray(dataset.num_classes),
-                    name=np.asarray(dataset.name),
-                    **({} if dataset.parts is None else {"parts": dataset.parts}),
-                )
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} must be writable, got {checks.one_line(error)}") from error
+    with writing.replacing(path) as file:
+        np.savez(
+            file,
+            allow_pickle=False,
+            images=dataset.images,
+            labels=dataset.labels,
+            num_classes=np.asarray(dataset.num_classes),
+            name=np.asarray(dataset.name),
+            **({} if dataset.parts is None else {"parts": dataset.parts}),
+        )
     return path
 
 

@@ -20,7 +20,6 @@ each index its client (`train_client` and `test_client` `[n]`, from 0). `num_sam
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from protonorm_jax import partition
-from protonorm_jax.data import checks, tables
+from protonorm_jax.data import checks, tables, writing
 from protonorm_jax.errors import UsageError
 from protonorm_jax.types import Partition
 
@@ -90,20 +89,11 @@ def write(path: str | os.PathLike, parts: Partition, labels: np.ndarray) -> Path
     """
     path = Path(path).expanduser()
     check_form(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                if path.suffix.lower() == ".json":
-                    file.write(_as_json(parts, labels).encode())
-                else:
-                    np.savez_compressed(file, allow_pickle=False, **_as_arrays(parts, labels))
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} must be writable, got {checks.one_line(error)}") from error
+    with writing.replacing(path) as file:
+        if path.suffix.lower() == ".json":
+            file.write(_as_json(parts, labels).encode())
+        else:
+            np.savez_compressed(file, allow_pickle=False, **_as_arrays(parts, labels))
     return path
 
 

@@ -8,12 +8,13 @@ import warnings
 
 import numpy as np
 import pytest
-from matplotlib import figure
+from matplotlib import cbook, figure
 
 from protonorm_jax import report
 from protonorm_jax.report import canvas
 
 SUMMARY = {"method": "protonorm", "majority_accuracy": 0.5}
+FORMULA = {**SUMMARY, "method": "$x$"}
 FULL = {"round": 1, "head_accuracy": 0.5, "prototype_accuracy": 0.25, "loss": 2.0, "mse": 0.0}
 
 
@@ -81,9 +82,20 @@ def test_prototypes(known, value):
 def test_names_are_shown_as_they_are():
     """Also those that matplotlib would hide, or take for a formula."""
     runs = [(SUMMARY, [FULL]), (SUMMARY, [FULL])]
-    for axes in drawn(report.draw_comparison, runs, ["_one", "$two^\udc80"]).axes:
-        shown = [text.get_text() for text in axes.get_legend().get_texts()]
-        assert shown[:2] == ["./_one", "$two^\\udc80"]
+    for axes in drawn(report.draw_comparison, runs, ["_one", "$two$\udc80"]).axes:
+        one, two, *_ = [text.get_text() for text in axes.get_legend().get_texts()]
+        assert one == "./_one" and two.replace(r"\$", "$") == "$two$\\udc80"
+        assert not cbook.is_math_text(two)
+    titles = [axes.get_title() for axes in drawn(report.draw_curves, [FULL], FORMULA).axes]
+    assert titles[0] == r"\$x\$: accuracy" and not cbook.is_math_text(titles[0])
+
+
+def test_powers_of_ten_are_formulas():
+    """Without which the axis of losses would show how they are written."""
+    losses = drawn(report.draw_curves, [FULL, {**FULL, "round": 2, "loss": 200.0}], SUMMARY).axes[1]
+    labels = losses.get_yticklabels()
+    assert any("10^" in one.get_text() for one in labels)
+    assert all(one.get_parse_math() for one in labels)
 
 
 @pytest.mark.parametrize("form", canvas.FORMATS)

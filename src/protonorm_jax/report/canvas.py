@@ -50,11 +50,11 @@ def format_of(path: Path) -> str:
 
 
 def label(text: str) -> str:
-    """A name as a legend can show it: every letter printable, none that hides it."""
+    """A name as a picture can show it: printable, not hidden, and without formulas."""
     shown = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "replace").decode()
         for letter in text
-    )
+    ).replace("$", r"\$")
     return f"./{shown}" if shown.startswith("_") else shown
 
 
@@ -83,8 +83,7 @@ def drawing(file: BinaryIO, form: str = "png", **options: Any) -> Iterator[Any]:
             for name, value in matplotlib.rcParamsDefault.items()
             if not name.startswith("backend")
         }
-        # A dollar sign in a name begins no formula.
-        with matplotlib.rc_context({**defaults, "text.parse_math": False}):
+        with matplotlib.rc_context(defaults):
             figure = Figure(layout="constrained", **options)
             yield figure
             figure.savefig(file, format=form, dpi=_DOTS_PER_INCH)

@@ -27,7 +27,7 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
             if common in rows[0]:
                 _line(accuracy, rows, common, f"{name}, common test set", linestyle=":")
         _finish_accuracy(accuracy, summary["majority_accuracy"])
-        accuracy.set_title(f"{summary['method']}: accuracy")
+        accuracy.set_title(f"{canvas.label(summary['method'])}: accuracy")
         for name in rows[0]:
             if name.endswith(("loss", "cross_entropy", "mse")):
                 # Zero has no logarithm.
@@ -64,7 +64,7 @@ def draw_comparison(
     with canvas.drawing(file, form, figsize=(5 * max(len(predictors), 1), 4)) as figure:
         panels = figure.subplots(1, max(len(predictors), 1), sharey=True, squeeze=False)[0]
         methods = [summary["method"] for summary, _ in runs]
-        labels = methods if len(set(methods)) == len(methods) else list(map(canvas.label, names))
+        labels = methods if len(set(methods)) == len(methods) else names
         yardsticks = [summary["majority_accuracy"] for summary, _ in runs]
         differ = len(set(yardsticks)) > 1
         for axes, name in zip(panels, predictors or ["head"], strict=True):
@@ -79,7 +79,7 @@ def draw_comparison(
             if differ:
                 axes.plot([], [], color="grey", linestyle="--", label=f"{_YARDSTICK}, by color")
             _finish_accuracy(axes, None if differ else yardsticks[0])
-            axes.set_title({"prototype": "nearest prototype", "head": "head"}.get(name, name))
+            axes.set_title({"prototype": "nearest prototype"}.get(name, canvas.label(name)))
 
 
 def draw_prototypes(arrays: dict[str, np.ndarray], file: BinaryIO) -> None:
@@ -138,7 +138,7 @@ def _line(axes: Any, rows: Sequence[dict[str, Any]], key: str, label: str, **sty
     alone = np.flatnonzero(~gaps & around[:-2] & around[2:]).tolist()  # No line shows them.
     if alone:
         style |= {"marker": "o", "markevery": alone}
-    axes.plot([row["round"] for row in rows], values, label=label, **style)
+    axes.plot([row["round"] for row in rows], values, label=canvas.label(label), **style)
 
 
 def _finish_accuracy(axes: Any, yardstick: float | None) -> None:

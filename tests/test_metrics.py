@@ -26,7 +26,7 @@ def test_counts_and_majority_by_hand():
         test_count=np.array([3, 3], np.int32),
     )
     assert metrics.class_counts(partition, labels, 4).tolist() == [[2, 1, 0, 0], [0, 1, 1, 0]]
-    test = metrics.class_counts(partition, labels, 4, test=True)
+    test = metrics.class_counts(partition, labels, 4, side="test")
     assert test.tolist() == [[1, 0, 2, 0], [0, 1, 2, 0]]
     own = Scored(("",), partition.test, partition.test_count[:, None])
     assert metrics.majority(partition, own, labels, 4) == {"majority_accuracy": 2 / 6}

@@ -1,6 +1,6 @@
 """Numbers that people read, made on the host from what the devices counted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,10 @@ from protonorm_jax.types import Partition, Scored
 
 COMMON = "common"
 """What columns call the part of the samples scored that all clients share."""
+VALIDATION = "validation"
+"""The same of the samples that are set apart to choose rounds and settings by."""
+TRAIN = "train"
+"""The same of the samples that are trained on."""
 
 
 def accuracy(correct: np.ndarray, test_count: np.ndarray) -> tuple[float, float]:
@@ -26,21 +30,22 @@ def accuracy(correct: np.ndarray, test_count: np.ndarray) -> tuple[float, float]
 
 
 def class_counts(
-    partition: Partition, labels: np.ndarray, num_classes: int, *, test: bool = False
+    partition: Partition, labels: np.ndarray, num_classes: int, *, side: str = "train"
 ) -> np.ndarray:
-    """How many training (or test) samples of each class a client holds.
+    """How many samples of each class a client holds.
 
     Args:
       partition: a partition of the samples that `labels` belongs to.
       labels: `[N]` integers in `[0, num_classes)`.
       num_classes: number of classes `C`.
-      test: count the test samples instead.
+      side: which of them: `train`, `test` or `validation`.
 
     Returns:
       `[M, C]` int64.
     """
-    indices = partition.test if test else partition.train
-    count = partition.test_count if test else partition.train_count
+    indices, count = getattr(partition, side), getattr(partition, f"{side}_count")
+    if indices is None:
+        return np.zeros((len(partition.train_count), num_classes), np.int64)
     return _counted(indices, 0, count, labels, num_classes)
 
 
@@ -124,23 +129,44 @@ def row(round_index: int, report: dict[str, Any], scored: Scored) -> dict[str, A
     return {name: _finite(value) for name, value in result.items()}
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Last and best value of every accuracy, and the last value of everything else."""
+def summary(rows: list[dict[str, Any]], predictor: str | None = None) -> dict[str, Any]:
+    """Last and best value of every accuracy, and the last value of everything else.
+
+    The best value is the best by test samples, as the reference codes report it: it flatters.
+    Where validation samples are set apart, there are also the round that they select and every
+    accuracy in it (`NAME_accuracy_selected`).
+
+    Args:
+      rows: of the evaluated rounds.
+      predictor: the method's own, whose validation accuracy selects the round.
+    """
     if not rows:
         return {"rounds": 0}
     result = dict(rows[-1])
     result["rounds"] = result.pop("round")
-    for name in rows[-1]:
-        if name.endswith("_accuracy"):
+    names = [name for name in rows[-1] if name.endswith("_accuracy")]
+    for name in names:
+        if not name.endswith((column("", VALIDATION), column("", TRAIN))):
             values = [row[name] for row in rows if row[name] is not None]
             result[f"{name}_best"] = max(values) if values else None
+    if predictor is not None and column(predictor, VALIDATION) in rows[-1]:
+        chosen = selected(rows, predictor)
+        result["selected_round"] = chosen["round"]
+        result |= {f"{name}_selected": chosen[name] for name in names}
     return result
+
+
+def selected(rows: Sequence[Mapping[str, Any]], predictor: str) -> Mapping[str, Any]:
+    """The row with the best validation accuracy of a predictor, the first of equals."""
+    name = column(predictor, VALIDATION)
+    return max(rows, key=lambda row: -1.0 if row[name] is None else row[name])
 
 
 def predictors(row: Mapping[str, Any]) -> list[str]:
     """The predictors whose accuracies a row or summary has: prototypes, the head, then others."""
     names = [name.removesuffix("_accuracy") for name in row if name.endswith("_accuracy")]
-    names = [name for name in names if not name.endswith(f"_{COMMON}")]
+    parts = tuple(f"_{part}" for part in (COMMON, VALIDATION, TRAIN))
+    names = [name for name in names if not name.endswith(parts)]
     first = ("prototype", "head")
     own = [name for name in names if name not in (*first, "majority")]
     return [name for name in first if name in names] + own

@@ -463,6 +463,58 @@ def split_clients(
     return train, test
 
 
+def set_apart(parts: Partition, labels: np.ndarray, fraction: float, seed: int) -> Partition:
+    """Takes a part of every client's training samples away for validation.
+
+    Of `n` training samples `floor(fraction * n)`, of each class its share as nearly as that goes. A
+    class that a client holds stays in its training part, unless there are too many of single
+    samples. Test samples, and the order of the training samples that stay, are as they were.
+
+    Args:
+      parts: a partition without validation samples.
+      labels: `[N]` integers.
+      fraction: in (0, 1).
+      seed: of which samples they are.
+    """
+    generator = np.random.default_rng((seed, 4))
+    train, _ = unpack(parts)
+    kept, apart = [], []
+    for rows in train:
+        classes, place, counts = np.unique(labels[rows], return_inverse=True, return_counts=True)
+        total = math.floor(fraction * len(rows))
+        most = counts - 1 if total <= len(rows) - len(counts) else counts
+        order = generator.permutation(len(classes))  # So that ties fall to any class.
+        taken = np.zeros(len(classes), np.int64)
+        taken[order] = apportion(counts[order], total, most=most[order])
+        shuffled = generator.permutation(len(rows))
+        # How many of the same class stand before each in the shuffled order.
+        by_class = shuffled[np.argsort(place[shuffled], kind="stable")]
+        rank = np.empty(len(rows), np.int64)
+        rank[by_class] = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        chosen = rank < taken[place]
+        kept.append(rows[~chosen])
+        apart.append(rows[chosen])
+    rows, count = pack_rows(apart)
+    packed = Partition(*pack_rows(kept), parts.test, parts.test_count)
+    return packed._replace(validation=rows, validation_count=count)
+
+
+def pool(parts: Partition, num_clients: int) -> Partition:
+    """Gives each of `num_clients` clients the samples of all clients of a partition."""
+
+    def joined(rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        held = [row[:count] for row, count in zip(rows, counts, strict=True)]
+        return pack_rows([np.concatenate(held)] * num_clients)
+
+    result = Partition(
+        *joined(parts.train, parts.train_count), *joined(parts.test, parts.test_count)
+    )
+    if parts.validation is None or parts.validation_count is None:
+        return result
+    rows, count = joined(parts.validation, parts.validation_count)
+    return result._replace(validation=rows, validation_count=count)
+
+
 def _draw_dirichlet(
     generator: np.random.RandomState,
     by_class: Sequence[np.ndarray],

@@ -23,12 +23,17 @@ class Partition(NamedTuple):
       train_count: `[M]` int32, at least 1 each.
       test: `[M, max_test]` int32, test samples.
       test_count: `[M]` int32, may be 0.
+      validation: `[M, max_validation]` int32, samples set apart to choose rounds and settings by;
+        None where none are.
+      validation_count: `[M]` int32, may be 0.
     """
 
     train: np.ndarray
     train_count: np.ndarray
     test: np.ndarray
     test_count: np.ndarray
+    validation: np.ndarray | None = None
+    validation_count: np.ndarray | None = None
 
 
 class Scored(NamedTuple):

@@ -37,7 +37,7 @@ def test_own_parts_are_kept_apart(kind, in_parts):
     given = np.concatenate(test)
     assert len(given) == len(set(given)) and (parts[given] == Part.TEST).all()
     counts = metrics.class_counts(found.partition, labels, 5)
-    tested = metrics.class_counts(found.partition, labels, 5, test=True)
+    tested = metrics.class_counts(found.partition, labels, 5, side="test")
     for label in range(5):
         there = ((labels == label) & (parts == Part.TEST)).sum()
         exact = counts[:, label] / counts[:, label].sum() * there

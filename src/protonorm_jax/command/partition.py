@@ -42,8 +42,8 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
     selected = samples.DataSets().of(chosen)
     dealt, dataset = samples.share(chosen, selected), selected.dataset
     train, test = (
-        metrics.class_counts(dealt.partition, dataset.labels, dataset.num_classes, test=last)
-        for last in (False, True)
+        metrics.class_counts(dealt.partition, dataset.labels, dataset.num_classes, side=side)
+        for side in ("train", "test")
     )
     partitions.write(out, dealt.partition, dataset.labels)
     with record.writing(picture.parent):

@@ -59,6 +59,11 @@ def check_dealing(config: Any) -> None:
         value = getattr(config, name)
         if value != settings.fields(type(config))[name].default:
             raise UsageError(f"Config.{name} must be left out {reason}, got {value!r}")
+    if config.pooled_clients and not config.num_clients:
+        raise UsageError(
+            "Config.num_clients must be >= 1 with pooled_clients: as many as are to hold all "
+            f"samples, got {config.num_clients}"
+        )
     if config.test_data and config.split != "own":
         raise UsageError(f"Config.split must be own with test_data, got {config.split!r}")
     if config.sizes and config.partition not in ("iid", "dirichlet"):

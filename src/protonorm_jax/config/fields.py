@@ -216,6 +216,21 @@ class Config:
         reference=True,
         later=True,
     )
+    pooled_clients: int = _training(
+        0,
+        "deal samples to so many clients, and then all of them to each of num-clients: with method "
+        "local the most that sharing could bring; 0 for no such thing",
+        least=0,
+        later=True,
+    )
+    validation_fraction: float = _training(
+        0.0,
+        "share of each client's training samples that is set apart, by which the round that counts "
+        "is selected",
+        least=0,
+        below=1,
+        later=True,
+    )
     participation: float = _training(1.0, "share of clients that train a round", above=0, most=1)
     dropout: float = _training(0.0, "chance that an upload is lost", least=0, most=1)
     failures: float = _training(
@@ -252,6 +267,12 @@ class Config:
     keep_state: bool = _execution(
         False,
         "keep the final state, from which protonorm resume DIR --rounds N goes on",
+        later=True,
+    )
+    keep_features: int = _execution(
+        0,
+        "keep the features of so many test samples at the end, equally many of each client",
+        least=0,
         later=True,
     )
     checkpoint_every: int = _execution(

@@ -296,7 +296,7 @@ def class_sizes(dataset: Dataset, partition: Partition | None) -> list[list[list
     """Of each client, the classes that it has and how many samples, training and test together."""
     assert partition is not None
     result = []
-    for train, num_train, test, num_test in zip(*partition, strict=True):
+    for train, num_train, test, num_test in zip(*partition[:4], strict=True):
         rows = np.concatenate([train[:num_train], test[:num_test]])
         classes, counts = np.unique(dataset.labels[rows], return_counts=True)
         result.append([[int(one), int(count)] for one, count in zip(classes, counts, strict=True)])
@@ -334,7 +334,7 @@ def save(
             for part in ("train", "test"):
                 (temporary / part).mkdir(parents=True)
             for number, (train, num_train, test, num_test) in enumerate(
-                zip(*partition, strict=True)
+                zip(*partition[:4], strict=True)
             ):
                 for name, rows in (("train", train[:num_train]), ("test", test[:num_test])):
                     with open(temporary / name / f"{number}.npz", "xb") as file:

@@ -19,8 +19,8 @@ from protonorm_jax.engine import evaluate, exchange, lockstep, loops
 from protonorm_jax.engine.client import local_update, num_steps
 from protonorm_jax.engine.exchange import AXIS as AXIS
 from protonorm_jax.methods.descent import Descent
-from protonorm_jax.methods.method import Method, Round, keep
-from protonorm_jax.types import Client, ClientData, Members, Models
+from protonorm_jax.methods.method import Method, Round, infer, keep
+from protonorm_jax.types import Client, ClientData, Members, Models, take
 
 
 class Architecture(NamedTuple):
@@ -447,6 +447,47 @@ def _evaluate(
         for number, architecture in enumerate(program.architectures)
     )
     return exchange.in_client_order(correct, run.order, program.client_devices)
+
+
+def features_of_runs(
+    program: Program, each: int, states: State, runs: RunInputs, samples: Samples
+) -> jax.Array:
+    """What the private models of all runs on this device make of test samples.
+
+    Args:
+      program: what is fixed.
+      each: the first so many test samples of every client; where it has fewer, of any sample.
+      states: of the runs, leaves `[num_runs, ...]`.
+      runs: what distinguishes them, leaves `[num_runs, ...]`.
+      samples: the data set.
+
+    Returns:
+      `[num_runs, num_clients, each, feature_dim]` float32, equal on all devices of a run.
+    """
+
+    def one(given: tuple[State, RunInputs]) -> jax.Array:
+        state, run = given
+        down, _ = program.method.broadcast(state.server, _round_of(state, run))
+
+        def client(architecture: Architecture, given: tuple[Client, Members]) -> jax.Array:
+            own = unflatten(given[0], architecture.client)
+            own = program.method.receive(own, down, architecture.models)
+            rows = given[1].test[:each]
+            rows = jnp.pad(rows, (0, each - rows.shape[0]))
+            data = ClientData(samples.inputs, samples.labels, rows, jnp.int32(each))
+            batch = take(data, rows, jnp.ones(each, bool))
+            return infer(architecture.models, own, batch.inputs).features
+
+        features = tuple(
+            jax.lax.map(
+                functools.partial(client, architecture),
+                (state.clients[number], run.members[number]),
+            )
+            for number, architecture in enumerate(program.architectures)
+        )
+        return exchange.in_client_order(features, run.order, program.client_devices)
+
+    return jax.lax.map(one, (states, runs))
 
 
 def _update_clients(

@@ -27,6 +27,7 @@ from protonorm_jax.methods.method import (
     Setup,
     Shared,
     Upload,
+    own_predictor,
 )
 from protonorm_jax.methods.shared import prototypes
 from protonorm_jax.methods.table import METHODS, Row, build, load_file, settings_of
@@ -43,6 +44,7 @@ __all__ = [
     "Upload",
     "build",
     "load_file",
+    "own_predictor",
     "settings_of",
 ]
 

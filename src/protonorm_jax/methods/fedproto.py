@@ -44,6 +44,7 @@ def fedproto(setup: Setup, fixed: Settings) -> Method:
         upload=prototypes.upload,
         aggregate=aggregate,
         predict=prototypes.predict,
+        predictor="prototype",
         show=prototypes.show,
         collect=fixed.collect,
     )

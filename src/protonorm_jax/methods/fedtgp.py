@@ -127,6 +127,7 @@ def fedtgp(setup: Setup, fixed: Settings) -> Method:
         upload=prototypes.upload,
         aggregate=aggregate,
         predict=prototypes.predict,
+        predictor="prototype",
         show=lambda server: prototypes.show(server.prototypes),
         nets=lambda server: {"prototype_net": server.net},
         collect=fixed.collect,

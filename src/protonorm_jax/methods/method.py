@@ -6,13 +6,14 @@ the client's architecture. M is the number of clients, C of classes, B of sample
 length of features.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from protonorm_jax.errors import UsageError
 from protonorm_jax.methods.descent import Descent
 from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs, Variables
 
@@ -403,6 +404,8 @@ class Method(NamedTuple):
       upload: by default nothing is sent up.
       aggregate: by default the server stays as it is.
       predict: by default the head of the private model.
+      predictor: the name of the predictor by which the method's paper classifies, the one whose
+        accuracy is a result; by default the head, or where there is none the first by name.
       show: by default nothing is recorded.
       nets: by default the server has none.
       collect: what `observe` sees: the model `"after"` training, `"before"` it (both in evaluation
@@ -429,6 +432,7 @@ class Method(NamedTuple):
     upload: MakeUpload = upload_nothing
     aggregate: Aggregate = no_aggregation
     predict: Predict = predict_by_head
+    predictor: str = ""
     show: Show = show_nothing
     nets: Nets = show_nothing
     collect: str | None = "after"
@@ -439,3 +443,20 @@ class Method(NamedTuple):
     server_steps: int = 0
     shared: Shared | None = None
     heads: str = "any"
+
+
+def own_predictor(method: Method, names: Collection[str]) -> str:
+    """The name of the method's own predictor, see `Method.predictor`.
+
+    Args:
+      method: whose.
+      names: of all predictors that `method.predict` has.
+
+    Raises:
+      UsageError: the one that the method names is not among them.
+    """
+    if method.predictor and method.predictor not in names:
+        raise UsageError(
+            f"Method.predictor must be one of {', '.join(sorted(names))}, got {method.predictor!r}"
+        )
+    return method.predictor or ("head" if "head" in names else min(names))

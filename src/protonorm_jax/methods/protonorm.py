@@ -78,6 +78,7 @@ def protonorm(setup: Setup, fixed: Settings) -> Method:
         upload=prototypes.upload,
         aggregate=aggregate,
         predict=prototypes.predict,
+        predictor="prototype",
         show=prototypes.show,
         collect=fixed.collect,
     )

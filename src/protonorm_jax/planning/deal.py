@@ -21,6 +21,7 @@ _VARIED = (
     "min_samples",
     "train_fraction",
     "sizes",
+    "pooled_clients",
     "learning_rate",
     "schedule",
     "participation",
@@ -30,7 +31,9 @@ _VARIED = (
 
 # Runs may differ in these as well, but not in whether they are zero: what is off is left out of
 # the program.
-_SWITCHED = ("momentum", "weight_decay", "clip_norm", "failures", "stragglers")
+_SWITCHED = (
+    *("validation_fraction", "momentum", "weight_decay", "clip_norm", "failures", "stragglers"),
+)
 
 
 def varied(method: str) -> tuple[str, ...]:

@@ -126,22 +126,50 @@ def share(config: Config, selected: selection.Selection) -> Share:
     Raises:
       UsageError: what is asked for cannot be had of this set.
     """
+    pooled = config.pooled_clients
+    dealing = config.replace(num_clients=pooled, pooled_clients=0) if pooled else config
+    dealing, parts, names = _dealt(dealing, selected)
+    dataset = selected.dataset
+    shared = _shared_by_all(config, dataset, parts)
+    if config.validation_fraction:
+        fraction = config.validation_fraction
+        parts = partition.set_apart(parts, dataset.labels, fraction, config.seed)
+        _check_validation(config, parts)
+    if pooled:
+        parts, names = partition.pool(parts, config.num_clients), None
+        config = config.replace(partition=dealing.partition)
+    else:
+        config = dealing
+    scored = _scored(config, parts, shared)
+    return Share(config, parts, names, scored, _notes(config, dataset, parts, shared))
+
+
+def _dealt(
+    config: Config, selected: selection.Selection
+) -> tuple[Config, Partition, tuple[str, ...] | None]:
+    """The settings with the number of clients that there are, who holds what, and their names."""
     dataset = selected.dataset
     if config.split == "own":
         _check_parts(config, dataset)
     if dataset.dealt is not None:
         origin = f"{dataset.name} with classes {config.classes}" if config.classes else dataset.name
         partition.check(*partition.unpack(dataset.dealt), len(dataset.labels), origin=origin)
-        config, parts, names = _as_dealt(config, dataset), dataset.dealt, None
-    elif config.partition.startswith("file:"):
-        config, parts, names = _from_file(config, dataset)
-    elif config.partition.startswith("groups:"):
-        config, parts, names = _to_owners(config, selected)
-    else:
-        parts, names = _at_random(config, dataset), None
-    shared = _shared_by_all(config, dataset, parts)
-    scored = _scored(config, parts, shared)
-    return Share(config, parts, names, scored, _notes(config, dataset, parts, shared))
+        return _as_dealt(config, dataset), dataset.dealt, None
+    if config.partition.startswith("file:"):
+        return _from_file(config, dataset)
+    if config.partition.startswith("groups:"):
+        return _to_owners(config, selected)
+    return config, _at_random(config, dataset), None
+
+
+def _check_validation(config: Config, parts: Partition) -> None:
+    """Refuses a share of which nothing comes to be, as no round could be selected."""
+    if not np.any(parts.validation_count):
+        most = int(parts.train_count.max())
+        raise UsageError(
+            f"Config.validation_fraction must be >= 1/{most}, so that the largest client sets a "
+            f"sample apart, or 0, got {config.validation_fraction}"
+        )
 
 
 def _check_parts(config: Config, dataset: Dataset) -> None:
@@ -297,17 +325,27 @@ def _shared_by_all(config: Config, dataset: Dataset, parts: Partition) -> np.nda
 
 
 def _scored(config: Config, parts: Partition, shared: np.ndarray) -> Scored:
-    """The samples that clients are scored on, in the parts that `Config.evaluate_on` names."""
-    num_clients = len(parts.test_count)
-    shared_count = np.full(num_clients, len(shared), np.int32)
-    everybody = np.broadcast_to(shared, (num_clients, len(shared)))
-    if config.evaluate_on == "own":
-        return Scored(("",), parts.test, parts.test_count[:, None])
-    if config.evaluate_on == "common":
-        return Scored(("",), everybody, shared_count[:, None])
-    own = partition.unpack(parts)[1]
-    both, _ = partition.pack_rows([np.append(rows, shared) for rows in own])
-    return Scored(("", metrics.COMMON), both, np.stack([parts.test_count, shared_count], axis=1))
+    """The samples that clients are scored on.
+
+    Test samples as `Config.evaluate_on` says, and with validation samples these and the training
+    samples.
+    """
+    train, own = partition.unpack(parts)
+    everybody = [shared] * len(own)
+    sides = {
+        "own": {"": own},
+        "common": {"": everybody},
+        "both": {"": own, metrics.COMMON: everybody},
+    }[config.evaluate_on]
+    if parts.validation is not None and parts.validation_count is not None:
+        apart = zip(parts.validation, parts.validation_count, strict=True)
+        sides[metrics.VALIDATION] = [row[:count] for row, count in apart]
+        sides[metrics.TRAIN] = train
+    rows, _ = partition.pack_rows(
+        [np.concatenate(one) for one in zip(*sides.values(), strict=True)]
+    )
+    counts = [[len(one) for one in side] for side in sides.values()]
+    return Scored(tuple(sides), rows, np.array(counts, np.int32).T)
 
 
 def _notes(
@@ -329,6 +367,12 @@ def _notes(
         which = "the test part" if config.split == "own" else "the test samples of all clients"
         also = "also " if config.evaluate_on == "both" else ""
         notes.append(f"every client is {also}tested on the same {len(shared):,} samples, {which}")
+    if parts.validation_count is not None:
+        apart, spared = int(parts.validation_count.sum()), int((parts.validation_count == 0).sum())
+        few = f"; {spared} clients have too few for any" if spared else ""
+        notes.append(f"set apart for validation: {apart:,} training samples{few}")
+    if config.pooled_clients:
+        notes.append(f"each client holds the samples of all {config.pooled_clients} clients")
     untested = int((parts.test_count == 0).sum())
     if untested and config.evaluate_on != "common":
         notes.append(f"{untested} of {len(parts.test_count)} clients have no test samples")

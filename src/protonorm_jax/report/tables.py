@@ -12,6 +12,8 @@ from rich.table import Table
 from protonorm_jax import metrics
 
 _MEANINGS = {
+    "best": "round with the best test accuracy, as the reference codes report it; it flatters",
+    "round": "the one that validation samples select; accuracies are those of this round",
     "common": "on the test samples that all clients share",
     "majority": "guessing each client's most frequent class",
     "std": "over clients",
@@ -27,15 +29,18 @@ def comparison_table(summaries: Sequence[dict[str, Any]]) -> Table:
     """
     predictors = _predictors(summaries)
     columns = [(key, head, ".3f") for key, head in _accuracy_columns(predictors, summaries)]
+    selects = _selects(summaries)
+    if selects:
+        columns.insert(0, ("selected_round", "round", "d"))
     columns.append(("majority_accuracy", "majority", ".3f"))
-    if set(predictors) <= {"prototype", "head"}:  # There is no room for all.
+    if set(predictors) <= {"prototype", "head"} and not selects:  # There is no room for all.
         columns.append(("", "std", ".3f"))
     if any(summary.get("min_angle") is not None for summary in summaries):
         columns.append(("min_angle", "angle", ".1f"))
     columns += [("floats_up", "floats up", ",d"), ("seconds", "run s", ".1f")]
     meanings = [f"{head}: {_MEANINGS[head]}" for _, head, _ in columns if head in _MEANINGS]
     table = Table(
-        title=f"Accuracy {' and '.join(map(_by, predictors))}, last and best round",
+        title=f"Accuracy {' and '.join(map(_by, predictors))}, {_rounds(summaries)}",
         caption="; ".join(dict.fromkeys(meanings)),
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -62,9 +67,17 @@ def _accuracy_columns(
 ) -> list[tuple[str, str]]:
     """Keys and heads: last and best of the prototypes and the head, of others the last alone.
 
-    And the last on the common test set, where a row has it.
+    And the last on the common test set, where a row has it. Where rounds are selected, the
+    selected one stands for both.
     """
     columns = []
+    if _selects(rows):
+        for name in predictors:
+            columns.append((f"{name}_accuracy_selected", name))
+            common = f"{metrics.column(name, metrics.COMMON)}_selected"
+            if any(common in row for row in rows):
+                columns.append((common, "common"))
+        return columns
     for name in predictors:
         columns.append((f"{name}_accuracy", name))
         common = metrics.column(name, metrics.COMMON)
@@ -73,6 +86,15 @@ def _accuracy_columns(
         if name in ("prototype", "head"):
             columns.append((f"{name}_accuracy_best", "best"))
     return columns
+
+
+def _selects(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether validation samples select the round that counts."""
+    return any("selected_round" in row for row in rows)
+
+
+def _rounds(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "selected round" if _selects(rows) else "last and best round"
 
 
 def _by(predictor: str) -> str:
@@ -122,9 +144,17 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     """
     names = [name for name in names if len({str(row.get(name)) for row in rows}) > 1]
     table = Table(
-        title="Accuracy of the last and of the best round, mean ± standard error over seeds",
-        caption="majority: guessing each client's most frequent class; floats: all clients, last "
-        "round; s/round: of all runs that train side by side, evaluations included",
+        title=f"Accuracy, {_rounds(rows)}, mean ± standard error over seeds",
+        caption="; ".join(
+            (
+                "selected: by validation samples"
+                if _selects(rows)
+                else f"best: {_MEANINGS['best']}",
+                f"majority: {_MEANINGS['majority']}",
+                "floats: all clients, last round",
+                "s/round: of all runs that train side by side, evaluations included",
+            )
+        ),
         box=box.SIMPLE_HEAD,
         padding=0,
     )

@@ -23,7 +23,7 @@ FOLDER = directories.CHECKPOINTS
 _FORMAT = 2
 _KEPT = 2  # The newest, and the one before it in case that a disk damages it.
 # Settings that may change on the way.
-_FREE = ("checkpoint_every", "devices", "keep_state", "vmap_clients")
+_FREE = ("checkpoint_every", "devices", "keep_features", "keep_state", "vmap_clients")
 
 
 class Saved(NamedTuple):
@@ -36,6 +36,7 @@ class Saved(NamedTuple):
       round_index: rounds finished.
       seconds: spent running.
       rows: of each run, its rows so far.
+      kept: of each run, what `record.ByClient` had kept; empty in older checkpoints.
       data_digest: of the data, see `conditions`; None in older checkpoints.
       partition_digests: of each run; empty in older checkpoints.
       places: `run` `[num_devices, runs_each]` and for each architecture `client` `[num_devices,
@@ -49,6 +50,7 @@ class Saved(NamedTuple):
     round_index: int
     seconds: float
     rows: list[list[dict[str, Any]]]
+    kept: list[dict[str, Any] | None]
     data_digest: str | None
     partition_digests: list[str]
     places: dict[str, Any]
@@ -87,6 +89,7 @@ class Keeper:
         first: int,
         step: driver.Step,
         rows: Sequence[list[dict[str, Any]]],
+        kept: Sequence[dict[str, Any] | None] = (),
     ) -> None:
         """Starts to write a checkpoint; the states may be used up as soon as this returns.
 
@@ -95,6 +98,7 @@ class Keeper:
           first: index of the first of its runs.
           step: where they stand.
           rows: of each of these runs.
+          kept: of each, see `record.ByClient.kept`.
         """
         from orbax import checkpoint as orbax
 
@@ -112,6 +116,7 @@ class Keeper:
             "round_index": step.round_index,
             "seconds": step.seconds,
             "rows": files.finite(rows),
+            "kept": list(kept),
             "data_digest": self._data_digest,
             "partition_digests": [
                 conditions.partition_digest(run.partition) for run in _runs(simulation.plan, first)
@@ -327,6 +332,7 @@ def _read(
         document["round_index"],
         document["seconds"],
         document["rows"],
+        document.get("kept", []),
         document.get("data_digest"),
         document.get("partition_digests", []),
         {"run": np.array(places["run"]), "client": [np.array(ids) for ids in places["client"]]},

@@ -54,7 +54,9 @@ def data_digest(dataset: Dataset) -> str:
 def partition_digest(partition: Partition) -> str:
     """SHA-256 of who holds which samples for what and in which order, as 64 hex digits."""
     digest = hashlib.sha256()
-    sides = ((partition.train, partition.train_count), (partition.test, partition.test_count))
+    sides = [(partition.train, partition.train_count), (partition.test, partition.test_count)]
+    if partition.validation is not None and partition.validation_count is not None:
+        sides.append((partition.validation, partition.validation_count))
     for rows, counts in sides:
         digest.update(np.ascontiguousarray(counts, "<i4").data)
         for row, count in zip(rows, counts, strict=True):

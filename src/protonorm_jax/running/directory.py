@@ -24,6 +24,8 @@ FILES = (
     "prototypes.npz",
     "shown.npz",
     "server.npz",
+    "clients.npz",
+    "features.npz",
     "clients.png",
     "curves.png",
     "prototypes.png",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from protonorm_jax import metrics
+from protonorm_jax import methods, metrics
 from protonorm_jax.config import Config
 from protonorm_jax.engine import exchange, simulate
 from protonorm_jax.errors import UsageError
@@ -31,11 +31,14 @@ class Simulation(NamedTuple):
         plan.runs_per_program`, leaves `[num_devices, runs_each, ...]`, numpy.
       put: a tree of such leaves on the devices.
       shapes: of the states.
+      predictor: the name of the method's own, see `methods.own_predictor`.
       init: `(inputs) -> states` before the first round.
       advance: `(states, inputs, num_rounds, evaluated=True) -> (states, reports)`, with a report
         for each place of a run, see `simulate.advance`; without an evaluation only its `diverged`.
         The states passed in are used up.
       nets: `(states) -> nets`, for each place of a run those that the method names.
+      features: `(states, inputs) -> features`, for each place of a run `[num_clients, each,
+        feature_dim]`, see `simulate.features_of_runs`; compiled when it is called.
       bytes_per_device: memory that the program needs on each.
       compile_seconds: spent tracing and compiling.
     """
@@ -44,9 +47,11 @@ class Simulation(NamedTuple):
     inputs: Callable[[int], simulate.RunInputs]
     put: Callable[[Any], Any]
     shapes: simulate.State
+    predictor: str
     init: Callable[[Any], simulate.State]
     advance: Callable[..., tuple[simulate.State, list[dict[str, Any]]]]
     nets: Callable[[simulate.State], list[dict[str, Any]]]
+    features: Callable[[simulate.State, Any], list[np.ndarray]]
     bytes_per_device: int
     compile_seconds: float
 
@@ -61,12 +66,18 @@ class Evaluation(NamedTuple):
         `[C, D]` before they were aligned or trained.
       seconds: spent running, compilation not counted.
       nets: of the server by name, pytrees of numpy arrays; empty but after the last round.
+      correct: by name of a predictor, right predictions of every client in every part of the
+        samples that it is scored on, `[num_clients, parts]` int32.
+      features: after the last round, if `Config.keep_features` asks for them: `features` `[n, D]`
+        float32 of test samples, their `labels` and the `clients` that hold them, `[n]` int32.
     """
 
     row: dict[str, Any]
     arrays: dict[str, np.ndarray]
     seconds: float
     nets: dict[str, Any]
+    correct: dict[str, np.ndarray]
+    features: dict[str, np.ndarray]
 
 
 class History(NamedTuple):
@@ -126,7 +137,7 @@ def run(
     simulation = prepare([config], dataset)
     if on_start:
         on_start(simulation)
-    rows, last = [], Evaluation({}, {}, 0.0, {})
+    rows, last = [], Evaluation({}, {}, 0.0, {}, {}, {})
     for step in train(simulation):
         for event in step.news.values():
             if isinstance(event, UsageError):
@@ -153,7 +164,8 @@ def summary(
     """
     return {
         "method": simulation.plan.runs[index].config.method,
-        **metrics.summary(rows),
+        "predictor": simulation.predictor,
+        **metrics.summary(rows, simulation.predictor),
         **majority(simulation.plan, index),
         "seconds": seconds,
         "compile_seconds": simulation.compile_seconds,
@@ -201,7 +213,9 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
         states, reports = simulation.advance(states, given, rounds, evaluated)
         now = time.perf_counter()
         most = max(1, int(_SECONDS_A_CALL * rounds / (now - call)))
-        nets = simulation.nets(states) if done == config.rounds else [{} for _ in reports]
+        last = done == config.rounds
+        nets = simulation.nets(states) if last else [{} for _ in reports]
+        kept = simulation.features(states, given) if last and config.keep_features else None
         news: dict[int, Evaluation | UsageError] = {}
         for index in list(going):
             report = reports[index - first]
@@ -213,9 +227,38 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
                 continue
             if evaluated:
                 row = metrics.row(done, report, plan.runs[index].scored)
-                own = nets[index - first]
-                news[index] = Evaluation(row, _arrays(report), before + now - began, own)
+                features = {} if kept is None else _features(plan, index, kept[index - first])
+                news[index] = Evaluation(
+                    row,
+                    _arrays(report),
+                    before + now - began,
+                    nets[index - first],
+                    report["correct"],
+                    features,
+                )
         yield Step(states, done, before + now - began, news)
+
+
+def _features(plan: Plan, index: int, found: np.ndarray) -> dict[str, np.ndarray]:
+    """Of run `index` the features of test samples, see `Evaluation`.
+
+    Args:
+      plan: whose.
+      index: into `plan.runs`.
+      found: `[num_clients, each, feature_dim]`.
+    """
+    scored, most = plan.runs[index].scored, plan.runs[index].config.keep_features
+    there = np.arange(found.shape[1]) < scored.counts[:, :1]
+    # One of each client, then a second one, and so on, up to as many as were asked for.
+    places, clients = (axis[:most] for axis in np.nonzero(there.T))
+    order = np.lexsort((places, clients))
+    places, clients = places[order], clients[order]
+    labels = plan.dataset.labels[scored.rows[clients, places]]
+    return {
+        "features": found[clients, places],
+        "labels": labels.astype(np.int32),
+        "clients": clients.astype(np.int32),
+    }
 
 
 def _until_stop(config: Config, done: int) -> int:
@@ -294,14 +337,28 @@ def compile_plan(plan: Plan) -> Simulation:
     def nets(states: simulate.State) -> list[dict[str, Any]]:
         return fetch(program.method.nets(states.server))
 
+    def features(states: simulate.State, given: Any) -> list[np.ndarray]:
+        each = -(-program.config.keep_features // program.config.num_clients)
+        each = min(each, max(int(run.scored.counts[:, 0].max()) for run in plan.runs))
+        infer = jax.pmap(
+            functools.partial(simulate.features_of_runs, program, each),
+            axis_name=exchange.AXIS,
+            devices=plan.devices,
+            in_axes=(0, 0, None),
+        )
+        with _promoting():
+            return fetch(infer(states, given, samples))
+
     return Simulation(
         plan,
         functools.partial(inputs.of_call, plan),
         put,
         shapes,
+        methods.own_predictor(program.method, lowered.out_info[1]["correct"].keys()),
         compiled_init,
         run_advance,
         nets,
+        features,
         needed,
         compile_seconds,
     )

@@ -90,8 +90,9 @@ def _check_summary(value: Mapping[str, Any]) -> None:
 
 def _check_numbers(row: Mapping[str, Any]) -> None:
     """What tables and pictures take for a number must be one, or null."""
-    figures = ("round", "rounds", "min_angle", "floats_up", "floats_down")
-    endings = ("accuracy", "accuracy_best", "accuracy_std", "loss", "entropy", "mse", "seconds")
+    figures = ("round", "rounds", "selected_round", "min_angle", "floats_up", "floats_down")
+    endings = tuple(f"accuracy{one}" for one in ("", "_best", "_selected", "_std"))
+    endings += ("loss", "entropy", "mse", "seconds")
     for name, value in row.items():
         if (name in figures or name.endswith(endings)) and value is not None:
             _require(value, int | float, name, "a number or null")

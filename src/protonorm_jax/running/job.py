@@ -327,7 +327,8 @@ def _run(
         recorders = {0: recorder} if first else {}
         if first:
             rows = saved.rows[0] if saved else []
-            recorder.start(simulation, rows, replacing=recorded is None and not new)
+            kept = saved.kept[0] if saved and saved.kept else None
+            recorder.start(simulation, rows, kept, replacing=recorded is None and not new)
         with finishing(recorders), checkpoint.Keeper(directory, data_digest=digest) as keeper:
             display.start(simulation, saved.round_index if saved else 0)
             summary = train(simulation, 0, recorders, keeper, stop, display, saved)[0]
@@ -429,8 +430,7 @@ def train(
         display.add(step)
         stopped = bool(devices.agree(stop.asked)) and step.round_index < rounds
         if stopped or (every and step.round_index % every == 0 and step.round_index < rounds):
-            rows = [recorders[index].rows for index in indices] if recorders else []
-            keeper.save(simulation, first, step, rows)
+            _save(keeper, simulation, first, step, recorders)
         if stopped:
             keeper.wait()
             break
@@ -452,7 +452,19 @@ def train(
     if unwritten:
         raise unwritten[0]
     if simulation.plan.program.config.keep_state and not stopped and not failures:
-        rows = [recorders[index].rows for index in indices] if recorders else []
-        keeper.save(simulation, first, step, rows)
+        _save(keeper, simulation, first, step, recorders)
         keeper.wait()
     return summaries
+
+
+def _save(
+    keeper: checkpoint.Keeper,
+    simulation: driver.Simulation,
+    first: int,
+    step: driver.Step,
+    recorders: Mapping[int, record.Recorder],
+) -> None:
+    """Starts to write a checkpoint of the runs that `recorders` are of."""
+    own = [recorders[index] for index in sorted(recorders)]
+    rows, kept = [one.rows for one in own], [one.kept() for one in own]
+    keeper.save(simulation, first, step, rows, kept)

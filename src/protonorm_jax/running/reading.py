@@ -11,7 +11,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
 from protonorm_jax.running import forms, lock
 
-ARRAYS = ("prototypes.npz", "shown.npz", "server.npz")
+ARRAYS = ("prototypes.npz", "shown.npz", "server.npz", "clients.npz", "features.npz")
 
 
 def read(path: Path, parse: Callable[[str], Any]) -> Any:
@@ -100,12 +100,13 @@ def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not begun or (directory / places.SUMMARY).exists():
         return read_summary(directory), read_rows(directory)
     rows = read_rows(directory) if (directory / places.ROWS).exists() else []
+    manifest = read_manifest(directory)
     around = [directory, *directory.absolute().parents[:2]]  # A run of a sweep, or none.
     used = any(lock.holder_of(folder) is not None for folder in around)
     return {
         "method": read(directory / places.CONFIG, forms.method),
-        **metrics.summary(rows),
-        "majority_accuracy": read_manifest(directory).get("majority_accuracy"),
+        **metrics.summary(rows, manifest.get("predictor")),
+        "majority_accuracy": manifest.get("majority_accuracy"),
         "status": "running" if used else "killed",
     }, rows
 

@@ -55,6 +55,7 @@ class Recorder:
         self._data_digest = data_digest or conditions.data_digest(plan.dataset)
         self._simulation: Simulation | None = None
         self._last: Evaluation | None = None
+        self._by_client: ByClient | None = None
         self._synced = 0.0
 
     def announce(self) -> None:
@@ -71,22 +72,25 @@ class Recorder:
         self,
         simulation: Simulation,
         rows: Sequence[dict[str, Any]] = (),
+        kept: dict[str, Any] | None = None,
         *,
         replacing: bool = False,
     ) -> None:
         """Describes the run, and leaves in its directory nothing of what came before.
 
-        Args:
-          simulation: compiled.
-          rows: of the rounds before a checkpoint from which the run goes on.
-          replacing: whether another run or sweep gives way to it.
+          Args:
+            simulation: compiled.
+            rows: of the rounds before a checkpoint from which the run goes on.
+        kept: what `ByClient` had kept by then.
+            replacing: whether another run or sweep gives way to it.
 
-        Raises:
-          UsageError: the directory cannot be written.
+          Raises:
+            UsageError: the directory cannot be written.
         """
         lock.check(self.directory)
         self._simulation = simulation
         self.rows = list(rows)
+        self._by_client = ByClient(simulation, self._index, kept)
         with writing(self.directory):
             if replacing:
                 places.replace(self.directory, places.CONFIG, recorded_config(self.config))
@@ -107,13 +111,19 @@ class Recorder:
         Raises:
           UsageError: it cannot be written; the rows before it are whole.
         """
+        assert self._by_client is not None, "not started"
         lock.check(self.directory)
         due = time.monotonic() - self._synced >= _SECONDS_UNSYNCED
         files.append_line(self.directory / places.ROWS, evaluation.row, sync=due)
         if due:
             self._synced = time.monotonic()
         self.rows.append(evaluation.row)
+        self._by_client.add(evaluation)
         self._last = evaluation
+
+    def kept(self) -> dict[str, Any] | None:
+        """What a checkpoint must hold beside the rows, see `ByClient.kept`."""
+        return self._by_client.kept() if self._by_client else None
 
     def finish(self, status: str, *, error: str | None = None, pictures: bool = True) -> dict:
         """Writes summary, prototypes and pictures; returns the summary.
@@ -135,7 +145,7 @@ class Recorder:
         with writing(self.directory):
             files.sync_file(self.directory / places.ROWS)
             try:
-                for name, content in arrays_by_file(self._last).items():
+                for name, content in arrays_by_file(self._last, self._by_client).items():
                     with files.replacing(self.directory / name) as file:
                         np.savez(file, allow_pickle=False, **content)
             except Exception as failure:
@@ -173,7 +183,7 @@ class Recorder:
     ) -> Iterator[tuple[str, Callable[[BinaryIO], None]]]:
         """The names of the pictures, and what draws them."""
         assert self._simulation is not None, "not started"
-        train, test = held(self._simulation.plan, self._index)
+        train, test, _ = held(self._simulation.plan, self._index)
         yield "clients.png", lambda file: report.draw_clients(train, test, file)
         if self.rows:
             yield "curves.png", lambda file: report.draw_curves(self.rows, summary, file)
@@ -182,32 +192,113 @@ class Recorder:
             yield "prototypes.png", lambda file: report.draw_prototypes(arrays, file)
 
 
-def held(plan: Plan, index: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """How many training and test samples of each class the clients of run `index` hold.
+def held(plan: Plan, index: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How many samples of each class the clients of run `index` hold.
 
     Returns:
-      Two arrays `[num_clients, num_classes]` int64.
+      Three arrays `[num_clients, num_classes]` int64: of training, test and validation samples.
     """
     parts, dataset = plan.runs[index].partition, plan.dataset
 
-    def counts(test: bool) -> np.ndarray:
-        return metrics.class_counts(parts, dataset.labels, dataset.num_classes, test=test)
+    def counts(side: str) -> np.ndarray:
+        return metrics.class_counts(parts, dataset.labels, dataset.num_classes, side=side)
 
-    return counts(False), counts(True)
+    return counts("train"), counts("test"), counts("validation")
 
 
-def arrays_by_file(evaluation: Evaluation | None) -> dict[str, dict[str, np.ndarray]]:
+class ByClient:
+    """The right predictions of every client, in the selected and in the last round.
+
+    Args:
+      simulation: compiled.
+      index: into `plan.runs`.
+      kept: what an earlier one had kept, to go on from there.
+    """
+
+    def __init__(
+        self, simulation: Simulation, index: int = 0, kept: dict[str, Any] | None = None
+    ) -> None:
+        run = simulation.plan.runs[index]
+        self._scored, self._every = run.scored, run.config.eval_every
+        self._selects = metrics.VALIDATION in self._scored.parts
+        self._column = metrics.column(simulation.predictor, metrics.VALIDATION)
+        self._last: dict[str, Any] | None = None
+        self._best: dict[str, Any] | None = None
+        if kept is not None:
+            correct = {name: np.array(one, np.int32) for name, one in kept["correct"].items()}
+            self._best = kept | {"correct": correct}
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Takes in an evaluated round."""
+        if self._last is not None and self._last["round"] % self._every == 0:
+            self._best = self._better(self._best, self._last)
+        accuracy = evaluation.row.get(self._column)
+        self._last = {
+            "round": evaluation.row["round"],
+            "accuracy": -1.0 if accuracy is None else accuracy,
+            "correct": evaluation.correct,
+        }
+
+    @staticmethod
+    def _better(best: dict[str, Any] | None, last: dict[str, Any]) -> dict[str, Any]:
+        """The one with the higher validation accuracy, the first of equals."""
+        return last if best is None or last["accuracy"] > best["accuracy"] else best
+
+    def kept(self) -> dict[str, Any] | None:
+        """What a checkpoint must hold to go on from here, JSON-ready.
+
+        Among rounds that are evaluated whatever the number of rounds is; the last one is evaluated
+        because it is the last.
+        """
+        best = self._best
+        if self._last is not None and self._last["round"] % self._every == 0:
+            best = self._better(best, self._last)
+        if best is None or not self._selects:
+            return None
+        correct = {name: value.tolist() for name, value in best["correct"].items()}
+        return best | {"correct": correct}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `clients.npz` holds.
+
+        `parts` `[P]` names; `count` `[num_clients, P]` int32, the samples that each client is
+        scored on; `rounds` `[K]` int32, the selected round, if there are validation samples, and
+        the last one; and `NAME_correct` `[K, num_clients, P]` int32 for each predictor.
+        """
+        if self._last is None:
+            return {}
+        chosen = [self._better(self._best, self._last)] if self._selects else []
+        rounds = [*chosen, self._last]
+        return {
+            "parts": np.array([part or "test" for part in self._scored.parts]),
+            "count": self._scored.counts.astype(np.int32),
+            "rounds": np.array([one["round"] for one in rounds], np.int32),
+        } | {
+            f"{name}_correct": np.stack([one["correct"][name] for one in rounds]).astype(np.int32)
+            for name in self._last["correct"]
+        }
+
+
+def arrays_by_file(
+    evaluation: Evaluation | None, by_client: ByClient | None
+) -> dict[str, dict[str, np.ndarray]]:
     """The arrays that a run leaves behind, by file and name.
 
     `prototypes.npz` for methods with prototypes, `shown.npz` for whatever else a method shows of
-    its server, and `server.npz` for the server's nets, whose leaves are named like paths.
+    its server, `server.npz` for the server's nets, whose leaves are named like paths, `clients.npz`
+    for what `ByClient` holds, and `features.npz` for features, if they were to be kept.
+
+    Args:
+      evaluation: the last one.
+      by_client: of the same run.
     """
-    if evaluation is None:
+    if evaluation is None or by_client is None:
         return {}
     leaves, _ = jax.tree_util.tree_flatten_with_path(evaluation.nets)
     nets = {"/".join(_key(entry) for entry in path): leaf for path, leaf in leaves}
     shown = "prototypes.npz" if "prototypes" in evaluation.arrays else "shown.npz"
     files = {shown: evaluation.arrays, "server.npz": nets}
+    files |= {"clients.npz": by_client.arrays(), "features.npz": evaluation.features}
     return {name: arrays for name, arrays in files.items() if arrays}
 
 
@@ -304,6 +395,7 @@ def manifest(
         },
         "efficiency": plan.efficiency._asdict(),
         "majority_accuracy": driver.majority_accuracy(plan, index),
+        "predictor": simulation.predictor,
         "clients": _clients(plan, index),
     }
 
@@ -325,7 +417,12 @@ def _clients(plan: Plan, index: int) -> list[dict[str, Any]]:
             "train_by_class": by_class(train),
             "test_by_class": by_class(test),
         }
-        for client, (architecture, train, test) in enumerate(counts)
+        | (
+            {"validation_samples": int(apart.sum()), "validation_by_class": by_class(apart)}
+            if run.partition.validation is not None
+            else {}
+        )
+        for client, (architecture, train, test, apart) in enumerate(counts)
     ]
 
 

@@ -278,7 +278,9 @@ def _train_group(
             for index in indices:
                 folder = directory / places.RUNS / names[index]
                 recorders[index] = record.Recorder(folder, planned, index, digest)
-                recorders[index].start(simulation, here.rows[index - first] if here else [])
+                rows = here.rows[index - first] if here else []
+                kept = here.kept[index - first] if here and here.kept else None
+                recorders[index].start(simulation, rows, kept)
         display.start_call(len(indices), here.round_index if here else 0)
         with (
             job.finishing(recorders, pictures=False),

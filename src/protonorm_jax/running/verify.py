@@ -112,15 +112,19 @@ def run(
     display.start(simulation)
     now: list[dict[str, Any]] = []
     last: driver.Evaluation | None = None
+    by_client = record.ByClient(simulation)
     for step in driver.train(simulation):
         for event in step.news.values():
             if isinstance(event, UsageError):
                 raise event
             now.append(event.row)
+            by_client.add(event)
             last = event
         display.add(step)
 
-    recorded, found = reading.read_arrays(directory), record.arrays_by_file(last)
+    recorded, found = reading.read_arrays(directory), record.arrays_by_file(last, by_client)
+    if "predictor" not in manifest:  # Older versions kept nothing of single clients.
+        found.pop("clients.npz", None)
     changes = _changes(manifest, record.manifest(simulation))
     return Verification(
         directory,

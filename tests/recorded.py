@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from protonorm_jax.config import Config
-from protonorm_jax.running import checkpoint
+from protonorm_jax.running import checkpoint, reading
 
 # Seven clients of two architectures: groups of four and three, which no device count divides.
 SMALL = Config(
@@ -30,8 +30,9 @@ def rows_of(directory):
 
 
 def arrays_of(directory):
-    with np.load(directory / "prototypes.npz") as file:
-        return dict(file)
+    found = reading.read_arrays(directory)
+    own = ("prototypes.npz", "clients.npz", "features.npz")
+    return {name: array for file in own for name, array in found.get(file, {}).items()}
 
 
 def content(path):

@@ -103,3 +103,28 @@ def test_summary_takes_the_last_of_everything_and_the_best_accuracy():
     assert metrics.summary(rows) == expected | {"head_accuracy_best": 0.9}
     assert metrics.summary(rows[1:2])["head_accuracy_best"] is None
     assert metrics.summary([]) == {"rounds": 0}
+
+
+def test_the_round_that_validation_selects_is_the_first_of_the_best():
+    def row(number, test, validation, other):
+        return {
+            "round": number,
+            "head_accuracy": test,
+            "head_validation_accuracy": validation,
+            "head_train_accuracy": 1.0,
+            "mentee_accuracy": other,
+            "mentee_validation_accuracy": 1 - (validation or 0),
+        }
+
+    rows = [row(1, 0.9, None, 0.1), row(2, 0.6, 0.7, 0.2), row(3, 0.8, 0.7, 0.3)]
+    rows.append(row(4, 0.7, 0.5, 0.4))
+    summary = metrics.summary(rows, "head")
+    assert summary["selected_round"] == 2 and summary["head_accuracy"] == 0.7
+    assert summary["head_accuracy_selected"] == 0.6 and summary["head_accuracy_best"] == 0.9
+    assert summary["mentee_accuracy_selected"] == 0.2
+    assert summary["head_validation_accuracy_selected"] == 0.7
+    assert "head_validation_accuracy_best" not in summary
+    assert "head_train_accuracy_best" not in summary
+    assert metrics.summary(rows, "mentee")["selected_round"] == 1
+    assert metrics.predictors(summary) == ["head", "mentee"]
+    assert "selected_round" not in metrics.summary(rows)

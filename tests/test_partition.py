@@ -235,3 +235,50 @@ def test_a_thousand_clients_are_quick():
     result = partition.make("dirichlet", CIFAR_LABELS, 1000, alpha=1.0)
     assert result.train.shape[0] == 1000
     assert time.process_time() - start < 2.0  # measured: 0.01 s
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.floats(0.01, 0.99),
+    st.lists(st.integers(0, 4), min_size=1, max_size=60),
+)
+@settings(max_examples=200, deadline=None)
+def test_what_is_set_apart_is_each_class_s_share(seed, fraction, labels):
+    """Of two clients, one of whom has a single sample; test samples and the order stay."""
+    labels = np.array([*labels, 3])
+    rows = np.random.default_rng(seed).permutation(len(labels) - 1)
+    tested = [np.array([7, 9]), np.array([], int)]
+    before = partition.pack([rows, np.array([len(labels) - 1])], tested)
+    after = partition.set_apart(before, labels, fraction, seed)
+    assert all(np.array_equal(*pair) for pair in zip(before[2:4], after[2:4], strict=True))
+    kept, _ = partition.unpack(after)
+    apart = after.validation[0, : after.validation_count[0]]
+    assert after.validation_count.tolist() == [int(fraction * len(rows)), 0]
+    assert kept[0].tolist() == [row for row in rows if row not in apart]
+    assert sorted([*kept[0], *apart]) == sorted(rows)
+    counts, taken = (np.bincount(labels[one], minlength=5) for one in (rows, apart))
+    exact = counts / len(rows) * len(apart)
+    if len(apart) <= len(rows) - (counts > 0).sum():  # No class need be taken away whole.
+        assert (taken[counts > 0] < counts[counts > 0]).all()
+    if (exact <= np.maximum(counts - 1, 0)).all():
+        assert (np.abs(taken - exact) < 1).all()
+
+
+def test_what_is_set_apart_is_drawn_by_the_seed():
+    before = partition.pack([np.arange(200)], [np.array([], int)])
+    drawn = [partition.set_apart(before, np.zeros(200, int), 0.3, seed) for seed in (1, 1, 2)]
+    first, again, other = (one.validation.tolist() for one in drawn)
+    assert first == again != other
+
+
+def test_pooled_clients_hold_what_all_of_them_held():
+    before = partition.pack(
+        [np.array([0, 1, 2, 8]), np.array([3])], [np.array([], int), np.array([4, 5])]
+    )
+    plain = partition.pool(before, 3)
+    assert plain.train.tolist() == [[0, 1, 2, 8, 3]] * 3 and plain.test.tolist() == [[4, 5]] * 3
+    assert plain.validation is None
+    apart = partition.set_apart(before, np.zeros(9, int), 0.5, 0)
+    pooled = partition.pool(apart, 2)
+    assert pooled.train_count.tolist() == [3, 3] and pooled.validation_count.tolist() == [2, 2]
+    assert sorted(pooled.validation[1]) == sorted(apart.validation[0])

@@ -24,6 +24,7 @@ FILES = {
     "metrics.jsonl",
     "summary.json",
     "prototypes.npz",
+    "clients.npz",
     "clients.png",
     "curves.png",
     "prototypes.png",

@@ -313,3 +313,53 @@ def test_a_set_is_loaded_once_for_all_that_is_made_of_it(small_set, monkeypatch)
     assert loaded == ["a"]
     sets.of(Config(data="b", test_data="a"))
     assert loaded == ["a", "b"]
+
+
+def test_validation_leaves_test_samples_and_scores_all_parts(small_set):
+    settings = {"num_clients": 5, "alpha": 0.5, "seed": 3}
+    plain, apart = (share(small_set, validation_fraction=v, **settings) for v in (0.0, 0.2))
+    assert plain.partition.validation is None and plain.scored.parts == ("",)
+    (train, test), (kept, same) = held(plain), held(apart)
+    assert [one.tolist() for one in test] == [one.tolist() for one in same]
+    count = apart.partition.validation_count
+    assert count.tolist() == [int(0.2 * len(one)) for one in train]
+    spared = [row[:n] for row, n in zip(apart.partition.validation, count, strict=True)]
+    for parts in zip(train, kept, spared, strict=True):
+        assert sorted(parts[0]) == sorted(np.concatenate(parts[1:]))
+    assert apart.scored.parts == ("", "validation", "train")
+    for number, rows in enumerate(zip(same, spared, kept, strict=True)):
+        total = apart.scored.counts[number].sum()
+        assert apart.scored.counts[number].tolist() == [len(one) for one in rows]
+        assert apart.scored.rows[number, :total].tolist() == np.concatenate(rows).tolist()
+    assert any("set apart for validation" in note for note in apart.notes)
+
+
+def test_validation_of_fixed_clients_is_of_their_own_training_part(small_set, tmp_path):
+    (tmp_path / "dealt.json").write_text(
+        json.dumps({"a": {"train": [*range(20)], "test": [30]}, "b": {"train": [40], "test": []}})
+    )
+    chosen = {"partition": f"file:{tmp_path / 'dealt.json'}", "validation_fraction": 0.25}
+    found = share(small_set, **chosen)
+    assert found.partition.validation_count.tolist() == [5, 0]
+    assert found.partition.test[0, 0] == 30 and found.names == ("a", "b")
+    assert set(found.partition.validation[0]) < set(range(20))
+
+
+def test_a_validation_part_of_nothing_is_refused(small_set):
+    with pytest.raises(UsageError, match=r"Config.validation_fraction must be >= 1/\d+, .* 0.001"):
+        share(small_set, num_clients=5, validation_fraction=0.001)
+
+
+def test_pooled_clients_hold_the_samples_of_all(small_set):
+    dealt = {"alpha": 0.5, "validation_fraction": 0.2}
+    apart = share(small_set, num_clients=5, **dealt)
+    pooled = share(small_set, num_clients=2, pooled_clients=5, **dealt)
+    assert pooled.config.num_clients == 2 and pooled.config.pooled_clients == 5
+    for side in ("train", "test", "validation"):
+        rows, count = getattr(apart.partition, side), getattr(apart.partition, f"{side}_count")
+        everything = [row[:n] for row, n in zip(rows, count, strict=True)]
+        for row in getattr(pooled.partition, side):
+            assert row.tolist() == np.concatenate(everything).tolist()
+    assert pooled.partition.train_count.tolist() == [int(apart.partition.train_count.sum())] * 2
+    with pytest.raises(UsageError, match=r"Config.num_clients must be >= 1 with pooled_clients"):
+        share(small_set, num_clients=0, partition="file:x.json", pooled_clients=5)

@@ -19,7 +19,7 @@ from recorded import SMALL, arrays_of, rows_of
 pytestmark = pytest.mark.usefixtures("hastily")
 
 FEW = SMALL.replace(family="mlp", num_clients=4, feature_dim=8, rounds=3, keep_state=True)
-FEW = FEW.replace(eval_every=2)
+FEW = FEW.replace(eval_every=2, validation_fraction=0.2, keep_features=9)
 
 
 def contents(folder):

@@ -26,6 +26,10 @@ def draw_curves(rows: Sequence[dict[str, Any]], summary: dict[str, Any], file: B
             common = metrics.column(name, metrics.COMMON)
             if common in rows[0]:
                 _line(accuracy, rows, common, f"{name}, common test set", linestyle=":")
+        if summary.get("selected_round") is not None:
+            accuracy.axvline(
+                summary["selected_round"], color="grey", linestyle=":", label="selected round"
+            )
         _finish_accuracy(accuracy, summary["majority_accuracy"])
         accuracy.set_title(f"{canvas.label(summary['method'])}: accuracy")
         for name in rows[0]:

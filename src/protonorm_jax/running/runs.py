@@ -127,14 +127,11 @@ def _read_clients(directory: Path) -> dict[str, np.ndarray]:
     Raises:
       UsageError: the file is damaged.
     """
-    path = directory / CLIENTS
-    if not path.exists():
-        return {}
+    arrays = reading.read_arrays(directory, (CLIENTS,)).get(CLIENTS, {})
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        _check_clients(arrays)
-    except Exception as error:  # What a damaged archive raises is anything.
+        if arrays:
+            _check_clients(arrays)
+    except (KeyError, ValueError) as error:
         raise UsageError(
             f"DIR must be the directory of a run with a readable {CLIENTS}, got "
             f"{str(directory)!r}: {error}"

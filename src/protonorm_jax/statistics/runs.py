@@ -8,7 +8,7 @@ import numpy as np
 from protonorm_jax import metrics
 
 TEST = "test"
-"""What `clients.npz` calls the clients' own test samples."""
+"""What `clients.npz` calls the samples that the columns without a part are of."""
 
 
 class Run(NamedTuple):
@@ -79,15 +79,9 @@ def column(run: Run, name: str = "", part: str = "") -> str:
     Args:
       run: whose.
       name: of the predictor; by default the method's own.
-      part: `validation` or `train`; by default the clients' own test samples, or where there are
-        none those that all clients share.
+      part: `metrics.VALIDATION` or `metrics.TRAIN`; by default test samples.
     """
-    name = name or predictor(run)
-    own = metrics.column(name, part)
-    if not part and own not in run.summary:
-        common = metrics.column(name, metrics.COMMON)
-        return common if common in run.summary else own
-    return own
+    return metrics.column(name or predictor(run), part)
 
 
 def quoted(run: Run, name: str) -> float | None:
@@ -132,16 +126,17 @@ def clients_right(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
     arrays = run.clients
     right = arrays.get(f"{predictor(run)}_correct")
     parts = list(arrays.get("parts", ()))
-    part = next((one for one in (TEST, metrics.COMMON) if one in parts), None)
-    if right is None or part is None or arrays["rounds"][0] != quoted_round(run):
+    if right is None or TEST not in parts or arrays["rounds"][0] != quoted_round(run):
         return None
-    number = parts.index(part)
+    number = parts.index(TEST)
     return right[0, :, number].astype(np.int64), arrays["count"][:, number].astype(np.int64)
 
 
 def _guessed(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
     """As `clients_right`, of clients that guess their most frequent class, the lowest of equals."""
     clients: Sequence[Mapping[str, Any]] = run.manifest.get("clients", ())
+    if run.config.get("evaluate_on") == "common":  # Which samples these are is not recorded.
+        return None
     if not clients or not all("test_by_class" in one for one in clients):
         return None
     right = []
@@ -154,8 +149,5 @@ def _guessed(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
 
 def predictors(run: Run) -> list[str]:
     """The predictors whose accuracies a run has, the method's own first."""
-    names = [name.removesuffix("_accuracy") for name in run.summary if name.endswith("_accuracy")]
-    for part in (metrics.COMMON, "validation", "train"):
-        names = [name.removesuffix(f"_{part}") for name in names]
-    found = [name for name in dict.fromkeys(names) if name != "majority"]
+    found = metrics.predictors(run.summary)
     return sorted(found, key=lambda name: name != predictor(run))

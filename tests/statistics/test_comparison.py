@@ -160,6 +160,7 @@ def test_other_conditions_are_other_comparisons_named_by_what_differs():
         ({"evaluate_on": "common"}, "evaluate_on=common"),
         ({"data": "tfds:mnist", "digest": "e" * 64}, "tfds:mnist"),
         ({"digest": "e" * 64}, "digits (SHA-256 eeeeeeee)"),
+        ({"digest": "e" * 64, "classes": "0-4"}, "classes=0-4"),
     ],
 )
 def test_every_condition_makes_a_comparison_of_its_own(changed, title):

@@ -59,9 +59,9 @@ def test_from_ten_seeds_on_there_is_a_bootstrap():
 
 
 def test_holm_is_over_all_comparisons_of_a_data_set():
-    def runs(alpha, digest):
+    def runs(alpha, digest, data="digits"):
         arms = {"local": LOCAL, "protonorm": OURS, "fedproto": [0.55, 0.5, 0.6, 0.51]}
-        named = {"alpha": alpha, "digest": digest}
+        named = {"alpha": alpha, "digest": digest, "data": data}
         return [one for method, values in arms.items() for one in several(method, values, **named)]
 
     one, _ = statistics.comparisons(runs(0.1, "a" * 64))
@@ -71,7 +71,7 @@ def test_holm_is_over_all_comparisons_of_a_data_set():
     assert alone[1].difference.holm == pytest.approx(2 * plain["protonorm"])
     assert alone[2].difference.holm == pytest.approx(plain["fedproto"])
     both, _ = statistics.comparisons(
-        [*runs(0.1, "a" * 64), *runs(0.5, "a" * 64), *runs(0.1, "b" * 64)]
+        [*runs(0.1, "a" * 64), *runs(0.5, "a" * 64), *runs(0.1, "b" * 64, "tfds:mnist")]
     )
     found = statistics.every_result(both, "local")
     assert [results[1].difference.holm_over for results in found] == [4, 4, 2]
@@ -87,7 +87,11 @@ def test_pairs_need_the_same_seed_and_the_same_partition():
     ours[3].manifest["partition_digest"] = None
     found = results_of([*ours, *[run("local", seed, 0.5) for seed in (0, 1, 3, 4)]])
     difference = found["fedproto"].difference
-    assert difference.pairs == 1 and difference.values == [pytest.approx(0.1)]
+    assert (
+        difference.pairs == 1
+        and difference.seeds == [0]
+        and difference.values == [pytest.approx(0.1)]
+    )
     assert difference.unpaired == [
         "seed 1: another partition",
         "seed 2: no run of local",
@@ -282,6 +286,15 @@ def test_mean_ranks_are_over_data_sets():
     assert ranks.data_sets == ["set0", "set1"] and ranks.labels == ["local", "fedproto", "fedavg"]
     assert ranks.ranks == [[2, 1, 3], [1, 2, 3]] and ranks.means == [1.5, 1.5, 3]
     assert ranks.critical_difference is None and ranks.alike is None, "two sets are too few"
+    assert ranks.interquartile[1] == pytest.approx(0.6005) and ranks.intervals == [None] * 3
+    more = [
+        run("local", seed, 0.1 * seed, digest=f"{n:064d}", data=f"set{n}")
+        for n in (0, 1)
+        for seed in range(1, 5)
+    ]
+    ranks = statistics.ranks(statistics.comparisons([*runs, *more])[0])
+    assert ranks.interquartile[0] == pytest.approx(np.mean([0.2, 0.2, 0.3, 0.3, 0.4, 0.4]))
+    assert ranks.intervals[0].low < ranks.interquartile[0] < ranks.intervals[0].high
 
 
 def test_partitions_and_seeds_are_no_data_sets():
@@ -291,6 +304,10 @@ def test_partitions_and_seeds_are_no_data_sets():
     both = [*data_sets(2, values), *data_sets(1, {"local": 0.7, "fedproto": 0.6}, alpha=1.0)]
     ranks = statistics.ranks(statistics.comparisons(both)[0])
     assert ranks.ranks == [[1.5, 1.5], [2, 1]], "the ranks of one data set are averaged first"
+    parts = [one for n in range(12) for one in data_sets(1, values, classes=f"0-{n}")]
+    for number, one in enumerate(parts):
+        one.manifest["data_digest"] = f"{number // 2:064d}"
+    assert statistics.ranks(statistics.comparisons(parts)[0]) is None, "nor are parts of one"
 
 
 def test_from_ten_data_sets_on_there_is_a_critical_difference():

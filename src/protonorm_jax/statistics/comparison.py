@@ -108,6 +108,7 @@ def comparisons(runs: Iterable[Run]) -> tuple[list[Comparison], list[SetApart]]:
             groups.setdefault(_key(conditions_of(run)), []).append(run)
     found = [conditions_of(group[0]) for group in groups.values()]
     bounds = _attached(pooled, found, apart)
+    titles = _titles(found)
     result = []
     for number, group in enumerate(groups.values()):
         arms = _arms(group, apart)
@@ -115,8 +116,7 @@ def comparisons(runs: Iterable[Run]) -> tuple[list[Comparison], list[SetApart]]:
         every = [*arms, *beside]
         notes = [*_selection_notes(group), *_tuning_notes(arms), *_differing_versions(every)]
         fixed = _has_fixed_partition(group)
-        title = _title(found[number], found)
-        result.append(Comparison(title, found[number], fixed, arms, beside, notes))
+        result.append(Comparison(titles[number], found[number], fixed, arms, beside, notes))
     return result, apart
 
 
@@ -125,8 +125,7 @@ def conditions_of(run: Run) -> dict[str, Any]:
     config = run.config
     digest = run.manifest.get("data_digest")
     result = {"data": config.get("data"), "data_digest": digest}
-    if digest is None:
-        result |= {name: config[name] for name in SELECTING if name in config}
+    result |= {name: config[name] for name in SELECTING if config.get(name)}
     kind = str(config.get("partition"))
     without = _meaningless(config, kind)
     result |= {name: config.get(name) for name in CONDITIONS if name not in without}
@@ -153,8 +152,8 @@ def _meaningless(config: Mapping[str, Any], kind: str) -> set[str]:
 
 
 def _key(conditions: Mapping[str, Any], without: Sequence[str] = ()) -> str:
-    """Equal for equal conditions; a digest counts, and not the name of what it is of."""
-    without = [*without, *(["data"] if conditions["data_digest"] else [])]
+    """Equal for equal conditions; a digest counts, and not how one comes to what it is of."""
+    without = [*without, *(["data", *SELECTING] if conditions["data_digest"] else [])]
     if conditions.get("partition_digest"):
         without.append("partition")
     kept = {name: value for name, value in conditions.items() if name not in without}
@@ -340,24 +339,30 @@ def value_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _title(own: Mapping[str, Any], every: Sequence[Mapping[str, Any]]) -> str:
-    """What tells the conditions from the others."""
-    parts = []
-    by_data = {(_text(one["data"]), one["data_digest"]) for one in every}
-    if len({one["data_digest"] or one["data"] for one in every}) > 1 or len(every) == 1:
-        digests = {digest for data, digest in by_data if data == _text(own["data"])}
-        short = f" (SHA-256 {str(own['data_digest'])[:_SHOWN_OF_A_DIGEST]})"
-        parts.append(f"{own['data']}{short if len(digests) > 1 else ''}")
-    names = dict.fromkeys(name for one in every for name in one)
-    for name in names:
-        if name in ("data", "data_digest") or name not in own:
-            continue
-        if len({_text(one.get(name)) for one in every if name in one}) > 1:
-            value = value_text(own[name])
-            if name == "partition_digest":
-                value = value[:_SHOWN_OF_A_DIGEST]
-            parts.append(f"{name}={value}")
-    return ", ".join(parts) or str(own["data"])
+def _titles(every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tells conditions from the others; the data's digest if nothing else does."""
+    names = dict.fromkeys(name for one in every for name in one if name != "data_digest")
+    differing = [name for name in names if len({_text(one.get(name)) for one in every}) > 1]
+    titles = [
+        ", ".join(
+            str(one[name]) if name == "data" else f"{name}={_short(name, one[name])}"
+            for name in differing
+            if name in one
+        )
+        or str(one["data"])
+        for one in every
+    ]
+    return [
+        f"{title} (SHA-256 {_short('digest', one['data_digest'])})"
+        if titles.count(title) > 1
+        else title
+        for title, one in zip(titles, every, strict=True)
+    ]
+
+
+def _short(name: str, value: Any) -> str:
+    text = value_text(value)
+    return text[:_SHOWN_OF_A_DIGEST] if name.endswith("digest") else text
 
 
 def _has_fixed_partition(runs: Sequence[Run]) -> bool:

@@ -33,7 +33,8 @@ class Difference(NamedTuple):
 
     Attributes:
       against: label of the other arm.
-      pairs: seeds that both have, with the same partition.
+      pairs: how many seeds both have, with the same partition.
+      seeds: which.
       values: of each pair the difference.
       mean: of these.
       interval: Student's, of the mean.
@@ -46,6 +47,7 @@ class Difference(NamedTuple):
 
     against: str
     pairs: int
+    seeds: list[int]
     values: list[float]
     mean: float | None
     interval: Interval | None
@@ -172,10 +174,12 @@ class Ranks(NamedTuple):
     """How arms rank by their mean outcomes over data sets; 1 is the best.
 
     Attributes:
-      data_sets: their names.
+      data_sets: their names, of several parts of one the first.
       labels: of the arms that all data sets have.
       ranks: of each data set the ranks of these.
       means: of each arm, its mean rank.
+      interquartile: of each arm, the interquartile mean of all seeds on all data sets.
+      intervals: of each arm, that of its interquartile mean.
       critical_difference: Nemenyi's, from `intervals.FEWEST_SETS` data sets on.
       alike: groups of labels that are within it, best first; all in one unless Friedman's test
         finds a difference. None without a critical difference.
@@ -186,6 +190,8 @@ class Ranks(NamedTuple):
     labels: list[str]
     ranks: list[list[float]]
     means: list[float]
+    interquartile: list[float]
+    intervals: list[Interval | None]
     critical_difference: float | None
     alike: list[list[str]] | None
     left_out: list[str]
@@ -222,12 +228,13 @@ def every_result(comparisons: Sequence[Comparison], against: str) -> list[list[R
       against: a method, or the label of an arm, that the others are held against.
     """
     found = [_uncorrected(one, against) for one in comparisons]
-    groups: dict[str, list[tuple[int, int]]] = {}
-    for number, (one, results) in enumerate(zip(comparisons, found, strict=True)):
-        for index, result in enumerate(results):
-            if result.difference is not None:
-                groups.setdefault(_data_set(one), []).append((number, index))
-    for places in groups.values():
+    for numbers in _by_data_set(comparisons):
+        places = [
+            (number, index)
+            for number in numbers
+            for index, result in enumerate(found[number])
+            if result.difference is not None
+        ]
         differences = [found[number][index].difference for number, index in places]
         adjusted = intervals.holm([one.p for one in differences if one is not None])
         for (number, index), holm in zip(places, adjusted, strict=True):
@@ -367,6 +374,7 @@ def _difference(arm: Arm, other: Arm) -> Difference:
     return Difference(
         against=other.label,
         pairs=len(values),
+        seeds=[_seed(one) for one, _ in pairs],
         values=values,
         mean=float(np.mean(values)) if values else None,
         interval=intervals.t_interval(values) if values else None,
@@ -450,17 +458,27 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _data_set(comparison: Comparison) -> str:
-    """What tells data sets apart: seeds and partitions do not."""
-    conditions = comparison.conditions
-    return str(conditions["data_digest"] or conditions["data"])
+def _by_data_set(comparisons: Sequence[Comparison]) -> list[list[int]]:
+    """The numbers of the comparisons of each data set.
+
+    Neither seeds nor partitions nor parts make another one: data of the same digest are one, and
+    so are those that come from the same place.
+    """
+    groups: list[tuple[set[str], list[int]]] = []
+    for number, one in enumerate(comparisons):
+        names = {str(one.conditions["data"]), str(one.conditions["data_digest"])} - {"None"}
+        same = [group for group in groups if group[0] & names]
+        numbers = [own for group in same for own in group[1]]
+        joined = names.union(*(group[0] for group in same)), [*numbers, number]
+        groups = [group for group in groups if group not in same] + [joined]
+    return sorted(numbers for _, numbers in groups)
 
 
 def ranks(comparisons: Sequence[Comparison]) -> Ranks | None:
     """Mean ranks over data sets, of the arms that all of them have.
 
-    Several comparisons of one data set, such as with several partitions, are one: their ranks are
-    averaged first.
+    Of several comparisons of one data set, such as with several partitions or with parts of it, the
+    ranks are averaged first.
 
     Args:
       comparisons: of any number of data sets.
@@ -468,34 +486,35 @@ def ranks(comparisons: Sequence[Comparison]) -> Ranks | None:
     Returns:
       None with fewer than two data sets or two arms.
     """
-    by_set: dict[str, list[Comparison]] = {}
-    for one in comparisons:
-        by_set.setdefault(_data_set(one), []).append(one)
+    by_set = [[comparisons[number] for number in one] for one in _by_data_set(comparisons)]
     every = [[arm.label for arm in one.arms] for one in comparisons]
     known = list(dict.fromkeys(label for labels in every for label in labels))
     labels = [label for label in known if all(label in own for own in every)]
     if len(by_set) < 2 or len(labels) < 2:
         return None
-    found = []
-    for several in by_set.values():
-        means = []
-        for one in several:
-            arms = {arm.label: arm for arm in one.arms}
-            means.append([float(np.mean(_values(arms[label]))) for label in labels])
+    found, strata = [], []
+    for several in by_set:
+        values = [
+            [_values(next(arm for arm in one.arms if arm.label == label)) for label in labels]
+            for one in several
+        ]
+        strata += values
+        means = [[float(np.mean(one)) for one in own] for own in values]
         found.append(intervals.mean_ranks(means).mean(axis=0))
+    samples = [list(own) for own in zip(*strata, strict=True)]
     table = np.array(found)
-    means, difference, alike = table.mean(axis=0), None, None
+    mean_rank, difference, alike = table.mean(axis=0).tolist(), None, None
     if len(table) >= intervals.FEWEST_SETS:
         difference = intervals.critical_difference(len(labels), len(table))
         wide = difference if _differ(table) else math.inf
-        alike = [
-            [labels[index] for index in group] for group in intervals.alike(means.tolist(), wide)
-        ]
+        alike = [[labels[index] for index in group] for group in intervals.alike(mean_rank, wide)]
     return Ranks(
-        data_sets=[str(several[0].conditions["data"]) for several in by_set.values()],
+        data_sets=[str(several[0].conditions["data"]) for several in by_set],
         labels=labels,
         ranks=table.tolist(),
-        means=means.tolist(),
+        means=mean_rank,
+        interquartile=[intervals.interquartile_mean(own) for own in samples],
+        intervals=[intervals.interquartile_interval(own) for own in samples],
         critical_difference=difference,
         alike=alike,
         left_out=[label for label in known if label not in labels],

@@ -115,6 +115,26 @@ def test_damaged_choices_are_refused(tmp_path, damage):
         runs.read_runs([tmp_path / "tuned"])
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("config.json", {"seed": "one"}),
+        ("config.json", {"method_settings": [3]}),
+        ("manifest.json", {"clients": [{"test_samples": 3, "test_by_class": {"0": "x"}}]}),
+        ("manifest.json", {"clients": [{"test_samples": 3, "train_by_class": {"x": 1}}]}),
+        ("manifest.json", {"clients": [7]}),
+        ("summary.json", {"head_accuracy_selected": "high"}),
+    ],
+    ids=["seed", "settings", "count", "label", "client", "accuracy"],
+)
+def test_records_of_another_form_are_refused(tmp_path, name, change):
+    write(tmp_path / "run", Config(num_clients=4))
+    path = tmp_path / "run" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UsageError, match=f"readable {name}"):
+        runs.read_runs([tmp_path / "run"])
+
+
 def test_what_holds_no_final_run_is_refused(tmp_path):
     (tmp_path / "tuning.json").write_text("{}")
     with pytest.raises(UsageError, match="settings are not chosen yet"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from protonorm_jax import config, json_files
+from protonorm_jax import config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
 from protonorm_jax.running import forms, grid, reading
@@ -61,7 +61,7 @@ def read_run(
     """
     directory = Path(directory)
     summary, rows = reading.read_state(directory)
-    settings = config.complete(reading.read(directory / places.CONFIG, forms.one_object))
+    settings = config.complete(reading.read(directory / places.CONFIG, forms.config))
     return Run(
         name=str(directory),
         config=settings,
@@ -85,7 +85,7 @@ def _read_sweep(directory: Path) -> list[Run]:
     described = reading.read(directory / places.SWEEP, forms.sweep)
     cells: list[dict[str, Any]] | None = None
     if (directory / TUNING).exists():
-        cells = reading.read(directory / CHOICES, _choices)
+        cells = reading.read(directory / CHOICES, forms.choices)
     result = []
     for number, changes in enumerate(described["runs"]):
         folder = directory / places.RUNS / f"{number:04d}"
@@ -105,20 +105,6 @@ def _choice(changes: Mapping[str, Any], choices: Sequence[dict[str, Any]]) -> di
     """What was chosen for a run: of the cell that names the most of its settings."""
     fitting = [one for one in choices if one["changes"].items() <= changes.items()]
     return max(fitting, key=lambda one: len(one["changes"]), default=None)
-
-
-def _choices(text: str) -> list[dict[str, Any]]:
-    """Of `choices.json`."""
-    value = json_files.parse(text)
-    if not isinstance(value, list):
-        raise ValueError(f"it must be a list, is {json_files.kind(value)}")
-    for one in value:
-        if not isinstance(one, dict) or not isinstance(one.get("changes"), dict):
-            raise ValueError("each choice must be an object with changes")
-        seconds = one.get("seconds")
-        if seconds is not None and not isinstance(seconds, int | float):
-            raise ValueError(f"seconds must be a number or null, got {seconds!r}")
-    return value
 
 
 def _read_clients(directory: Path) -> dict[str, np.ndarray]:

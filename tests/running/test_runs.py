@@ -90,10 +90,18 @@ def write_tuned(directory, choices):
     (directory / "choices.json").write_text(json.dumps(choices))
 
 
+def choice(cell, rate, seconds):
+    point = {"learning_rate": rate}
+    tried = {"point": point, "validation_accuracy": 0.5, "test_accuracy": 0.5, "diverged": 0}
+    tried["seconds"] = seconds
+    named = {"changes": cell, "chosen": 0, "point": point, "tried": [tried], "edges": []}
+    return named | {"seconds": seconds}
+
+
 def test_final_runs_know_their_cell_and_what_was_chosen(tmp_path):
     choices = [
-        {"changes": {"method": "local"}, "point": {"learning_rate": 0.1}, "seconds": 9.0},
-        {"changes": {"method": "local", "alpha": 0.5}, "seconds": 8.0},
+        choice({"method": "local"}, 0.1, 9.0),
+        choice({"method": "local", "alpha": 0.5}, 0.2, 8.0),
     ]
     write_tuned(tmp_path / "tuned", choices)
     found = runs.read_runs([tmp_path / "tuned"])

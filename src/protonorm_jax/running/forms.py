@@ -81,18 +81,6 @@ def manifest(text: str) -> dict[str, Any]:
     return value
 
 
-def choices(text: str) -> list[dict[str, Any]]:
-    """Of `choices.json`: what tuning chose for each cell of a grid."""
-    value = json_files.parse(text)
-    _require(value, list, "it", "a list")
-    for one in value:
-        _require(one, dict, "each choice", "an object")
-        _require(one.get("changes"), dict, "changes", "an object")
-        _require(one.get("tried", []), list, "tried", "a list")
-        _require(one.get("seconds", 0), int | float, "seconds", "a number")
-    return value
-
-
 def sweep(text: str) -> dict[str, Any]:
     """Of `sweep.json`."""
     value = one_object(text)

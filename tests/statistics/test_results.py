@@ -241,6 +241,18 @@ def test_of_several_local_arms_the_one_trained_alike_counts():
     statistics.check_against(found, "local")
 
 
+def test_what_was_tuned_does_not_make_arms_unlike():
+    def tuned(method, epochs, rate):
+        cell = {"method": method, "local_epochs": epochs}
+        choice = {"changes": cell, "tried": [{}], "seconds": 1.0}
+        changes = cell | {"learning_rate": rate, "seed": 0}
+        named = {"cell": cell, "changes": changes, "choice": choice}
+        return run(method, learning_rate=rate, local_epochs=epochs, **named)
+
+    found = results_of([tuned("local", 1, 0.1), tuned("local", 5, 0.2), tuned("fd", 5, 0.1)])
+    assert found["fd, local_epochs=5"].difference.against == "local, local_epochs=5"
+
+
 def test_what_is_no_arm_or_several_is_refused():
     arms = [run("protonorm", settings={"scale": scale}) for scale in (1, 2)]
     found, _ = statistics.comparisons([*arms, run("local")])
@@ -317,6 +329,22 @@ def test_from_ten_data_sets_on_there_is_a_critical_difference():
     assert found.alike == [["fedproto", "local"], ["local", "fedavg"]]
     same = statistics.ranks(statistics.comparisons(data_sets(10, dict.fromkeys(ordered, 0.5)))[0])
     assert same.alike == [["local", "fedproto", "fedavg"]]
+
+
+def test_without_friedmans_test_no_two_arms_differ():
+    """Of these ranks the first two means are further apart than Nemenyi's difference."""
+    table = [
+        *([1, 4, 3, 2], [2, 4, 1, 3], [2, 3, 4, 1], [1, 2, 4, 3], [1, 4, 2, 3]),
+        *([1, 3, 4, 2], [2, 3, 1, 4], [3, 2, 1, 4], [3, 4, 2, 1], [1, 4, 2, 3]),
+    ]
+    runs = [
+        run(method, value=1 - rank / 10, digest=f"{number:064d}", data=f"set{number}")
+        for number, row in enumerate(table)
+        for method, rank in zip(("local", "fedproto", "fd", "fedavg"), row, strict=True)
+    ]
+    ranks = statistics.ranks(statistics.comparisons(runs)[0])
+    assert ranks.means[1] - ranks.means[0] > ranks.critical_difference
+    assert ranks.alike == [["local", "fd", "fedavg", "fedproto"]]
 
 
 def test_an_arm_that_a_data_set_lacks_has_no_rank():

@@ -282,8 +282,6 @@ def _counterpart(arm: Arm, others: Sequence[Arm]) -> Arm | None:
 
     counts = [apart(other) for other in others]
     nearest = [one for one, count in zip(others, counts, strict=True) if count == min(counts)]
-    if arm in nearest:
-        return arm
     return nearest[0] if len(nearest) == 1 else None
 
 

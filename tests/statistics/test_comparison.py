@@ -129,6 +129,13 @@ def test_a_tuned_arm_beside_an_untuned_one_says_so():
     found = only(runs)
     assert labels(found) == ["local, tuned", "local", "protonorm"]
     assert "0 (local; protonorm), 2 (local, tuned)" in found.notes[0]
+    found = only([*runs, run("fd", learning_rate=0.02)])
+    assert labels(found) == [
+        "local, tuned",
+        "local, learning_rate=0.01",
+        "protonorm, learning_rate=0.01",
+        "fd, learning_rate=0.02",
+    ]
 
 
 def test_other_conditions_are_other_comparisons_named_by_what_differs():

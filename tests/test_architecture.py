@@ -24,6 +24,7 @@ ALLOWED = {
     "thomson": set(),
     "models": set(),
     "report": {"metrics"},
+    "statistics": {"metrics"},
     "methods": {"config", "settings", "thomson"},
     "engine": {"config", "keys", "methods"},
     "loop": {"engine", "keys", "methods"},
@@ -33,7 +34,7 @@ ALLOWED = {
     },
     "running": {
         *("config", "engine", "json_files", "keys", "methods", "metrics", "planning", "report"),
-        "settings",
+        *("settings", "statistics"),
     },
     "command": {
         *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
@@ -52,14 +53,18 @@ ORDER = {
     "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": (
         *("files", "lock", "directory", "forms", "reading", "driver", "conditions"),
-        *("record", "checkpoint", "job", "grid", "sweep", "verify"),
+        *("record", "checkpoint", "job", "grid", "sweep", "runs", "verify"),
     ),
+    "statistics": ("intervals", "runs", "comparison", "tables"),
     "command": (
         *("console", "environment", "paths", "thomson", "export", "partition", "flags"),
         *("interruption", "progress", "cli"),
     ),
 }
-NO_JAX = ("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report")
+NO_JAX = (
+    *("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report"),
+    "statistics",
+)
 WRITERS = (
     *("data", "running/files", "running/lock", "running/directory", "running/record"),
     *("command/thomson", "command/partition"),

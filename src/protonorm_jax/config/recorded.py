@@ -49,6 +49,25 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     return Config(**values)
 
 
+def complete(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run has recorded as `Config.to_dict` has it, without checking it.
+
+    What older versions did not write has its default. Settings of a method that is not known stay
+    as they are.
+    """
+    values = dict(values)
+    moved = {name: values.pop(name) for name in _MOVED if name in values}
+    method = values.get("method", settings.fields(Config)["method"].default)
+    own = without_unset(method, moved) | dict(values.get("method_settings") or {})
+    group = settings.groups().get(method, settings.NoSettings)
+    own = _defaults(group) | own
+    return {**_defaults(Config), **values, "method": method, "method_settings": own}
+
+
+def _defaults(group: type) -> dict[str, Any]:
+    return {name: field.default for name, field in settings.fields(group).items()}
+
+
 def without_method(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a config file holds, but for its method and what belongs to it."""
     own = ("method", "method_settings", "methods_file", *_MOVED)

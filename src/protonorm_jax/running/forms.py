@@ -45,6 +45,18 @@ def results(text: str) -> list[dict[str, Any]]:
     return sorted(result, key=lambda row: int(row["run"]))
 
 
+def config(text: str) -> dict[str, Any]:
+    """Of `config.json`, what it must have whatever version wrote it."""
+    value = one_object(text)
+    _require(value.get("method"), str, "method", "text")
+    _require(value.get("data"), str, "data", "text")
+    for name in ("seed", "num_clients", "rounds"):
+        _require(value.get(name), int, name, "an integer")
+    for name in ("method_settings", "methods_file"):
+        _require(value.get(name, {}), dict, name, "an object")
+    return value
+
+
 def method(text: str) -> str:
     """Of `config.json`, the method alone."""
     value = one_object(text)
@@ -57,6 +69,15 @@ def manifest(text: str) -> dict[str, Any]:
     value = one_object(text)
     for name in ("versions", "device", "vmapped", "key"):
         _require(value.get(name, {}), dict, name, "an object")
+    _require(value.get("clients", []), list, "clients", "a list")
+    for client in value.get("clients", []):
+        _require(client, dict, "each of clients", "an object")
+        _require(client.get("test_samples", 0), int, "test_samples", "an integer")
+        for name in ("train_by_class", "test_by_class"):
+            _require(client.get(name, {}), dict, name, "an object")
+            for label, count in client.get(name, {}).items():
+                _require(count, int, f"each of {name}", "an integer")
+                int(label)
     return value
 
 
@@ -91,10 +112,11 @@ def _check_summary(value: Mapping[str, Any]) -> None:
 def _check_numbers(row: Mapping[str, Any]) -> None:
     """What tables and pictures take for a number must be one, or null."""
     figures = ("round", "rounds", "selected_round", "min_angle", "floats_up", "floats_down")
+    totals = ("floats_up_total", "floats_down_total")
     endings = tuple(f"accuracy{one}" for one in ("", "_best", "_selected", "_std"))
     endings += ("loss", "entropy", "mse", "seconds")
     for name, value in row.items():
-        if (name in figures or name.endswith(endings)) and value is not None:
+        if (name in figures + totals or name.endswith(endings)) and value is not None:
             _require(value, int | float, name, "a number or null")
 
 

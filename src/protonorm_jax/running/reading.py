@@ -1,6 +1,6 @@
 """Recorded runs and sweeps as they are read: finished, killed, or under way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,18 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     return read(directory / places.RESULTS, forms.results)
 
 
-def read_arrays(directory: Path) -> dict[str, dict[str, np.ndarray]]:
+def read_arrays(directory: Path, names: Sequence[str] = ARRAYS) -> dict[str, dict[str, np.ndarray]]:
     """What `record.arrays_by_file` has written.
+
+    Args:
+      directory: of the run.
+      names: of the files; those that there are not are left out.
 
     Raises:
       UsageError: a file cannot be read.
     """
     result = {}
-    for name in ARRAYS:
+    for name in names:
         if (directory / name).exists():
             try:
                 with np.load(directory / name, allow_pickle=False) as file:

@@ -78,14 +78,14 @@ class Recorder:
     ) -> None:
         """Describes the run, and leaves in its directory nothing of what came before.
 
-          Args:
-            simulation: compiled.
-            rows: of the rounds before a checkpoint from which the run goes on.
-        kept: what `ByClient` had kept by then.
-            replacing: whether another run or sweep gives way to it.
+        Args:
+          simulation: compiled.
+          rows: of the rounds before a checkpoint from which the run goes on.
+          kept: what `ByClient` had kept by then.
+          replacing: whether another run or sweep gives way to it.
 
-          Raises:
-            UsageError: the directory cannot be written.
+        Raises:
+          UsageError: the directory cannot be written.
         """
         lock.check(self.directory)
         self._simulation = simulation

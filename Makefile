@@ -71,7 +71,7 @@ bench: $(VENV)/.run
 	$(BIN)/python -m experiments.bench
 
 profile: $(VENV)/.run
-	$(BIN)/python -m experiments.profile
+	$(BIN)/python -m experiments.bench.profile
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ Quick, digits, family `mlp,cnn`:
 
 Small, 12,000 samples of real data, family `tiny`:
 
-    Command: python -m experiments ablation --size small --data idx:/usr/share/datasets/fashion-mnist
+    Command: python -m experiments ablation --size small --data idx:DIR
     Time: SMALL_TIME
     Result: SMALL_RESULT
 
@@ -48,7 +48,7 @@ SIZES = {
             "validation_fraction": 0.15,
         },
         grids=[ARMS, {"method": ["local"]}],
-        seeds=5,
+        seeds=6,
     ),
     "full": Sweep(
         base={

@@ -79,7 +79,7 @@ SIZES = {
             "validation_fraction": 0.15,
         },
         grids=GRIDS,
-        seeds=5,
+        seeds=6,
     ),
     "full": Sweep(
         base={

@@ -15,7 +15,7 @@ from experiments import Sweep, Tuning
 
 NUM_SAMPLES = 12_000
 ROUNDS = 50
-SEEDS = 5
+SEEDS = 6
 TUNING = Tuning(settings=6, seeds=1, rounds=20)
 METHODS = ["local", "lg_fedavg", "fml", "fedproto", "fedtgp", "protonorm"]
 

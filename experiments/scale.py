@@ -11,7 +11,7 @@ Quick, digits, family `mlp,cnn`:
 
 Small, 12,000 samples of real data, family `tiny`:
 
-    Command: python -m experiments scale --size small --data idx:/usr/share/datasets/fashion-mnist
+    Command: python -m experiments scale --size small --data idx:DIR
     Time: SMALL_TIME
     Result: SMALL_RESULT
 
@@ -47,7 +47,7 @@ SIZES = {
             "validation_fraction": 0.15,
         },
         grids=[{"scale": SCALES}, {"method": ["local"]}],
-        seeds=5,
+        seeds=6,
     ),
     "full": Sweep(
         base={

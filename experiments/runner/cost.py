@@ -5,7 +5,7 @@ import functools
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from experiments import Timing
 from experiments.bench import alignment, timing
@@ -63,23 +63,15 @@ def _measured(count: int, repetitions: int) -> list[dict[str, Any]]:
     ]
 
 
-def draw(rows: Sequence[dict[str, Any]], file: Any) -> None:
+def draw(rows: Sequence[dict[str, Any]], file: BinaryIO) -> None:
     """Draws milliseconds over classes, both on scales of powers of ten, as a PNG."""
-    canvas.prepare()
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.subplots()
-    for name in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == name]
-        axes.loglog(
-            [row["classes"] for row in own],
-            [row["milliseconds"] for row in own],
-            marker="o",
-            label=name,
-        )
-    axes.set_xlabel("classes")
-    axes.set_ylabel("milliseconds a call")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(file, format="png", dpi=120)
+    with canvas.drawing(file, figsize=(6, 4)) as figure:
+        axes = figure.subplots()
+        for name in dict.fromkeys(row["method"] for row in rows):
+            own = [row for row in rows if row["method"] == name]
+            counts = [row["classes"] for row in own]
+            axes.loglog(counts, [row["milliseconds"] for row in own], marker="o", label=name)
+        axes.set_xlabel("classes")
+        axes.set_ylabel("milliseconds a call")
+        axes.grid(alpha=0.3)
+        axes.legend()

@@ -63,23 +63,13 @@ def begin(folder: Path, asked: Mapping[str, Any], found: State) -> None:
         ) from error
     if before != asked:
         raise UsageError(
-            f"--out must be another directory, or {str(folder)!r} removed: it holds "
-            f"{_difference(before, asked)}"
+            f"--out must be another directory, or {str(folder)!r} removed: what it holds was "
+            f"begun with {_difference(before, asked)}"
         )
 
 
 def _difference(before: Any, asked: Mapping[str, Any]) -> str:
-    """In which way what was asked for before differs, in words."""
-    for name, value in asked.items():
-        then = before.get(name) if isinstance(before, dict) else None
-        if then != value:
-            return f"{name} {_shown(then)}, and is asked for {_shown(value)}"
-    return "something else"
-
-
-def _shown(value: Any) -> str:
-    return " ".join(value) if _is_flags(value) else str(value)
-
-
-def _is_flags(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+    """What was asked for before, where it differs, in words."""
+    then = before if isinstance(before, dict) else {}
+    flags, now = (" ".join(map(str, one.get("flags", ()))) for one in (then, asked))
+    return f"{flags}, got {now}" if flags != now else "other values of what is varied"

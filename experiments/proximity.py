@@ -34,7 +34,7 @@ SIZES = {
             {"method": ["protonorm", "fedproto"], "proximity": PROXIMITIES},
             {"method": ["local"]},
         ],
-        seeds=3,
+        seeds=2,
     ),
     "full": Sweep(
         base={

@@ -21,6 +21,6 @@ Full:
 from experiments import Timing
 
 SIZES = {
-    "quick": Timing(counts=[10, 30, 100, 300, 1000], repetitions=3),
-    "full": Timing(counts=[10, 20, 50, 100, 200, 513, 1000], repetitions=9),
+    "quick": Timing(counts=[10, 30, 100, 300], repetitions=3),
+    "full": Timing(counts=[10, 20, 50, 100, 200, 513, 1000], repetitions=5),
 }

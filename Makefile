@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test test-large fuzz kills mutants lint bench profile format clean
+.PHONY: help run test test-large fuzz kills mutants lint bench profile paper paper-quick format clean
 
 help:
 	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
@@ -16,6 +16,8 @@ help:
 	@echo "make lint    check style, format and types"
 	@echo "make bench   measure speed and memory"
 	@echo "make profile write a trace of one round"
+	@echo "make paper-quick  run all experiments at their quick size, and write one page (45 minutes)"
+	@echo "make paper   the same at full size, for accelerators and with the original data"
 	@echo "make format  put the code in format"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -71,7 +73,14 @@ bench: $(VENV)/.run
 	$(BIN)/python -m experiments.bench
 
 profile: $(VENV)/.run
-	$(BIN)/python -m experiments.profile
+	$(BIN)/python -m experiments.bench.profile
+
+# Both go on with what is there. Flags of `protonorm sweep` by `make paper FLAGS="--devices 1"`.
+paper-quick: $(VENV)/.run
+	$(BIN)/python -m experiments --all $(FLAGS)
+
+paper: $(VENV)/.run
+	$(BIN)/python -m experiments --all --size full $(FLAGS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ compilation cache, its own.
     scale        what more runs in a program, more clients and more devices cost; memory expected
 
 Most of the time goes into compiling; `--quick` takes a minute or two. `make profile`
-(`experiments/profile.py`) says where in a round the time goes.
+(`experiments/bench/profile.py`) says where in a round the time goes.
 
 Measured with jax 0.10.2 and torch 2.13 on two cores of an x86-64 server. Client step, batch 32,
 ms of CPU time, nothing else running:

@@ -8,7 +8,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from experiments import profile
 from experiments.bench import (
     alignment,
     client_step,
@@ -16,6 +15,7 @@ from experiments.bench import (
     harness,
     method_round,
     processes,
+    profile,
     scale,
     server_step,
     start,

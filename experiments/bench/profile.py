@@ -1,7 +1,7 @@
 """Writes a trace of a few rounds that can be opened in a browser, and says where the time went.
 
     make profile
-    python -m experiments.profile --family resnet8 --num-clients 4 --rounds 1 --devices 2
+    python -m experiments.bench.profile --family resnet8 --num-clients 4 --rounds 1 --devices 2
 
 Trains on random 32 x 32 images, 128 to train on and 64 to test on for each client, with the
 settings of `make bench`. Compilation and a first round are not in the trace. The table counts the
@@ -155,7 +155,7 @@ def table(totals: Sequence[Total], all_milliseconds: float, title: str) -> Table
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.profile", description="Traces a few rounds."
+        prog="python -m experiments.bench.profile", description="Traces a few rounds."
     )
 
     def add(flag: str, default: Any, text: str) -> None:

@@ -10,11 +10,11 @@ same settings, byte by byte.
 
 Command, for 8 seeds, s = 20, 40 and 80, 20 clients of the family `tiny`, and 100 rounds:
 
-    python -m experiments.sweep_time
+    python -m experiments.bench.sweep_time
 
 With other sizes, in a minute or two:
 
-    python -m experiments.sweep_time --seeds 2 --scales 20 --rounds 5
+    python -m experiments.bench.sweep_time --seeds 2 --scales 20 --rounds 5
 
 Time: 8 minutes on two cores of an x86-64 server, jax 0.10.2.
 
@@ -140,7 +140,7 @@ def _table(runs: int, sweep_seconds: float, single_seconds: float, identical: bo
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.sweep_time",
+        prog="python -m experiments.bench.sweep_time",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,0 +1,26 @@
+"""What alignment costs the server: milliseconds of a call by the number of classes.
+
+C nearly equal vectors of length 512 are spread over the sphere, by the ways of `--align`. The
+simplex is exact and there for at most 513 of them. Writes `timings.csv` and `timings.png`; there
+are no runs, and nothing of it is on the page.
+
+Quick:
+
+    Command: python -m experiments alignment_cost
+    Time: QUICK_TIME
+    Result: QUICK_RESULT
+
+Full:
+
+    Command: python -m experiments alignment_cost --size full
+    Time: FULL_TIME
+    Result: FULL_RESULT No published numbers were at hand; the published loop in torch takes 266 ms
+    of one core for 100 classes and 2,317 ms for 200 (`experiments/bench`).
+"""
+
+from experiments import Timing
+
+SIZES = {
+    "quick": Timing(counts=[10, 30, 100, 300], repetitions=3),
+    "full": Timing(counts=[10, 20, 50, 100, 200, 513, 1000], repetitions=5),
+}

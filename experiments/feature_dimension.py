@@ -1,0 +1,46 @@
+"""The feature dimension D: the length of features and prototypes, and with it what is sent.
+
+C classes have an exact simplex from D = C - 1 on; the smallest D of the quick size has none for
+ten classes, and alignment descends there. Every D is a program of its own.
+
+Quick, digits, family `mlp,cnn`:
+
+    Command: python -m experiments feature_dimension
+    Time: QUICK_TIME
+    Result: QUICK_RESULT
+
+Full, CIFAR-100, family `ht0`:
+
+    Command: python -m experiments feature_dimension --size full
+    Time: FULL_TIME
+    Result: not run. The published codes have D = 512 throughout.
+"""
+
+from experiments import Sweep
+
+METHODS = ["local", "fedproto", "protonorm"]
+
+SIZES = {
+    "quick": Sweep(
+        base={
+            "data": "digits",
+            "family": "mlp,cnn",
+            "rounds": 30,
+            "eval_every": 5,
+            "validation_fraction": 0.15,
+        },
+        grids=[{"feature_dim": [8, 64, 512], "method": METHODS}],
+        seeds=4,
+    ),
+    "full": Sweep(
+        base={
+            "data": "tfds:cifar100",
+            "family": "ht0",
+            "rounds": 300,
+            "eval_every": 10,
+            "validation_fraction": 0.15,
+        },
+        grids=[{"feature_dim": [64, 128, 256, 512, 1024], "method": METHODS}],
+        seeds=5,
+    ),
+}

@@ -1,0 +1,1 @@
+"""What the command does with an experiment: `catalogue` to `pages`, in the order of a call."""

@@ -32,7 +32,7 @@ SIZES = {
         },
         grids=[
             {"method": METHODS},
-            {"method": ["local"], "num_clients": [4], "pooled_clients": [20]},
+            {"method": ["local"], "num_clients": [4], "pooled_clients": [20], "rounds": [10]},
         ],
         seeds=SEEDS,
         tuning=TUNING,

@@ -13,9 +13,48 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from protonorm_jax.errors import UsageError
+
+
+class Range(NamedTuple):
+    """Where the values of a setting lie that are tried when it is tuned; see `between`.
+
+    Attributes:
+      low: the least.
+      high: the greatest.
+      scale: along which they are even: `linear` or `log`.
+    """
+
+    low: float
+    high: float
+    scale: str
+
+    def at(self, place: float) -> float:
+        """The value at a place between 0, the low end, and 1, in four digits."""
+        if self.scale == "log":
+            value = self.low * (self.high / self.low) ** place
+        else:
+            value = self.low + (self.high - self.low) * place
+        return min(max(float(f"{value:.4g}"), self.low), self.high)
+
+    def place(self, value: float) -> float:
+        """Where a value lies, from 0 at the low end to 1."""
+        if self.scale == "log":
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+
+def between(low: float, high: float, *, log: bool = False) -> Range:
+    """A range for `setting(tune=...)`.
+
+    Args:
+      low: the least value.
+      high: the greatest one.
+      log: whether values are drawn evenly on a logarithmic scale.
+    """
+    return Range(low, high, "log" if log else "linear")
 
 
 def setting(
@@ -27,6 +66,7 @@ def setting(
     reference: Any = None,
     later: bool = False,
     section: str = "",
+    tune: Range | None = None,
     **rule: Any,
 ) -> Any:
     """A field of a group.
@@ -40,13 +80,15 @@ def setting(
       reference: what the published code does, where that is not the default; see `faithful`.
       later: whether there are records from before it came; see `lasting`.
       section: under which heading the command line lists it.
+      tune: the range, see `between`, from which a sweep draws that tunes the method; without one
+        the setting stays as it is. Of traced settings alone, as others take programs of their own.
       **rule: `choices`, or the bounds `above` (exclusive), `least`, `most` and `below`
         (exclusive); `bare`, the value of a flag that is given without one; and `path`, for text
         that names a file or folder: `file` if it is nothing else, `source` if it may be a word as
         well, or `WORD:PATH`.
     """
     metadata = {"help": help, "traced": traced, "probe": probe, "reference": reference}
-    metadata |= {"later": later, "section": section, **rule}
+    metadata |= {"later": later, "section": section, "tune": tune, **rule}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -111,6 +153,46 @@ def traced(group: Any) -> tuple[str, ...]:
 def fixed(group: Any) -> tuple[str, ...]:
     """The names of the settings that are compiled into a program."""
     return tuple(name for name in fields(group) if name not in traced(group))
+
+
+def ranges(group: Any) -> dict[str, Range]:
+    """The ranges of the settings of a group that are tuned, by name."""
+    own = {name: field.metadata.get("tune") for name, field in fields(group).items()}
+    return {name: found for name, found in own.items() if found is not None}
+
+
+def check_ranges(owner: str, group: Any) -> None:
+    """Refuses ranges that cannot be drawn from, or hold values that a setting cannot have.
+
+    Args:
+      owner: what messages call the group, such as `fedtgp`.
+      group: the class.
+
+    Raises:
+      UsageError: names the setting, the rule and the range.
+    """
+    for name, found in ranges(group).items():
+
+        def refuse(rule: str, name: str = name, found: Any = found) -> typing.NoReturn:
+            raise UsageError(f"{owner}.{name}: tune must {rule}, got {found!r}")
+
+        if not isinstance(found, Range):
+            refuse("be settings.between(low, high) or left out")
+        if name not in traced(group):
+            refuse("be left out for a setting that is not traced")
+        numbers = all(
+            isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end)
+            for end in (found.low, found.high)
+        )
+        if not numbers or not found.low < found.high:
+            refuse("have two finite ends, the low one first")
+        if found.scale == "log" and not found.low > 0:
+            refuse("begin above 0 on a logarithmic scale")
+        for end in (found.low, found.high):
+            try:
+                check(owner, group, name, end)
+            except UsageError as error:
+                refuse(f"hold only what the setting may be: {error}")
 
 
 def references(group: Any) -> dict[str, Any]:

@@ -5,34 +5,35 @@ import pytest
 from protonorm_jax import methods, settings
 from protonorm_jax.errors import UsageError
 
-# Name: default, whether traced, the rule, and what the published code does where that is another.
+# Name: default, whether traced, the rule, what the published code does where that is another, and
+# the range where it is tuned.
 TABLE = """
-protonorm.proximity: 10.0, traced, least 0
+protonorm.proximity: 10.0, traced, least 0, tuned 0.1 100 log
 protonorm.distance: mse, choices mse squared
-protonorm.scale: 80.0, traced, above 0
+protonorm.scale: 80.0, traced, above 0, tuned 1 200 log
 protonorm.upscale: True
 protonorm.align: auto, choices auto thomson simplex reference none, published reference
 protonorm.weighting: uniform, choices uniform samples
 protonorm.collect: after, choices after before during, published before
-fedproto.proximity: 10.0, traced, least 0
+fedproto.proximity: 10.0, traced, least 0, tuned 0.1 100 log
 fedproto.distance: mse, choices mse squared
 fedproto.weighting: uniform, choices uniform samples
 fedproto.collect: after, choices after before during, published during
 fedavg.statistics: average, choices average local, published local
-fml.private_weight: 0.5, traced, least 0, most 1
-fml.shared_weight: 0.5, traced, least 0, most 1
+fml.private_weight: 0.5, traced, least 0, most 1, tuned 0.1 1 linear
+fml.shared_weight: 0.5, traced, least 0, most 1, tuned 0.1 1 linear
 fml.clip: 10.0, traced, above 0
 fml.detach: False
-fedtgp.proximity: 10.0, traced, least 0
+fedtgp.proximity: 10.0, traced, least 0, tuned 0.1 100 log
 fedtgp.distance: mse, choices mse squared
-fedtgp.margin: 100.0, traced, above 0
+fedtgp.margin: 100.0, traced, above 0, tuned 0.1 200 log
 fedtgp.server_epochs: 100, least 1
 fedtgp.collect: after, choices after before, published before
-fd.weight: 1.0, traced, least 0
+fd.weight: 1.0, traced, least 0, tuned 0.05 20 log
 fd.targets: softmax, choices softmax raw, published raw
-fedgh.server_learning_rate: 0.01, traced, above 0
+fedgh.server_learning_rate: 0.01, traced, above 0, tuned 0.001 1 log
 fedgh.server_epochs: 1, least 1
-fedkd.mentee_learning_rate: 0.01, traced, above 0
+fedkd.mentee_learning_rate: 0.01, traced, above 0, tuned 0.001 0.3 log
 fedkd.energy_start: 0.95, traced, above 0, most 1
 fedkd.energy_end: 0.98, traced, above 0, most 1
 fedkd.low_rank: smaller, choices smaller all, published all
@@ -40,14 +41,14 @@ fedmrl.mentee_dim: 0, least 0
 fedmrl.projection: kept, choices kept reset, published reset
 fedgen.noise_dim: 32, least 1
 fedgen.hidden_dim: 512, least 1
-fedgen.generator_learning_rate: 0.1, traced, above 0
+fedgen.generator_learning_rate: 0.1, traced, above 0, tuned 0.001 1 log
 fedgen.server_epochs: 100, least 1
 fedgen.send_trained: True, published False
 fedl2g.guide: feature, choices feature logit
 fedl2g.warmup: 0, least 0
 fedl2g.study_batches: 1, least 1
 fedl2g.quiz_batches: 1, least 1
-fedl2g.server_learning_rate: 0.01, traced, above 0
+fedl2g.server_learning_rate: 0.01, traced, above 0, tuned 0.001 100 log
 """.strip()
 
 
@@ -58,6 +59,7 @@ def told(name, field):
     parts += [f"{bound} {rule[bound]}" for bound in ("above", "least", "most") if bound in rule]
     parts += [f"choices {' '.join(rule['choices'])}"] if "choices" in rule else []
     parts += [f"published {rule['reference']}"] if rule["reference"] is not None else []
+    parts += [f"tuned {' '.join(map(str, rule['tune']))}"] if rule["tune"] else []
     return f"{name}: {', '.join(parts)}"
 
 

@@ -30,6 +30,7 @@ class Settings:
         "weight of the cross-entropy towards the average logits of the label",
         traced=True,
         least=0,
+        tune=settings.between(0.05, 20, log=True),
     )
     targets: str = settings.setting(
         "softmax",

@@ -39,6 +39,7 @@ class Settings:
         "of the server, for the generator (the reference code's default is 0.005)",
         traced=True,
         above=0,
+        tune=settings.between(0.001, 1, log=True),
     )
     server_epochs: int = settings.setting(
         100, "steps that the server trains the generator each round", least=1, probe=(2, 5)

@@ -16,7 +16,11 @@ class Settings:
     """Of FedGH."""
 
     server_learning_rate: float = settings.setting(
-        0.01, "of the server, for the head", traced=True, above=0
+        0.01,
+        "of the server, for the head",
+        traced=True,
+        above=0,
+        tune=settings.between(0.001, 1, log=True),
     )
     server_epochs: int = settings.setting(
         1,

@@ -30,7 +30,11 @@ class Settings:
     """Of FedKD."""
 
     mentee_learning_rate: float = settings.setting(
-        0.01, "of the shared model, on the clients", traced=True, above=0
+        0.01,
+        "of the shared model, on the clients",
+        traced=True,
+        above=0,
+        tune=settings.between(0.001, 0.3, log=True),
     )
     energy_start: float = settings.setting(
         0.95,

@@ -52,6 +52,7 @@ class Settings:
         traced=True,
         above=0,
         probe=(1.0, 100.0),
+        tune=settings.between(0.001, 100, log=True),
     )
 
 

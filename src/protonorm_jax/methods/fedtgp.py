@@ -25,6 +25,7 @@ class Settings:
         traced=True,
         above=0,
         probe=(0.05, 0.5),
+        tune=settings.between(0.1, 200, log=True),
     )
     server_epochs: int = settings.setting(
         100, "epochs that the server trains its net each round", least=1, probe=(2, 5)

@@ -30,9 +30,15 @@ class Settings:
         traced=True,
         least=0,
         most=1,
+        tune=settings.between(0.1, 1),
     )
     shared_weight: float = settings.setting(
-        0.5, "beta: the same for the shared model", traced=True, least=0, most=1
+        0.5,
+        "beta: the same for the shared model",
+        traced=True,
+        least=0,
+        most=1,
+        tune=settings.between(0.1, 1),
     )
     clip: float = settings.setting(
         10.0, "largest norm of the gradient of each net", traced=True, above=0, probe=(0.1, 10.0)

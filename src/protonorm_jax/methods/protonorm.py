@@ -15,7 +15,11 @@ class Settings:
     proximity: float = prototypes.proximity()
     distance: str = prototypes.distance()
     scale: float = settings.setting(
-        80.0, "s: length of the prototypes as sent", traced=True, above=0
+        80.0,
+        "s: length of the prototypes as sent",
+        traced=True,
+        above=0,
+        tune=settings.between(1, 200, log=True),
     )
     upscale: bool = settings.setting(
         True,

@@ -19,6 +19,7 @@ from protonorm_jax.methods.method import Method, Setup
 _TAKEN = (
     *("out", "overwrite", "debug", "config", "methods", "help", "version", "command", "name"),
     *("grid", "grid_file", "seeds", "runs_per_program", "vmap_runs", "dry_run"),
+    *("tune", "tune_seeds", "tune_rounds", "tune_learning_rates"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 )
 
@@ -70,7 +71,8 @@ class Table(UserDict[str, Row]):
         """Adds a method.
 
         Raises:
-          UsageError: it is not a `Row`, or a setting has a name that is taken.
+          UsageError: it is not a `Row`, or a setting has a name that is taken, or a range that it
+            cannot have.
         """
         if not isinstance(row, Row):
             raise UsageError(
@@ -87,6 +89,7 @@ class Table(UserDict[str, Row]):
                 raise UsageError(
                     f"{name}.{setting} must have another name, got one that all methods have"
                 )
+        settings.check_ranges(name, row.settings)
         _register(row.settings)
         settings.groups()[name] = row.settings
         super().__setitem__(name, row)

@@ -32,6 +32,7 @@ def proximity(default: float = 10.0) -> Any:
         "lambda: weight of the distance between features and prototypes as sent",
         traced=True,
         least=0,
+        tune=settings.between(0.1, 100, log=True),
     )
 
 

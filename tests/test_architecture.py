@@ -53,9 +53,10 @@ ORDER = {
     "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
     "running": (
         *("files", "lock", "directory", "forms", "reading", "driver", "conditions"),
-        *("record", "checkpoint", "job", "grid", "sweep", "runs", "verify"),
+        *("record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning", "runs"),
+        "verify",
     ),
-    "statistics": ("intervals", "runs", "comparison", "tables"),
+    "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
         *("console", "environment", "paths", "thomson", "export", "partition", "flags"),
         *("interruption", "progress", "cli"),

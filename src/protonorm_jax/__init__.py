@@ -6,12 +6,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from protonorm_jax.config import Config
     from protonorm_jax.errors import UsageError
-    from protonorm_jax.running import sweep
+    from protonorm_jax.running import sweep, tuning
     from protonorm_jax.running.driver import History, run
     from protonorm_jax.types import Dataset, Model, Outputs
 
 __version__ = "0.1.0"
-__all__ = ["Config", "Dataset", "History", "Model", "Outputs", "UsageError", "run", "sweep"]
+__all__ = [
+    "Config",
+    "Dataset",
+    "History",
+    "Model",
+    "Outputs",
+    "UsageError",
+    "run",
+    "sweep",
+    "tuning",
+]
 
 # Imported when they are asked for: jax does not start under every environment, and the command
 # line wants to say so.
@@ -24,6 +34,7 @@ _PLACES = {
     "UsageError": "errors",
     "run": "running.driver",
     "sweep": "running.sweep",
+    "tuning": "running.tuning",
 }
 
 
@@ -31,7 +42,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.{_PLACES[name]}")
-    value = module if name == "sweep" else getattr(module, name)
+    value = module if name in ("sweep", "tuning") else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -72,6 +72,30 @@ def swept(name, content, *words):
     return Bad("compare {sweep}", (name, *words), {f"{{sweep}}/{name}": content})
 
 
+EXPERIMENT = {
+    **{"format": 1, "tune": 1, "seeds": [1_000_000], "rounds": 1, "final_seeds": [0]},
+    **{"learning_rates": [0.1], "data_digests": [""], "runs_per_program": 0, "vmap_runs": 0},
+    "cells": [{"changes": {}, "ranges": {}, "points": [{"learning_rate": 0.1}]}],
+    "base": {},
+}
+CHOICE = {
+    **{"changes": {}, "chosen": 0, "point": {}, "edges": [], "seconds": 1.0},
+    "tried": [{"point": {}, "diverged": 0, "seconds": 1.0}],
+}
+
+
+def cell(**ranges):
+    return {"changes": {}, "ranges": ranges, "points": [{"learning_rate": 0.1}]}
+
+
+def tuned(command, changes, *words, choices=None):
+    """What stands in the files of an experiment, and words of the complaint."""
+    files = {"{sweep}/tuning.json": json.dumps(EXPERIMENT | changes)}
+    if choices is not None:
+        files["{sweep}/choices.json"] = json.dumps(choices)
+    return Bad(command, words, files)
+
+
 def row_with(**figures):
     return json.dumps({"round": 1, "head_accuracy": 0.5, **figures}) + "\n"
 
@@ -301,7 +325,47 @@ RECORDS = {
     "a sweep to resume": Bad(
         "resume {sweep}", ("sweep.json", "must be an object"), {"{sweep}/sweep.json": "3"}
     ),
-    "a sweep to verify": Bad("verify {sweep}", ("DIR must hold a run",)),
+    "a sweep without its runs": Bad("verify {sweep}", ("config.json", "0000")),
+    "half a sweep to verify": Bad(
+        "verify {sweep}",
+        ("DIR must hold a finished sweep", "0 of 1 runs"),
+        {"{sweep}/results.jsonl": ""},
+    ),
+    "half an experiment to verify": tuned("verify {sweep}", {}, "DIR must hold a finished exp"),
+    "an experiment of the future": tuned(
+        "resume {sweep}", {"format": 2}, "format must be 1, got 2"
+    ),
+    "an experiment without cells": tuned(
+        "resume {sweep}", {"cells": []}, "cells must have at least"
+    ),
+    "too few rates": tuned("verify {sweep}", {"tune": 3}, "learning_rates must have at least 3, got 1"),
+    "a range of nothing": tuned(
+        "verify {sweep}",
+        {"cells": [cell(margin={"low": 0, "high": 1, "scale": "log"})]},
+        "low must be < high, and on a log scale > 0, got 0",
+    ),
+    "rates of nothing": tuned(
+        "verify {sweep}",
+        {"cells": [cell(learning_rate={"values": [0.1, 0.2]})]},
+        "values must be 1 numbers > 0, got [0.1, 0.2]",
+    ),
+    "points of text": tuned(
+        "resume {sweep}",
+        {"cells": [{"changes": {}, "ranges": {}, "points": [{"scale": "1"}]}]},
+        "each of points must be an object of numbers",
+    ),
+    "choices of nothing": tuned(
+        "compare {sweep}",
+        {},
+        "tried must have at least 1, got 0",
+        choices=[{**CHOICE, "tried": []}],
+    ),
+    "a choice of another": tuned(
+        "compare {sweep}",
+        {},
+        "chosen must be one of those tried",
+        choices=[{**CHOICE, "chosen": 1}],
+    ),
     "a picture of a sweep": Bad("compare {sweep} --out p.png", ("--out", "at least one run")),
 }
 ROWS = {**FLAGS, **PATHS, **FILES, **RECORDS}

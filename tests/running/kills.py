@@ -1,9 +1,10 @@
 """A campaign of kills: `python tests/running/kills.py --kills 100 --seed 0`.
 
-Runs and sweeps, with and without checkpoints, new ones, ones that replace another, and ones that
-are made longer, are killed (SIGKILL) at random moments, also in the first and the last of their
-time, also with a second process on the same directory; then they go on, and are killed again. In
-the end every bit must be as if nothing had happened, and nothing else may be left behind.
+Runs, sweeps and tuned experiments, with and without checkpoints, new ones, ones that replace
+another, and ones that are made longer, are killed (SIGKILL) at random moments, also in the first
+and the last of their time, also with a second process on the same directory; then they go on, and
+are killed again. In the end every bit must be as if nothing had happened, and nothing else may be
+left behind.
 
 The processes are forked from one that has imported everything, before jax has started.
 """
@@ -58,6 +59,17 @@ def kinds(file: Path) -> list[Kind]:
 
     many = ("sweep", "--data", str(file), *SMALL, "--seeds", "4", "--runs-per-program", "2")
     other = (*run(5, "--scale", "3"),)
+    tuned = (
+        "sweep",
+        "--data",
+        str(file),
+        *SMALL,
+        "--rounds",
+        "100",
+        "--validation-fraction",
+        "0.2",
+    )
+    tuned += ("--grid", "method=protonorm,local", "--tune", "2", "--seeds", "2", "--out", "{}")
     return [
         Kind("run with checkpoints", (), run(300, "--checkpoint-every", "20")),
         Kind("run without checkpoints", (), run(300)),
@@ -76,6 +88,10 @@ def kinds(file: Path) -> list[Kind]:
             "run made longer",
             (run(100, "--keep-state", "--checkpoint-every", "40"),),
             ("resume", "{}", "--rounds", "300"),
+        ),
+        Kind("tuned experiment", (), (*tuned, "--checkpoint-every", "20")),
+        Kind(
+            "tuned experiment in place of another", (tuned,), (*tuned, "--seed", "7", "--overwrite")
         ),
     ]
 
@@ -121,7 +137,9 @@ def results(folder: Path) -> dict[str, object]:
                 found[name] = {key: value.tolist() for key, value in arrays.items()}
         elif name.endswith("summary.json"):
             found[name] = _without_times(json.loads(path.read_text()))
-        elif name == "results.jsonl":
+        elif name.endswith("choices.json"):
+            found[name] = [_without_times(one) for one in json.loads(path.read_text())]
+        elif name.endswith("results.jsonl"):
             found[name] = [_without_times(json.loads(row)) for row in path.read_text().splitlines()]
         elif path.is_file():
             found[name] = path.read_bytes()
@@ -129,7 +147,9 @@ def results(folder: Path) -> dict[str, object]:
 
 
 def _without_times(row: dict[str, object]) -> dict[str, object]:
-    return {name: value for name, value in row.items() if "seconds" not in name}
+    kept = {name: value for name, value in row.items() if "seconds" not in name}
+    tried = kept.get("tried")
+    return kept | {"tried": [_without_times(one) for one in tried]} if tried else kept
 
 
 def moment(generator: random.Random, whole: float) -> float:
@@ -204,7 +224,7 @@ class Campaign:
 
     def _next(self, kind: Kind, folder: Path) -> tuple[str, ...]:
         """The command that goes on: where nothing has begun, the one that was killed."""
-        marks = ("config.json", "sweep.json", ".protonorm.replacement.json")
+        marks = ("config.json", "sweep.json", "tuning.json", ".protonorm.replacement.json")
         begun = any((folder / name).exists() for name in marks)
         found = {name: value for name, value in results(folder).items() if lock.NAME not in name}
         if begun and kind.before and found == self._before[kind.name]:
@@ -248,6 +268,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kind", default="", help="only what has this in its name")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so many")
     parsed = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -256,6 +277,7 @@ def main() -> None:
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
     campaign = Campaign(folder, parsed.seed)
+    campaign.kinds = [kind for kind in campaign.kinds if parsed.kind in kind.name]
     while killed < parsed.kills and time.monotonic() - began < parsed.seconds:
         killed += campaign.directory(number, parsed.kills - killed)
         number += 1

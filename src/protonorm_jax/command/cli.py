@@ -3,6 +3,7 @@
 import argparse
 import functools
 import inspect
+import itertools
 import logging
 import os
 import re
@@ -27,7 +28,8 @@ from protonorm_jax.command import (
 )
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, plan
-from protonorm_jax.running import job, lock, reading, record, sweep, verify
+from protonorm_jax.running import directory as places
+from protonorm_jax.running import job, lock, points, reading, record, sweep, tuning, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -120,6 +122,11 @@ def _sweep(parsed: argparse.Namespace) -> int:
                 f"--{name.replace('_', '-')} must be given as --grid {base.method}.{name}="
                 f"{base.method_settings[name]} in a sweep over methods"
             )
+    if parsed.tune is not None:
+        return _tune(parsed, base, grids)
+    for name in ("tune_seeds", "tune_rounds", "tune_learning_rates"):
+        if getattr(parsed, name) is not None:
+            raise UsageError(f"--{name.replace('_', '-')} must be left out without --tune")
     changes = sweep.expand(base, grids, parsed.seeds)
     directory = Path(parsed.out or _default_directory(base, "sweep"))
     check = _check_of(parsed, directory)
@@ -158,6 +165,74 @@ def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int
     else:
         out.say(f"Results are in {directory}")
     return 0
+
+
+def _tune(parsed: argparse.Namespace, base: config.Config, grids: Sequence[sweep.Grid]) -> int:
+    """A sweep with --tune."""
+    if "learning_rate" in parsed:
+        raise UsageError(
+            f"--learning-rate must be left out with --tune, got {base.learning_rate}; "
+            "--tune-learning-rates says which are tried"
+        )
+    low, high = parsed.tune_learning_rates or points.LEARNING_RATES
+    seeds = 1 if parsed.tune_seeds is None else parsed.tune_seeds
+    budget = points.Budget(parsed.tune, seeds, parsed.tune_rounds or 0, low, high)
+    options = {"seeds": parsed.seeds, "given": flags.given_settings(parsed)}
+    points.draw(base, grids, budget, **options)  # Refuses what it can before jax starts.
+    directory = Path(parsed.out or _default_directory(base, "tuned"))
+    check = functools.partial(tuning.check_free, overwrite=parsed.overwrite)
+    if parsed.out:
+        check(directory)
+    _start_up(parsed, base.devices)
+
+    def planned() -> tuning.Experiment:
+        options["runs_per_program"] = parsed.runs_per_program
+        options["vmap_runs"] = parsed.vmap_runs
+        with progress.LoadDisplay(_console()):
+            result = tuning.plan(base, grids, budget, **options)
+        assert result.tuning is not None
+        out = _console()
+        out.print(report.trials_table(result.description))
+        for name, one in (("tuning", result.tuning), ("final runs", result.final)):
+            out.print(report.plan_table(sweep.description(one), name))
+        for note in sweep.notes(result.tuning):
+            out.say(note)
+        return result
+
+    if parsed.dry_run:
+        planned()
+        return 0
+    with (
+        lock.holding(directory, fresh=not parsed.out, check=check) as directory,
+        job.StopRequest(),
+    ):
+        return _train_tuned(planned(), directory, resumed=False)
+
+
+def _train_tuned(planned: tuning.Experiment, directory: Path, *, resumed: bool) -> int:
+    out = _console()
+    display = progress.TuningDisplay(out)
+    found = tuning.train(planned, directory, display=display, resumed=resumed)
+    if devices.is_first():
+        _show_tuned(found.choices, found.rows, sweep.swept(planned.final.changes))
+    if found.missing:
+        out.say(f"stopped with {found.missing} runs to do; protonorm resume {directory} goes on")
+    else:
+        out.say(f"Results are in {directory}")
+    return 0
+
+
+def _show_tuned(
+    choices: list[dict[str, Any]] | None, rows: list[dict[str, Any]], names: list[str]
+) -> None:
+    """Prints what was chosen, and the results, as far as there are any."""
+    out = _console()
+    if choices:
+        out.print(report.choices_table(choices))
+    if rows:
+        # What was chosen is in the other table.
+        tuned = {name for one in choices or () for name in one["point"]}
+        out.print(report.sweep_table(rows, [name for name in names if name not in tuned]))
 
 
 def _methods(parsed: argparse.Namespace) -> int:
@@ -201,6 +276,7 @@ def _described(group: Any, name: str) -> dict[str, Any]:
         "reference": "" if rule["reference"] is None else flags.worded(rule["reference"]),
         "allowed": allowed,
         "traced": rule["traced"],
+        "tuned": report.range_words(rule["tune"]._asdict()) if rule["tune"] else "",
         "help": rule["help"],
     }
 
@@ -214,9 +290,14 @@ def _resume(parsed: argparse.Namespace) -> int:
         lock.holding(directory, create=False, check=job.recover),
         job.StopRequest(),
     ):
-        if (directory / record.SWEEP).exists():
+        tuned = (directory / places.TUNING).exists()
+        if tuned or (directory / record.SWEEP).exists():
             if parsed.rounds is not None:
                 raise UsageError(f"--rounds must be left out for a sweep, got {parsed.rounds}")
+            if tuned:
+                with progress.LoadDisplay(_console()):
+                    experiment = tuning.resume(directory, num_devices=parsed.devices)
+                return _train_tuned(experiment, directory, resumed=True)
             with progress.LoadDisplay(_console()):
                 planned = sweep.resume(directory, num_devices=parsed.devices)
             return _train_sweep(planned, directory, resumed=True)
@@ -258,22 +339,50 @@ def _end(summary: dict[str, Any], directory: Path) -> int:
 def _verify(parsed: argparse.Namespace) -> int:
     _start_up(parsed, parsed.devices)
     directory = Path(parsed.directory)
-    if (directory / record.SWEEP).exists():
-        raise UsageError(f"DIR must hold a run, such as those in {directory / record.RUNS}/")
-    chosen = job.settings_of(directory, parsed.devices)
-    with progress.RunDisplay(chosen, _console()) as display:
-        found = verify.run(directory, display=display, num_devices=parsed.devices)
-    out = _console()
-    for line in report.verification_lines(found.rounds, found.arrays, found.changes):
-        out.say(line)
-    if found.identical:
-        verdict = "reproduced bit by bit"
-    elif found.reproduced:
-        verdict = "reproduced within tolerance"
+    out, given = _console(), {"num_devices": parsed.devices}
+    found: verify.Verification | verify.Sweep | verify.Experiment
+    if (directory / places.TUNING).exists():
+        found = verify.experiment(directory, show=progress.TuningDisplay(out), **given)
+        for part in (found.tuning, found.final):
+            _say_verified(part)
+        for text in found.problems:
+            out.say(f"DIFFERENT: {text}")
+    elif (directory / places.SWEEP).exists():
+        found = verify.sweep(directory, show=progress.TuningDisplay(out).final, **given)
+        _say_verified(found)
     else:
-        verdict = f"NOT reproduced{f': {found.reason}' if found.reason else ''}"
-    out.say(f"{directory}: {verdict}")
+        chosen = job.settings_of(directory, parsed.devices)
+        with progress.RunDisplay(chosen, out) as display:
+            found = verify.run(directory, display=display, **given)
+        for line in report.verification_lines(found.rounds, found.files, found.changes):
+            out.say(line)
+    out.say(f"{directory}: {_verdict(found)}")
     return 0 if found.reproduced else 1
+
+
+def _say_verified(found: verify.Sweep) -> None:
+    """Says which runs of a sweep were reproduced, and what differs in the others."""
+    out = _console()
+    if found.reason:
+        out.say(f"{found.directory}: {_verdict(found)}")
+    for verdict, several in itertools.groupby(found.runs, key=_verdict):
+        group = list(several)
+        which = f"{group[0].directory.name} to {group[-1].directory.name}"
+        name = which if len(group) > 1 else group[0].directory.name
+        out.say(f"{found.directory / places.RUNS}: {name}: {verdict}")
+        for one in group if verdict != _BITS else ():
+            lines = report.verification_lines(one.rounds, one.files, one.changes)
+            for line in lines:
+                out.say(f"  {one.directory.name}: {line}")
+
+
+def _verdict(found: verify.Verification | verify.Sweep | verify.Experiment) -> str:
+    if found.identical:
+        return _BITS
+    if found.reproduced:
+        return "reproduced within tolerance"
+    reason = getattr(found, "reason", "")
+    return f"NOT reproduced{f': {reason}' if reason else ''}"
 
 
 def _start_up(parsed: argparse.Namespace, num_devices: int | None) -> None:
@@ -300,10 +409,15 @@ def _console() -> console.Console:
 def _compare(parsed: argparse.Namespace) -> int:
     directories = [Path(name) for name in parsed.directories]
     form = report.format_of(Path(parsed.out)) if parsed.out else ""
-    sweeps = [path for path in directories if (path / record.SWEEP).exists()]
-    for path in sweeps:
-        names, rows = sweep.read_results(path)
-        _console().print(report.sweep_table(rows, names))
+    tuned = [path for path in directories if (path / places.TUNING).exists()]
+    sweeps = [*tuned, *(path for path in directories if (path / record.SWEEP).exists())]
+    for path in dict.fromkeys(sweeps):
+        begun = (path / record.SWEEP).exists()
+        names, rows = sweep.read_results(path) if begun else ([], [])
+        if path in tuned:
+            _show_tuned(reading.read_choices(path), rows, names)
+        else:
+            _console().print(report.sweep_table(rows, names))
     directories = [path for path in directories if path not in sweeps]
     runs = [reading.read_state(path) for path in directories]
     if runs:
@@ -338,6 +452,7 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
 
 
+_BITS = "reproduced bit by bit"
 _BOUNDS = {"above": ">", "least": ">=", "most": "<="}
 COMMANDS = {
     "run": _run,

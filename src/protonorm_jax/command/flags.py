@@ -12,6 +12,7 @@ from protonorm_jax.command import partition as partitions
 from protonorm_jax.command import thomson as points
 from protonorm_jax.command.paths import directory, path
 from protonorm_jax.errors import UsageError
+from protonorm_jax.running.points import LEARNING_RATES
 
 
 def method_of(arguments: Sequence[str]) -> str:
@@ -238,6 +239,34 @@ def _parser(
         help="of these, runs of a device in one vmapped step; 0 chooses: 1 on CPU, all of a "
         "device's on GPU and TPU (0)",
     )
+    tuned = many.add_argument_group(
+        "tuning at equal cost",
+        "Every point of the grid, such as every method, is tuned by itself: N settings are tried, "
+        "one with each of N learning rates, the rest drawn from the ranges that the method's "
+        "settings declare (protonorm methods NAME). All of that is in tuning.json before the first "
+        "run. The setting with the best mean validation accuracy is chosen, and trained anew with "
+        "--seeds seeds that no choice has seen.",
+    )
+    tuned.add_argument(
+        "--tune",
+        type=_natural,
+        metavar="N",
+        help="settings that are tried, of every method as many; takes --validation-fraction",
+    )
+    tuned.add_argument(
+        "--tune-seeds", type=_natural, metavar="K", help="runs with each of them, of K seeds (1)"
+    )
+    tuned.add_argument(
+        "--tune-rounds", type=_natural, metavar="R", help="rounds of these runs (--rounds)"
+    )
+    low, high = LEARNING_RATES
+    tuned.add_argument(
+        "--tune-learning-rates",
+        type=_two_numbers,
+        metavar="LOW:HIGH",
+        help="the least and the greatest, between which N lie evenly on a logarithmic scale "
+        f"({low}:{high})",
+    )
     _add_output(many)
     _add_settings(many, method)
     _add_processes(many)
@@ -272,10 +301,11 @@ def _parser(
 
     check = places.add_parser(
         "verify",
-        help="run a recorded run again and compare",
-        description="Runs a finished run again and compares its metrics row by row: bit by bit "
-        "with the same versions, kind of device and vmapped batches, else within a tolerance. "
-        "Exits with 1 if they differ.",
+        help="run a recorded run or sweep again and compare",
+        description="Runs a finished run again, or every run of a sweep, and compares the metrics "
+        "row by row: bit by bit with the same versions, kind of device and vmapped batches, else "
+        "within a tolerance. Of a tuned experiment it also checks that what was tried is as it was "
+        "drawn, and what was chosen as it came out. Exits with 1 if anything differs.",
         allow_abbrev=False,
     )
     check.set_defaults(command=commands["verify"])
@@ -394,6 +424,16 @@ def _natural(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be >= 0, got {text}")
     return value
+
+
+def _two_numbers(text: str) -> tuple[float, float]:
+    low, colon, high = text.partition(":")
+    try:
+        if colon:
+            return float(low), float(high)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be LOW:HIGH, two numbers, got {text!r}")
 
 
 def _add_debug(parser: Any) -> None:

@@ -20,6 +20,7 @@ from protonorm_jax.command.console import Console
 from protonorm_jax.config import Config
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running.driver import Evaluation, Simulation, Step, majority_accuracy
+from protonorm_jax.running.sweep import Sweep
 
 MIB = 2**20
 _SECONDS_BETWEEN_LINES = 5.0
@@ -214,6 +215,26 @@ class SweepDisplay(_Bar):
         if self._console.is_terminal:
             figures = f"{self._finished}/{self._num_runs} runs finished"
             self._progress.update(self._task, completed=self._before, figures=figures)
+
+
+class TuningDisplay:
+    """Shows the two sweeps of a tuned experiment, one after the other."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def tuning(self, planned: Sweep) -> SweepDisplay:
+        """The tuning runs begin, or go on."""
+        return self._of("tuning", planned)
+
+    def final(self, planned: Sweep) -> SweepDisplay:
+        """The final runs begin, or go on."""
+        return self._of("final runs", planned)
+
+    def _of(self, name: str, planned: Sweep) -> SweepDisplay:
+        self._console.say(f"{name}: {len(planned.changes)} runs")
+        configs = [run.config for plan in planned.plans for run in plan.runs]
+        return SweepDisplay(configs, self._console)
 
 
 def plan_lines(planned: Plan) -> list[str]:

@@ -9,16 +9,20 @@ from protonorm_jax.report.pictures import (
     pairwise_angles,
 )
 from protonorm_jax.report.tables import (
+    choices_table,
     comparison_table,
     mean_and_error,
     methods_table,
     plan_table,
+    range_words,
     settings_table,
     sweep_table,
+    trials_table,
     verification_lines,
 )
 
 __all__ = [
+    "choices_table",
     "clients_table",
     "comparison_table",
     "draw_clients",
@@ -32,7 +36,9 @@ __all__ = [
     "pairwise_angles",
     "plan_table",
     "prepare",
+    "range_words",
     "settings_table",
     "sweep_table",
+    "trials_table",
     "verification_lines",
 ]

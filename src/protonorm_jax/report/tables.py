@@ -103,11 +103,16 @@ def _by(predictor: str) -> str:
     )
 
 
-def plan_table(programs: Sequence[dict[str, Any]]) -> Table:
-    """What `sweep.description` says."""
+def plan_table(programs: Sequence[dict[str, Any]], name: str = "") -> Table:
+    """What `sweep.description` says.
+
+    Args:
+      programs: as there.
+      name: of the sweep, if it has one.
+    """
     table = Table(
-        title=f"{sum(program['runs'] for program in programs)} runs, {len(programs)} "
-        f"program{'s'[: len(programs) > 1]} to compile",
+        title=f"{name}{': '[: 2 * bool(name)]}{sum(program['runs'] for program in programs)} runs, "
+        f"{len(programs)} program{'s'[: len(programs) > 1]} to compile",
         caption="floats: of a client in a round, at most; server steps: of a round, at most",
         box=box.SIMPLE_HEAD,
         padding=0,
@@ -186,16 +191,90 @@ def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     return table
 
 
+def range_words(found: Mapping[str, Any]) -> str:
+    """From where the values of a setting are drawn that is tuned, as `0.1 to 100 (log)`.
+
+    Args:
+      found: `low`, `high` and `scale`; or `values`.
+    """
+    if "values" in found:
+        values = found["values"]
+        return f"{len(values)} from {min(values):g} to {max(values):g}"
+    scale = " (log)" if found["scale"] == "log" else ""
+    return f"{found['low']:g} to {found['high']:g}{scale}"
+
+
+def trials_table(description: Mapping[str, Any]) -> Table:
+    """What is tried, see `tuning.json`."""
+    seeds, cells = description["seeds"], description["cells"]
+    rounds = description["rounds"]
+    table = Table(
+        title=f"{description['tune']} settings tried in each of {len(cells)} "
+        f"cell{'s'[: len(cells) > 1]}, {len(seeds)} run{'s'[: len(seeds) > 1]} each"
+        f"{f' of {rounds} rounds' if rounds else ''}; {len(description['final_seeds'])} at the one "
+        "that is chosen",
+        caption="drawn before the first run; chosen by mean validation accuracy",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    for name in ("cell", "settings that are tuned"):
+        table.add_column(name, overflow="fold")
+    for name in ("tried", "runs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for cell in cells:
+        ranges = [f"{name} {range_words(found)}" for name, found in cell["ranges"].items()]
+        count = len(cell["points"])
+        table.add_row(
+            _settings(cell["changes"]), "; ".join(ranges), str(count), str(count * len(seeds))
+        )
+    return table
+
+
+def choices_table(choices: Sequence[Mapping[str, Any]]) -> Table:
+    """What was chosen, see `choices.json`."""
+    table = Table(
+        title="Chosen by mean validation accuracy",
+        caption="at the edge: of what was tried, beyond which there may be better; seconds: of "
+        "training, of runs side by side each its part",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    for name in ("cell", "chosen"):
+        table.add_column(name, overflow="fold")
+    for name in ("validation", "tried", "diverged", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("at the edge", overflow="fold")
+    for one in choices:
+        tried = one["tried"]
+        table.add_row(
+            _settings(one["changes"]),
+            _settings(one["point"]),
+            _number(tried[one["chosen"]]["validation_accuracy"], ".3f"),
+            str(len(tried)),
+            str(sum(point["diverged"] > 0 for point in tried)),
+            f"{one['seconds']:.1f}",
+            ", ".join(one["edges"]) or "-",
+        )
+    return table
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    """Settings by name on one line; the method by its name alone."""
+    words = [str(values["method"])] if "method" in values else []
+    words += [f"{name}={value}" for name, value in values.items() if name != "method"]
+    return ", ".join(words) or "all"
+
+
 def verification_lines(
     rounds: Sequence[tuple[int, Sequence[Any]]],
-    arrays: Mapping[str, Sequence[Any]],
+    files: Mapping[str, Sequence[Any]],
     changes: Sequence[str],
 ) -> list[str]:
     """What `verify.Verification` holds, row by row; equal rows in a row are one line.
 
     Args:
       rounds: for each recorded row, its round and what differs.
-      arrays: by file, what differs in its arrays.
+      files: by file, what differs in it.
       changes: what is not as it was when the run was recorded.
     """
     lines = [f"not as recorded: {change}" for change in changes]
@@ -210,7 +289,7 @@ def verification_lines(
             worst = [one for one in differences if not one.within]
             verdict = "DIFFERENT" if worst else "within tolerance"
             lines.append(f"round {round_index}: {verdict}: {_differences(worst or differences)}")
-    for name, differences in arrays.items():
+    for name, differences in files.items():
         worst = [one for one in differences if not one.within]
         verdict = "DIFFERENT" if worst else "within tolerance"
         text = f"{verdict}: {_differences(worst or differences)}" if differences else ""
@@ -266,18 +345,20 @@ def settings_table(rows: Sequence[dict[str, Any]]) -> Table:
     """The settings of one method.
 
     Args:
-      rows: of each setting `name`, `default`, `reference`, `allowed`, `traced` and `help`.
+      rows: of each setting `name`, `default`, `reference`, `allowed`, `traced`, `tuned` and `help`.
     """
     table = Table(
         caption="published code: what --fidelity reference takes, where it is not the default; "
-        "one program: runs of a sweep that differ in it share a compiled program",
+        "one program: runs of a sweep that differ in it share a compiled program; tuned: from "
+        "where sweep --tune draws it",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
-    for name in ("setting", "default", "published code", "allowed", "one program", "meaning"):
+    names = ("setting", "default", "published code", "allowed", "one program", "tuned", "meaning")
+    for name in names:
         table.add_column(name, overflow="fold")
     for row in rows:
         shared = "yes" if row["traced"] else "no"
-        figures = (row["default"], row["reference"], row["allowed"], shared)
+        figures = (row["default"], row["reference"], row["allowed"], shared, row["tuned"] or "-")
         table.add_row(row["name"], *figures, row["help"])
     return table

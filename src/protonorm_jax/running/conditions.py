@@ -128,14 +128,17 @@ def check_data(then: str | None, now: str, spec: str, directory: Path) -> None:
 
 @contextlib.contextmanager
 def blaming_data(
-    then: str | None, config: Config, dataset: Dataset | None, directory: Path
+    then: str | None,
+    config: Config,
+    dataset: Dataset | samples.DataSets | None,
+    directory: Path,
 ) -> Iterator[None]:
     """Says of a plan that cannot be made that the data have changed, if they have.
 
     Args:
       then: the recorded digest; older records have none.
       config: of the run.
-      dataset: used instead of loading `Config.data`.
+      dataset: used instead of loading `Config.data`; or where to get that from.
       directory: of the run.
 
     Raises:
@@ -146,8 +149,9 @@ def blaming_data(
     except UsageError:
         found = None
         if then is not None:
+            sets = dataset if isinstance(dataset, samples.DataSets) else samples.DataSets(dataset)
             with contextlib.suppress(UsageError):
-                found = samples.DataSets(dataset).of(config).dataset
+                found = sets.of(config).dataset
         if found is not None:
             check_data(then, data_digest(found), config.data, directory)
         raise

@@ -1,4 +1,5 @@
-"""What is ours in a directory: a run or a sweep, how it gives way to another one, as one step.
+"""What is ours in a directory: a run, a sweep or a tuned experiment, and how one gives way to
+another, as one step.
 
 A run is replaced when `REPLACEMENT` is there: before that the old run is whole, from then on the
 directory is the new run's, and whoever finds the file removes what is left of the old one.
@@ -32,6 +33,9 @@ FILES = (
 )
 # Of a sweep, beside the directories of its runs in `RUNS`.
 SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
+# Of a tuned experiment, which is a sweep besides; the runs that were tried are a sweep in `TRIALS`.
+TUNING, CHOICES, TRIALS = "tuning.json", "choices.json", "tuning"
+EXPERIMENT = (CHOICES, TUNING)
 CHECKPOINTS = "checkpoints"
 REPLACEMENT = ".protonorm.replacement.json"
 LONGER = ".protonorm.longer"  # A run of more rounds, until it takes the place of the shorter one.
@@ -49,7 +53,8 @@ def check_free(
     Args:
       directory: for results.
       overwrite: whether earlier results may be replaced.
-      is_ours: whether a directory holds earlier results; by default those of a run or a sweep.
+      is_ours: whether a directory holds earlier results; by default those of a run, a sweep or a
+        tuned experiment.
 
     Raises:
       UsageError: there is something, and it is not to be replaced or no result of ours; or it is a
@@ -77,8 +82,10 @@ def check_free(
             f"--out must hold a run or a sweep to be replaced with --overwrite, got "
             f"{str(directory)!r} with {found[0].name!r}, which was not made by protonorm"
         )
-    folder = directory / CHECKPOINTS
-    for path in folder.glob("*") if is_ours is None else []:
+    folders = [directory / CHECKPOINTS]
+    if is_tuned(directory):
+        folders.append(directory / TRIALS / CHECKPOINTS)
+    for path in (path for folder in folders for path in folder.glob("*") if is_ours is None):
         if path.name.isdigit() and not is_checkpoint(path):
             raise UsageError(f"--out must hold no {str(path)!r}, which is no checkpoint of ours")
 
@@ -89,8 +96,10 @@ def is_empty(directory: Path) -> bool:
 
 
 def holds_results(directory: Path) -> bool:
-    """Whether a directory is a run's or a sweep's, told by what its files hold."""
-    if (directory / REPLACEMENT).exists() or _holds(directory / SWEEP, "base", "runs"):
+    """Whether a run, a sweep or a tuned experiment is in a directory, told by what files hold."""
+    if (directory / REPLACEMENT).exists() or is_tuned(directory):
+        return True
+    if _holds(directory / SWEEP, "base", "runs"):
         return True
     if not _holds(directory / CONFIG, "num_clients", "rounds"):
         return False
@@ -99,6 +108,11 @@ def holds_results(directory: Path) -> bool:
     # Killed before it had compiled; a copy of a config among other files is no run.
     own = {*FILES, CHECKPOINTS, LONGER}
     return all(path.name in own or _is_passing(path) for path in directory.iterdir())
+
+
+def is_tuned(directory: Path) -> bool:
+    """Whether a directory is a tuned experiment's, told by what its files hold."""
+    return _holds(directory / TUNING, "base", "cells")
 
 
 def is_checkpoint(folder: Path) -> bool:
@@ -126,17 +140,18 @@ def clear_checkpoints(directory: Path, *, but: int | None = None) -> None:
 
 
 def replace(directory: Path, name: str, content: dict[str, Any]) -> None:
-    """Makes a directory that of another run or sweep.
+    """Makes a directory that of another run, sweep or tuned experiment.
 
     Args:
-      directory: of a run or a sweep.
-      name: of the file that the new one is known by, `CONFIG` or `SWEEP`.
+      directory: of one of these.
+      name: of the file that the new one is known by, `CONFIG`, `SWEEP` or `TUNING`.
       content: of that file.
 
     Raises:
       OSError: something cannot be written.
     """
-    files.write_json(directory / REPLACEMENT, {"name": name, "content": content, "moved": []})
+    replacement = {"name": name, "content": content, "moved": [], "tuned": is_tuned(directory)}
+    files.write_json(directory / REPLACEMENT, replacement)
     complete(directory)
 
 
@@ -167,15 +182,13 @@ def complete(directory: Path) -> None:
     moved = replacement["moved"]
     if CHECKPOINTS not in moved or any((directory / LONGER / CHECKPOINTS).glob("*")):
         clear_checkpoints(directory)
-    for name in (*FILES, SWEEP, RESULTS):
+    for name in (*FILES, SWEEP, RESULTS, *EXPERIMENT):
         if name not in moved:
             (directory / name).unlink(missing_ok=True)
-    for folder in (directory / RUNS).glob("*"):
-        ours = folder.name.isdigit() and folder.is_dir() and not folder.is_symlink()
-        if ours and (is_empty(folder) or holds_results(folder)):
-            remove(folder)
-    with contextlib.suppress(OSError):
-        (directory / RUNS).rmdir()
+    _remove_runs(directory)
+    # Without that word it is another's, which only stands there.
+    if replacement.get("tuned") and not (directory / TRIALS).is_symlink():
+        _remove_trials(directory / TRIALS)
     for name in moved:
         with contextlib.suppress(FileNotFoundError):  # Moved before the kill.
             if name == CHECKPOINTS:
@@ -186,6 +199,28 @@ def complete(directory: Path) -> None:
     files.write_json(directory / replacement["name"], replacement["content"])
     path.unlink()
     files.sync_folder(directory)
+
+
+def _remove_runs(directory: Path) -> None:
+    """Removes the directories of the runs of a sweep."""
+    for folder in (directory / RUNS).glob("*"):
+        ours = folder.name.isdigit() and folder.is_dir() and not folder.is_symlink()
+        if ours and (is_empty(folder) or holds_results(folder)):
+            remove(folder)
+    with contextlib.suppress(OSError):
+        (directory / RUNS).rmdir()
+
+
+def _remove_trials(directory: Path) -> None:
+    """Removes the sweep of the runs that were tried, and its directory if it has nothing else."""
+    clear_checkpoints(directory)
+    _remove_runs(directory)
+    remove_sweep(directory)
+    with contextlib.suppress(OSError):
+        files.remove_temporary(directory, (SWEEP, RESULTS))
+        if lock.holder_of(directory) is None:
+            (directory / lock.NAME).unlink(missing_ok=True)
+        directory.rmdir()
 
 
 def _move_checkpoints(directory: Path) -> None:
@@ -212,6 +247,12 @@ def remove_sweep(directory: Path) -> None:
             (directory / name).unlink(missing_ok=True)
 
 
+def remove_tuning(directory: Path) -> None:
+    """Removes what a tuned experiment has in its directory before any of its runs has begun."""
+    with contextlib.suppress(OSError):
+        (directory / TUNING).unlink(missing_ok=True)
+
+
 def remove_longer(directory: Path) -> None:
     """Removes what is there of a run of more rounds."""
     remove(directory / LONGER)
@@ -219,7 +260,7 @@ def remove_longer(directory: Path) -> None:
 
 def clean(directory: Path) -> None:
     """Removes what killed processes have left unfinished; for who has the lock."""
-    names: Sequence[str] = (*FILES, SWEEP, RESULTS, REPLACEMENT)
+    names: Sequence[str] = (*FILES, SWEEP, RESULTS, *EXPERIMENT, REPLACEMENT)
     with contextlib.suppress(OSError):
         files.remove_temporary(directory, names)
 
@@ -235,6 +276,6 @@ def _holds(path: Path, *names: str) -> bool:
 
 def _is_passing(path: Path) -> bool:
     """Whether a file only tells of processes that are or were at work."""
-    own = (*FILES, SWEEP, RESULTS, REPLACEMENT)
+    own = (*FILES, SWEEP, RESULTS, *EXPERIMENT, REPLACEMENT)
     unfinished = files.is_temporary(path) and any(path.name.startswith(f".{one}.") for one in own)
     return unfinished or path.name == lock.NAME or path.name.startswith(f"{lock.NAME}.")

@@ -53,7 +53,7 @@ def unique() -> str:
     return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any] | Sequence[Any]) -> None:
     """Writes a JSON file, whole or not at all; numbers that JSON does not have become null."""
     with replacing(path) as file:
         file.write((json.dumps(finite(value), indent=2, allow_nan=False) + "\n").encode())

@@ -84,18 +84,112 @@ def manifest(text: str) -> dict[str, Any]:
 def sweep(text: str) -> dict[str, Any]:
     """Of `sweep.json`."""
     value = one_object(text)
-    _require(value.get("base"), dict, "base", "an object")
     for name in ("runs", "runs_per_program"):
         _require(value.get(name), list, name, "a list")
-    _require(value.get("vmap_runs"), int, "vmap_runs", "an integer")
     for change in value["runs"]:
         _require(change, dict, "each of runs", "an object")
     for count in value["runs_per_program"]:
         _require(count, int, "each of runs_per_program", "an integer")
+    _check_origin(value)
+    return value
+
+
+def tuning(text: str) -> dict[str, Any]:
+    """Of `tuning.json`."""
+    value = one_object(text)
+    if value.get("format") != 1:
+        raise ValueError(f"format must be 1, got {value.get('format')!r}")
+    for name in ("tune", "runs_per_program"):
+        _require(value.get(name), int, name, "an integer")
+    if value.get("rounds") is not None:
+        _require(value["rounds"], int, "rounds", "an integer or null")
+    for name in ("seeds", "final_seeds"):
+        _require_all(value.get(name), int, name, "an integer")
+    _check_rates(value.get("learning_rates"), "learning_rates", value["tune"])
+    _require_all(value.get("data_digests"), str, "data_digests", "text")
+    _require_all(value.get("cells"), dict, "cells", "an object")
+    for cell in value["cells"]:
+        for name in ("changes", "ranges"):
+            _require(cell.get(name), dict, name, "an object")
+        _require_all(cell.get("points"), dict, "points", "an object")
+        for point in cell["points"]:
+            _check_values(point, "each of points")
+        for found in cell["ranges"].values():
+            _check_range(found, value["tune"])
+        if len(cell["points"]) != value["tune"]:
+            raise ValueError(f"points must be {value['tune']}, got {len(cell['points'])}")
+    if len(value["data_digests"]) != len(value["cells"]):
+        raise ValueError("data_digests must be as many as cells")
+    _check_origin(value)
+    return value
+
+
+def choices(text: str) -> list[dict[str, Any]]:
+    """Of `choices.json`."""
+    value = json_files.parse(text)
+    _require_all(value, dict, "it", "an object")
+    for one in value:
+        for name in ("changes", "point"):
+            _require(one.get(name), dict, name, "an object")
+        _check_values(one["point"], "point")
+        _require_all(one.get("edges"), str, "edges", "text", least=0)
+        _require_all(one.get("tried"), dict, "tried", "an object")
+        for name in ("chosen", "seconds"):
+            _require(one.get(name), int if name == "chosen" else int | float, name, "a number")
+        if not 0 <= one["chosen"] < len(one["tried"]):
+            raise ValueError(f"chosen must be one of those tried, got {one['chosen']}")
+        for tried in one["tried"]:
+            _require(tried.get("point"), dict, "point", "an object")
+            _require(tried.get("diverged"), int, "diverged", "an integer")
+            _require(tried.get("seconds"), int | float, "seconds", "a number")
+            for name in ("validation_accuracy", "test_accuracy"):
+                if tried.get(name) is not None:
+                    _require(tried[name], int | float, name, "a number or null")
+    return value
+
+
+def _check_range(found: Any, count: int) -> None:
+    """Of a setting that is tuned: as many values as points, or two ends and a scale."""
+    _require(found, dict, "each of ranges", "an object")
+    if "values" in found:
+        _check_rates(found["values"], "values", count)
+        return
+    for name in ("low", "high"):
+        _require(found.get(name), int | float, name, "a number")
+    if found.get("scale") not in ("linear", "log"):
+        raise ValueError(f"scale must be linear or log, got {found.get('scale')!r}")
+    if not found["low"] < found["high"] or (found["scale"] == "log" and not found["low"] > 0):
+        raise ValueError(f"low must be < high, and on a log scale > 0, got {found['low']}")
+
+
+def _check_rates(values: Any, name: str, count: int) -> None:
+    """So many learning rates."""
+    _require_all(values, int | float, name, "a number", least=count)
+    if len(values) != count or min(values, default=1) <= 0:
+        raise ValueError(f"{name} must be {count} numbers > 0, got {values}")
+
+
+def _check_values(point: Mapping[str, Any], words: str) -> None:
+    for value in point.values():
+        _require(value, int | float, words, "an object of numbers")
+
+
+def _check_origin(value: Mapping[str, Any]) -> None:
+    """What `sweep.origin` has written, and how many runs are in a batch."""
+    _require(value.get("base"), dict, "base", "an object")
+    _require(value.get("vmap_runs"), int, "vmap_runs", "an integer")
     _require(value.get("methods_files", []), list, "methods_files", "a list")
     for file in value.get("methods_files", []):
         _require(file, dict, "each of methods_files", "an object")
-    return value
+
+
+def _require_all(value: Any, kind: Any, name: str, words: str, *, least: int = 1) -> None:
+    """A list of so many values of a kind."""
+    _require(value, list, name, "a list")
+    if len(value) < least:
+        raise ValueError(f"{name} must have at least {least}, got {len(value)}")
+    for one in value:
+        _require(one, kind, f"each of {name}", words)
 
 
 def _whole(text: str) -> str:

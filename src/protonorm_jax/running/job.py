@@ -65,6 +65,9 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
+        outer = getattr(self._previous, "__self__", None)
+        if isinstance(outer, StopRequest):  # What goes on after this one must stop, too.
+            outer._note(number, frame)
 
 
 def run(

@@ -67,6 +67,17 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     return read(directory / places.RESULTS, forms.results)
 
 
+def read_choices(directory: Path) -> list[dict[str, Any]]:
+    """What a tuned experiment has chosen in each cell; nothing where it has not come so far.
+
+    Raises:
+      UsageError: it cannot be read.
+    """
+    if not (directory / places.CHOICES).exists():
+        return []
+    return read(directory / places.CHOICES, forms.choices)
+
+
 def read_arrays(directory: Path, names: Sequence[str] = ARRAYS) -> dict[str, dict[str, np.ndarray]]:
     """What `record.arrays_by_file` has written.
 

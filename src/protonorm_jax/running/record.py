@@ -4,7 +4,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -445,6 +445,36 @@ def start_sweep(directory: Path, description: dict[str, Any], *, replacing: bool
             files.write_json(directory / SWEEP, description)
         with files.replacing(directory / RESULTS):
             pass
+
+
+def start_tuning(directory: Path, description: dict[str, Any], *, replacing: bool) -> None:
+    """Says what a tuned experiment is, before the first of its runs.
+
+    Args:
+      directory: of the experiment.
+      description: of it.
+      replacing: whether another run, sweep or experiment gives way to it.
+
+    Raises:
+      UsageError: it cannot be written.
+    """
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        if replacing:
+            places.replace(directory, places.TUNING, description)
+        else:
+            files.write_json(directory / places.TUNING, description)
+
+
+def write_choices(directory: Path, choices: Sequence[Mapping[str, Any]]) -> None:
+    """Says what a tuned experiment has chosen.
+
+    Raises:
+      UsageError: it cannot be written.
+    """
+    lock.check(directory)
+    with writing(directory):
+        files.write_json(directory / places.CHOICES, choices)
 
 
 def repair_results(directory: Path) -> None:

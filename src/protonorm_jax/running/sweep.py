@@ -59,7 +59,7 @@ class Display(job.Display, Protocol):
 def plan(
     base: Config,
     changes: Sequence[dict[str, Any]],
-    dataset: Dataset | None = None,
+    dataset: Dataset | samples.DataSets | None = None,
     *,
     runs_per_program: int | Sequence[int] = 0,
     vmap_runs: int = 0,
@@ -69,7 +69,7 @@ def plan(
     Args:
       base: the settings that runs have unless they say otherwise.
       changes: of each run, see `expand`.
-      dataset: used instead of loading `Config.data`.
+      dataset: used instead of loading `Config.data`; or where to get that from.
       runs_per_program: see `plan.make`; or one for each program.
       vmap_runs: see `plan.make`.
 
@@ -85,7 +85,7 @@ def plan(
     groups = list(by_program.values())
     if isinstance(runs_per_program, int):
         runs_per_program = [runs_per_program] * len(groups)
-    sets = samples.DataSets(dataset)
+    sets = dataset if isinstance(dataset, samples.DataSets) else samples.DataSets(dataset)
     plans = []
     for group, count in zip(groups, runs_per_program, strict=True):
         made = planning.make(
@@ -143,7 +143,13 @@ def run(
 
 
 def train(
-    sweep: Sweep, directory: Path, *, display: Display | None = None, resumed: bool = False
+    sweep: Sweep,
+    directory: Path,
+    *,
+    display: Display | None = None,
+    resumed: bool = False,
+    within: bool = False,
+    compiled: driver.Simulation | None = None,
 ) -> list[dict[str, Any]]:
     """Trains and records all runs of a planned sweep that have no result yet.
 
@@ -155,6 +161,9 @@ def train(
       directory: for the results.
       display: told of the progress.
       resumed: keep the results and the checkpoint that are there.
+      within: whether the sweep is a part of the experiment that has the directory, and so replaces
+        nothing.
+      compiled: the first program of a new sweep, if it is there already.
 
     Returns:
       The rows of `results.jsonl`, in the order of the runs; without those that SIGTERM has kept
@@ -165,15 +174,16 @@ def train(
         memory, or a checkpoint that cannot be used.
     """
     display = display or _Silent()
-    check = job.recover if resumed else functools.partial(places.check_free, overwrite=True)
+    replaces = functools.partial(places.check_free, overwrite=True)
+    check = job.recover if resumed or within else replaces
     with lock.holding(directory, check=check), job.StopRequest() as stop:
-        digests = _data_digests(sweep)
+        digests = data_digests(sweep)
         if resumed:
             ready: list[driver.Simulation] = []
             if devices.is_first():
                 record.repair_results(directory)
         else:
-            ready = [_begin(sweep, directory, digests)]
+            ready = [_begin(sweep, directory, digests, within, compiled)]
         results = {row["run"]: row for row in reading.read_results(directory)} if resumed else {}
         saved = checkpoint.latest(directory, _configs(sweep)) if resumed else None
         for number, digest in enumerate(digests):
@@ -200,19 +210,25 @@ class _Group(NamedTuple):
     data_digest: str
 
 
-def _begin(sweep: Sweep, directory: Path, digests: Sequence[str]) -> driver.Simulation:
+def _begin(
+    sweep: Sweep,
+    directory: Path,
+    digests: Sequence[str],
+    within: bool,
+    compiled: driver.Simulation | None,
+) -> driver.Simulation:
     """Compiles the first program of a sweep, and says in the directory what the sweep is.
 
     At once, that it can be resumed; but where another one is to be replaced, not before it is
     certain that this one runs.
     """
     first = devices.is_first()
-    new = first and places.is_empty(directory)
+    new = first and (within or places.is_empty(directory))
     described = _description(sweep, digests) if first else {}
     if new:
         record.start_sweep(directory, described, replacing=False)
     try:
-        simulation = driver.compile_plan(sweep.plans[0])
+        simulation = compiled or driver.compile_plan(sweep.plans[0])
     except BaseException:
         if new:
             places.remove_sweep(directory)
@@ -302,40 +318,92 @@ def resume(
     directory: Path,
     *,
     num_devices: int | None = None,
-    dataset: Dataset | None = None,
+    dataset: Dataset | samples.DataSets | None = None,
 ) -> Sweep:
     """Plans the rest of a recorded sweep; `train` it with `resumed`.
 
     Args:
       directory: of the sweep.
       num_devices: `Config.devices` from now on; None leaves it as it was.
-      dataset: used instead of loading `Config.data`.
+      dataset: used instead of loading `Config.data`; or where to get that from.
 
     Raises:
       UsageError: there is no sweep, or data or flags of jax are not as they were.
     """
     described = reading.read(directory / places.SWEEP, forms.sweep)
-    conditions.check_flags(described, directory)
-    for recorded in [described["base"], *described.get("methods_files", [])]:
-        record.check_methods_file(recorded)
-    base = config.from_recorded(described["base"])
-    if num_devices is not None:
-        base = base.replace(devices=num_devices)
-    bases = dict.fromkeys(settings.paths(Config), described.get("directory"))
-    changes = [config.with_bases(one, bases) for one in described["runs"]]
+    check_origin(described, directory)
+    planned = replan(described, directory, num_devices=num_devices, dataset=dataset)
+    _check_conditions(planned, described, directory)
+    return planned
+
+
+def replan(
+    described: Mapping[str, Any],
+    directory: Path,
+    *,
+    num_devices: int | None = None,
+    dataset: Dataset | samples.DataSets | None = None,
+) -> Sweep:
+    """Plans a recorded sweep again, whatever has become of what it depends on.
+
+    Args:
+      described: what `sweep.json` holds.
+      directory: of the sweep.
+      num_devices: `Config.devices` from now on; None leaves it as it was.
+      dataset: used instead of loading `Config.data`; or where to get that from.
+
+    Raises:
+      UsageError: there is no plan; if the data are other ones, it says so.
+    """
+    base, changes = settled(described, described["runs"], num_devices)
     if "method_settings" not in described["base"]:
         changes = [config.without_unset(one.get("method", base.method), one) for one in changes]
     known = described.get("data_digests") or [None]
     with conditions.blaming_data(known[0], changed(base, changes[0]), dataset, directory):
-        planned = plan(
+        return plan(
             base,
             changes,
             dataset,
             runs_per_program=described["runs_per_program"],
             vmap_runs=described["vmap_runs"],
         )
-    _check_conditions(planned, described, directory)
-    return planned
+
+
+def check_origin(described: Mapping[str, Any], directory: Path) -> None:
+    """Refuses to go on without the files of methods of a sweep, or under other flags of jax.
+
+    Args:
+      described: with what `origin` returns.
+      directory: of the sweep.
+
+    Raises:
+      UsageError: they are not as they were.
+    """
+    conditions.check_flags(described, directory)
+    for recorded in [described["base"], *described.get("methods_files", [])]:
+        record.check_methods_file(recorded)
+
+
+def settled(
+    described: Mapping[str, Any],
+    changes: Sequence[Mapping[str, Any]],
+    num_devices: int | None = None,
+) -> tuple[Config, list[dict[str, Any]]]:
+    """Recorded settings, and changes of them, whose relative paths are those of then.
+
+    Args:
+      described: with what `origin` returns.
+      changes: as they were recorded.
+      num_devices: `Config.devices` from now on; None leaves it as it was.
+
+    Raises:
+      UsageError: settings that cannot be used.
+    """
+    base = config.from_recorded(described["base"])
+    if num_devices is not None:
+        base = base.replace(devices=num_devices)
+    bases = dict.fromkeys(settings.paths(Config), described.get("directory"))
+    return base, [config.with_bases(one, bases) for one in changes]
 
 
 def _check_conditions(sweep: Sweep, described: Mapping[str, Any], directory: Path) -> None:
@@ -344,7 +412,7 @@ def _check_conditions(sweep: Sweep, described: Mapping[str, Any], directory: Pat
     Raises:
       UsageError: they are not as they were.
     """
-    known = zip(sweep.plans, described.get("data_digests", ()), _data_digests(sweep), strict=False)
+    known = zip(sweep.plans, described.get("data_digests", ()), data_digests(sweep), strict=False)
     for planned, then, now in known:
         conditions.check_data(then, now, planned.runs[0].config.data, directory)
     then = described.get("partition_digests", ())
@@ -415,7 +483,7 @@ def _configs(sweep: Sweep) -> list[list[Config]]:
     return [[run.config for run in planned.runs] for planned in sweep.plans]
 
 
-def _data_digests(sweep: Sweep) -> list[str]:
+def data_digests(sweep: Sweep) -> list[str]:
     """Of each program, that of its data, made once for programs with the same."""
     known: dict[int, str] = {}
     for planned in sweep.plans:
@@ -436,18 +504,25 @@ def _partition_digests(sweep: Sweep) -> list[str]:
 def _description(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
     """All that is needed to plan a sweep again, and to know that it is the same."""
     return {
-        "base": record.recorded_config(sweep.base),
+        **origin(sweep.base, sweep.changes),
         "runs": sweep.changes,
+        "runs_per_program": [planned.runs_per_program for planned in sweep.plans],
+        "vmap_runs": max(planned.spread.vmap_runs for planned in sweep.plans),
+        "data_digests": list(digests),
+        "partition_digests": _partition_digests(sweep),
+    }
+
+
+def origin(base: Config, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What runs are changes of, JSON-ready, and what else their bits depend on but their data."""
+    return {
+        "base": record.recorded_config(base),
         "methods_files": [
             {"method": name, "methods_file": file._asdict()}
             for name, file in methods.METHODS.files.items()
-            if any(change.get("method") == name for change in sweep.changes)
+            if any(change.get("method") == name for change in changes)
         ],
-        "runs_per_program": [planned.runs_per_program for planned in sweep.plans],
-        "vmap_runs": max(planned.spread.vmap_runs for planned in sweep.plans),
         "directory": os.getcwd(),
-        "data_digests": list(digests),
-        "partition_digests": _partition_digests(sweep),
         "flags": conditions.flags(),
     }
 

@@ -338,7 +338,9 @@ RECORDS = {
     "an experiment without cells": tuned(
         "resume {sweep}", {"cells": []}, "cells must have at least"
     ),
-    "too few rates": tuned("verify {sweep}", {"tune": 3}, "learning_rates must have at least 3, got 1"),
+    "too few rates": tuned(
+        "verify {sweep}", {"tune": 3}, "learning_rates must have at least 3, got 1"
+    ),
     "a range of nothing": tuned(
         "verify {sweep}",
         {"cells": [cell(margin={"low": 0, "high": 1, "scale": "log"})]},

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from protonorm_jax import config, json_files
+from protonorm_jax import config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
 from protonorm_jax.running import forms, grid, reading
 from protonorm_jax.statistics import Run
 
 CLIENTS = "clients.npz"
-TUNING, CHOICES = "tuning.json", "choices.json"
 # By their papers; runs of older versions do not say it.
 _PROTOTYPES = ("protonorm", "fedproto", "fedtgp")
 
@@ -32,7 +31,7 @@ def read_runs(directories: Sequence[str | Path]) -> list[Run]:
     for directory in map(Path, directories):
         if (directory / places.SWEEP).exists():
             result += _read_sweep(directory)
-        elif (directory / TUNING).exists():
+        elif (directory / places.TUNING).exists():
             raise UsageError(
                 f"DIR must hold final runs, got {str(directory)!r}, whose settings are not chosen "
                 "yet"
@@ -84,8 +83,8 @@ def _own(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
 def _read_sweep(directory: Path) -> list[Run]:
     described = reading.read(directory / places.SWEEP, forms.sweep)
     cells: list[dict[str, Any]] | None = None
-    if (directory / TUNING).exists():
-        cells = reading.read(directory / CHOICES, _choices)
+    if (directory / places.TUNING).exists():
+        cells = reading.read(directory / places.CHOICES, forms.choices)
     result = []
     for number, changes in enumerate(described["runs"]):
         folder = directory / places.RUNS / f"{number:04d}"
@@ -105,21 +104,6 @@ def _choice(changes: Mapping[str, Any], choices: Sequence[dict[str, Any]]) -> di
     """What was chosen for a run: of the cell that names the most of its settings."""
     fitting = [one for one in choices if one["changes"].items() <= changes.items()]
     return max(fitting, key=lambda one: len(one["changes"]), default=None)
-
-
-def _choices(text: str) -> list[dict[str, Any]]:
-    """Of `choices.json`, as far as it matters here."""
-    value = json_files.parse(text)
-    if not isinstance(value, list):
-        raise ValueError(f"it must be a list, is {json_files.kind(value)}")
-    for one in value:
-        if not isinstance(one, dict) or not isinstance(one.get("changes"), dict):
-            raise ValueError("each choice must be an object with changes")
-        if not isinstance(one.get("tried"), list) or not isinstance(
-            one.get("seconds"), int | float
-        ):
-            raise ValueError("each choice must have a list of those tried, and seconds")
-    return value
 
 
 def _read_clients(directory: Path) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ def parse(text: str) -> Any:
       ValueError: it is not JSON (`NaN` is none), nested too deep, or has a number beyond floats.
     """
     try:
-        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        return _DECODER.decode(text)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
 
@@ -61,3 +61,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is beyond the range of floats")
     return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)

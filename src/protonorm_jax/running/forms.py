@@ -4,6 +4,7 @@ Each function takes the text of a file and returns what it holds, or raises a `V
 line.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -205,13 +206,20 @@ def _check_summary(value: Mapping[str, Any]) -> None:
 
 def _check_numbers(row: Mapping[str, Any]) -> None:
     """What tables and pictures take for a number must be one, or null."""
-    figures = ("round", "rounds", "selected_round", "min_angle", "floats_up", "floats_down")
-    totals = ("floats_up_total", "floats_down_total")
+    for name, value in row.items():
+        if value is not None and _is_figure(name):
+            _require(value, int | float, name, "a number or null")
+
+
+@functools.lru_cache(4096)  # The rows of many runs have the same names.
+def _is_figure(name: str) -> bool:
+    figures = (
+        *("round", "rounds", "selected_round", "min_angle", "floats_up", "floats_down"),
+        *("floats_up_total", "floats_down_total"),
+    )
     endings = tuple(f"accuracy{one}" for one in ("", "_best", "_selected", "_std"))
     endings += ("loss", "entropy", "mse", "seconds")
-    for name, value in row.items():
-        if (name in figures + totals or name.endswith(endings)) and value is not None:
-            _require(value, int | float, name, "a number or null")
+    return name in figures or name.endswith(endings)
 
 
 def _require(value: Any, kind: Any, name: str, words: str) -> None:

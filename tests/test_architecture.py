@@ -23,7 +23,7 @@ ALLOWED = {
     "data": {"partition"},
     "thomson": set(),
     "models": set(),
-    "report": {"metrics"},
+    "report": {"metrics", "statistics"},
     "statistics": {"metrics"},
     "methods": {"config", "settings", "thomson"},
     "engine": {"config", "keys", "methods"},
@@ -38,7 +38,7 @@ ALLOWED = {
     },
     "command": {
         *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
-        *("settings", "thomson"),
+        *("settings", "statistics", "thomson"),
     },
     "__main__": {"command"},
     "__init__": {"config", "running"},
@@ -54,11 +54,11 @@ ORDER = {
     "running": (
         *("files", "lock", "directory", "forms", "reading", "driver", "conditions"),
         *("record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning", "runs"),
-        "verify",
+        *("experiments", "verify"),
     ),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
-        *("console", "environment", "paths", "thomson", "export", "partition", "flags"),
+        *("console", "environment", "paths", "thomson", "export", "partition", "report", "flags"),
         *("interruption", "progress", "cli"),
     ),
 }

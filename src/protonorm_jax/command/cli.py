@@ -26,6 +26,7 @@ from protonorm_jax.command import (
     progress,
     thomson,
 )
+from protonorm_jax.command import report as pages
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, plan
 from protonorm_jax.running import directory as places
@@ -461,6 +462,7 @@ COMMANDS = {
     "resume": _resume,
     "verify": _verify,
     "compare": _compare,
+    "report": pages.command,
     "thomson": thomson.command,
     "export": lambda parsed: export.command(parsed, flags.chosen(parsed)),
     "partition": lambda parsed: partition.command(parsed, flags.chosen(parsed)),

@@ -9,6 +9,7 @@ import protonorm_jax
 from protonorm_jax import config, methods, settings
 from protonorm_jax.command import export as exports
 from protonorm_jax.command import partition as partitions
+from protonorm_jax.command import report as pages
 from protonorm_jax.command import thomson as points
 from protonorm_jax.command.paths import directory, path
 from protonorm_jax.errors import UsageError
@@ -328,6 +329,18 @@ def _parser(
         help="also draw their accuracies here (or .pdf, .svg, ...)",
     )
     _add_debug(compare)
+
+    page = places.add_parser(
+        "report",
+        help="write one page of HTML on recorded runs, sweeps and experiments",
+        description="Writes one page of HTML, complete in itself, on recorded runs: what was run, "
+        "tables to save as CSV and LaTeX, paired differences with intervals, curves, clients, "
+        "prototypes and features, and what is missing.",
+        allow_abbrev=False,
+    )
+    page.set_defaults(command=commands["report"])
+    pages.add_flags(page)
+    _add_debug(page)
 
     thomson = places.add_parser(
         "thomson",

@@ -49,12 +49,19 @@ def format_of(path: Path) -> str:
     return ending
 
 
-def label(text: str) -> str:
-    """A name as a picture can show it: printable, not hidden, and without formulas."""
-    shown = "".join(
+def printable(text: str) -> str:
+    """The text with letters that cannot be seen by their number, as in `\\n` and `\\x1b`."""
+    if text.isprintable():
+        return text
+    return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape", "replace").decode()
         for letter in text
-    ).replace("$", r"\$")
+    )
+
+
+def label(text: str) -> str:
+    """A name as a picture can show it: printable, not hidden, and without formulas."""
+    shown = printable(text).replace("$", r"\$")
     return f"./{shown}" if shown.startswith("_") else shown
 
 

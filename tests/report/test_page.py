@@ -295,6 +295,7 @@ def test_differences_are_by_seed(places, text):
 def test_what_diverged_is_marked_and_what_is_unfinished_is_apart(places, text):
     said = Reader(text).text
     assert "† fedproto: 1 of 3 seeds diverged (0) and counts with the yardstick." in said
+    assert "Seeds that diverged, and count with the yardstick: fedproto 1 of 3." in said
     assert "Not all runs are finished (1 killed and 1 not begun)" in said
     apart = records(text, "set-apart.csv")
     assert [(row["method"], row["reason"]) for row in apart] == [
@@ -350,6 +351,13 @@ def test_what_is_missing_is_said_with_the_way_to_get_it(places, text):
     ):
         assert words in said
     assert "What is missing Nothing that this page can show is missing." in Reader(text).text
+
+
+def test_pooled_runs_below_a_method_are_no_bound(tmp_path):
+    write_run(tmp_path / "fd", "fd")
+    write_run(tmp_path / "pooled", "local", pooled_clients=6, num_clients=1, gain=-0.3)
+    said = Reader(make(tmp_path / "fd", tmp_path / "pooled", out=tmp_path / "page.html")).text
+    assert "pooled is no upper bound here, with fd above it" in said
 
 
 def test_a_fixed_partition_is_said(tmp_path):
@@ -542,6 +550,23 @@ def test_features_that_cannot_be_drawn_are_named(places, tmp_path):
     np.savez(tmp_path / "run/features.npz", **found)
     said = Reader(make(tmp_path / "run", out=tmp_path / "page.html")).text
     assert "features or prototypes are not finite" in said
+
+
+def test_prototypes_of_equal_length_are_drawn_as_long_as_features(tmp_path):
+    write_run(tmp_path / "run", "protonorm", features=30)
+    with np.load(tmp_path / "run/prototypes.npz") as file:
+        found = dict(file)
+    lengths = np.linalg.norm(found["prototypes"], axis=1, keepdims=True)
+    texts = []
+    for scale in (lengths, 7 * lengths, lengths[::-1]):
+        np.savez(
+            tmp_path / "run/prototypes.npz", **{**found, "prototypes": found["prototypes"] / scale}
+        )
+        texts.append(make(tmp_path / "run", out=tmp_path / "page.html"))
+    first, second, other = (re.findall('<g class="prototype">.*?</g>', one) for one in texts)
+    # The first five are of PCA; t-SNE turns with the last bits.
+    assert first[:5] == second[:5] != other[:5]
+    assert ["equally long" in one for one in texts] == [True, True, False]
 
 
 def test_methods_of_the_tests_are_what_their_papers_say():

@@ -12,11 +12,9 @@ from protonorm_jax.statistics.runs import Run
 _DIGITS = 12  # Of a digest that are shown.
 _MOST_SEEDS = 12  # With a digest each; more are in the table of all runs.
 _WORDS = {
-    "data_digest": "data digest (SHA-256)",
-    "partition_digest": "partition digest (SHA-256)",
     "num_clients": "clients",
-    "train_fraction": "for training",
-    "validation_fraction": "of that for validation",
+    "train_fraction": "training share",
+    "validation_fraction": "validation share",
 }
 
 

@@ -107,6 +107,7 @@ def curves(drawn: Sequence[Drawn], bounds: Bounds, left_out: int) -> list[Figure
                 "test accuracy, %",
                 "test accuracy over rounds",
                 references=bounds.lines,
+                whole=True,
             ),
             " ".join(
                 filter(
@@ -376,6 +377,15 @@ def _scatter(label: str, run: Run, arrays: Arrays, *, tsne: bool) -> Figure | st
     reason = embeddings.usable(points, prototypes)
     if reason:
         return reason
+    marks = " Numbered marks are prototypes." if len(known) else ""
+    lengths = np.linalg.norm(prototypes, axis=1)
+    if len(known) > 1 and lengths.min() > 0 and np.ptp(lengths) <= 1e-3 * lengths.max():
+        # Theirs says nothing: only their directions count, and they are sent with another one.
+        prototypes = prototypes / lengths.mean() * np.median(np.linalg.norm(points, axis=1))
+        marks = (
+            " Numbered marks are prototypes; all of them are equally long, and drawn with the "
+            "median length of the features."
+        )
     num_classes = int(max(labels.max(), known.max(initial=0))) + 1
     pictures = [
         svg.scatter(
@@ -389,7 +399,6 @@ def _scatter(label: str, run: Run, arrays: Arrays, *, tsne: bool) -> Figure | st
         )
         for flat in embeddings.flatten(points, prototypes, tsne=tsne)
     ]
-    marks = " Numbered marks are prototypes." if len(known) else ""
     colours = " Colours are classes." if num_classes <= 10 else " Hues are classes."
     caption = f"{label}, seed {run.config.get('seed')}: {len(points)} test samples.{colours}{marks}"
     return Figure(svg.pair(pictures), caption)

@@ -51,7 +51,8 @@ def main_table(results: Sequence[Result], keys: Mapping[str, str], name: str, ti
 
     def row(one: Result, label: str, style: str) -> Row:
         best = not one.bound and round(one.mean, 3) == highest
-        above = None if one.yardstick is None else one.mean - one.yardstick
+        # That of pooled clients is another one, of clients that hold everything.
+        above = None if one.yardstick is None or one.bound else one.mean - one.yardstick
         cells = [
             Cell(label, (one.label,)),
             _seeds(one),
@@ -77,17 +78,26 @@ def main_table(results: Sequence[Result], keys: Mapping[str, str], name: str, ti
     empty = [Cell("", (None,))] * (len(columns) - 3)
     cells = [Cell("yardstick", ("yardstick",)), Cell("", (None,)), percent(level), *empty]
     rows.append(Row(cells, "bound"))
-    return Table(name, f"{title}: test accuracy", columns, rows, _main_notes(arms, bootstrap))
+    return Table(
+        name, f"{title}: test accuracy", columns, rows, _main_notes(arms, pooled, bootstrap)
+    )
 
 
-def _main_notes(arms: Sequence[Result], bootstrap: bool) -> list[str]:
+def _main_notes(arms: Sequence[Result], pooled: Sequence[Result], bootstrap: bool) -> list[str]:
     notes = [
         "Mean over seeds ± half of its 95 % t interval; without ± there is one seed, or all are "
         "equal. Bold: the highest mean, which is no test."
     ]
     if bootstrap:
         notes.append("Bootstrap-t: 95 % interval of the mean, from 10 seeds on.")
-    for one in arms:
+    for one in pooled:
+        above = [other.label for other in arms if other.mean > one.mean]
+        if above:
+            notes.append(
+                f"{one.label} is no upper bound here, with {listed(_few(above))} above it: its "
+                "training may be too short, or settings that suit it others."
+            )
+    for one in [*arms, *pooled]:
         if one.diverged:
             notes.append(
                 f"{_DIVERGED} {one.label}: {len(one.diverged)} of "
@@ -123,6 +133,12 @@ def _interval_cell(interval: Interval | None) -> Cell:
     if interval is None:
         return Cell("–", (None, None))
     return Cell(f"[{interval.low * 100:.1f}, {interval.high * 100:.1f}]", tuple(interval))
+
+
+def with_interval(value: float, interval: Interval | None) -> Cell:
+    """A share and its interval, in percent."""
+    ends = (None, None) if interval is None else tuple(interval)
+    return Cell(f"{value * 100:.1f} {_level(interval)}".strip(), (value, *ends))
 
 
 def _points(value: float | None, **rest: str) -> Cell:
@@ -346,6 +362,11 @@ def predictors_table(
         "‡ The best round chosen by the test samples themselves: the habit of the reference codes, "
         "optimistic, and no result.",
     ]
+    if any(one.diverged for one in arms):
+        notes.append(
+            "Seeds that diverged count with the yardstick on test samples, with the best of the "
+            "rounds before under ‡, and are left out of validation and training."
+        )
     return Table(name, f"{title}: all predictors", columns, rows, notes)
 
 
@@ -357,7 +378,7 @@ def verdict(results: Sequence[Result], primary: bool) -> list[str]:
       primary: whether there is an arm that the others are held against.
     """
     arms = ordered(results)
-    sentences = [_leader(arms), *_levels(arms)]
+    sentences = [_leader(arms), *_levels(arms), *_losses(arms)]
     pairs = [(one, one.difference) for one in arms if one.difference is not None]
     for one, difference in pairs[:_MOST_IN_WORDS]:
         sentences.append(_difference_in_words(one, difference))
@@ -408,6 +429,13 @@ def _levels(arms: Sequence[Result]) -> list[str]:
         below = [one.label for one, value in known if one.mean <= value]
         sentences.append(_level_in_words("The yardstick", level, below))
     return [" ".join(sentences)] if sentences else []
+
+
+def _losses(arms: Sequence[Result]) -> list[str]:
+    """Which arms have lost seeds."""
+    lost = [f"{one.label} {len(one.diverged)} of {len(one.seeds)}" for one in arms if one.diverged]
+    few = lost if len(lost) <= 4 else [*lost[:3], f"{len(lost) - 3} more arms"]
+    return [f"Seeds that diverged, and count with the yardstick: {listed(few)}."] if lost else []
 
 
 def _level_in_words(name: str, level: float, below: Sequence[str]) -> str:

@@ -176,7 +176,10 @@ def test_pictures_are_xml_with_words_for_those_who_do_not_see_them(text, tuned, 
 
 def test_equal_runs_are_an_equal_page(places, text, capsys):
     assert make(places / "sweep", places / "pooled", out=places / "again.html") == text
-    assert "protonorm − fedproto" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "protonorm − fedproto: +" in said
+    assert re.search(r"^ *fedproto +3†1 +\d\d\.\d ± \d+\.\d† ", said, re.MULTILINE)
+    assert re.search(r"^ *yardstick +62\.0 *$", said, re.MULTILINE)
 
 
 def test_names_stay_text(hostile):
@@ -533,13 +536,14 @@ def test_the_default_is_the_first_arm_where_a_method_is_several(tmp_path):
     write_sweep(tmp_path / "sweep", several)
     content = page.analyse(runs.read_runs([tmp_path / "sweep"]), None)
     assert content.against == "protonorm, learning_rate=0.1"
-    assert "protonorm, learning_rate=0.1 − protonorm, learning_rate=0.2" in "".join(
-        page.summary_lines(content)
-    )
+    assert "protonorm, learning_rate=0.1 − protonorm, learning_rate=0.2" in lines(content)
     content = page.analyse(runs.read_runs([tmp_path / "sweep"]), "protonorm")
-    assert "No arm here is the one that others are held against" in "".join(
-        page.summary_lines(content)
-    )
+    assert "No arm here is the one that others are held against" in lines(content)
+
+
+def lines(content):
+    """What a terminal shows but for tables."""
+    return " ".join(one for one in page.shortly(content) if isinstance(one, str))
 
 
 def test_features_that_cannot_be_drawn_are_named(places, tmp_path):

@@ -74,8 +74,11 @@ def command(parsed: argparse.Namespace) -> int:
     with record.writing(out), record.replacing(out, parents=True) as file:
         file.write(html.encode())
     console = Console()
-    for line in page.summary_lines(content):
-        console.say(line)
+    for one in page.shortly(content):
+        if isinstance(one, str):
+            console.say(one)
+        else:
+            console.print(one)
     console.say(f"The page is {out}")
     return 0
 

@@ -5,10 +5,12 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jinja2
+import rich.table
 from markupsafe import Markup, escape
+from rich import box
 
 from protonorm_jax import statistics
 from protonorm_jax.errors import UsageError
@@ -27,6 +29,7 @@ GENERATOR = "protonorm_jax"
 DEFAULT_AGAINST = "protonorm"
 _MOST_PROJECTED = 4  # Arms of a comparison whose features are drawn, and whose angles.
 _MOST_SLOW = 4  # Pictures by t-SNE on a page: each takes a second or two.
+_MOST_SAID = 3  # Comparisons that the terminal shows.
 START = 1024
 """Bytes of a page within which it says who made it."""
 
@@ -166,15 +169,30 @@ def is_page(start: bytes) -> bool:
     return start.startswith(b"<!DOCTYPE html>") and mark in start[:START]
 
 
-def summary_lines(content: Content) -> list[str]:
-    """The verdicts, and what is in none of them, a line each."""
-    lines = []
-    for one, own in zip(content.comparisons, content.results, strict=True):
-        lines += [f"{titled(one)}:"]
-        lines += [f"  {sentence}" for sentence in results.verdict(own, bool(content.against))]
+def shortly(content: Content) -> list[rich.table.Table | str]:
+    """What a terminal shows of a page: main tables and verdicts of the first comparisons."""
+    said: list[rich.table.Table | str] = []
+    for one, own in list(zip(content.comparisons, content.results, strict=True))[:_MOST_SAID]:
+        said.append(_for_terminals(results.main_table(own, {}, "", titled(one))))
+        said += results.verdict(own, bool(content.against))
+    more = len(content.comparisons) - _MOST_SAID
+    if more > 0:
+        said.append(f"{counted(more, 'further comparison')} on the page")
     if content.apart:
-        lines.append(f"{counted(len(content.apart), 'run')} set apart; the page says why")
-    return lines
+        said.append(f"{counted(len(content.apart), 'run')} set apart; the page says why")
+    return said
+
+
+def _for_terminals(table: Table) -> rich.table.Table:
+    result = rich.table.Table(title=escapes.name(table.caption), box=box.SIMPLE_HEAD, padding=0)
+    kept = [place for place, column in enumerate(table.columns) if column.printed]
+    for column in (table.columns[place] for place in kept):
+        side: Literal["left", "right"] = "right" if column.numeric else "left"
+        result.add_column(column.head, justify=side, overflow="fold")
+    for row in table.rows:
+        cells = [row.cells[place] for place in kept]
+        result.add_row(*(escapes.name(cell.text + cell.mark) for cell in cells))
+    return result
 
 
 def _templates() -> jinja2.Environment:

@@ -393,7 +393,7 @@ def test_an_edge_and_a_lone_budget(places, tmp_path):
     tuning = json.loads((places / "tuned/tuning.json").read_text())
     found = page.tuned.part("x", tuning, choices, 18, "tuning-1")
     assert [text for text in found.warnings if "protonorm: learning_rate" in text]
-    assert [row.cells[1].mark for row in found.tables[1].rows] == ["‖", "", ""]
+    assert [row.cells[1].mark for row in found.tables[1].rows] == ["*", "", ""]
 
 
 def test_tuning_that_goes_on_is_said(places, tmp_path):

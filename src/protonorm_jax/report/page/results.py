@@ -132,7 +132,7 @@ def _accuracy(one: Result, best: bool) -> Cell:
 def _interval_cell(interval: Interval | None) -> Cell:
     if interval is None:
         return Cell("–", (None, None))
-    return Cell(f"[{interval.low * 100:.1f}, {interval.high * 100:.1f}]", tuple(interval))
+    return Cell(_level(interval), tuple(interval))
 
 
 def with_interval(value: float, interval: Interval | None) -> Cell:
@@ -412,7 +412,10 @@ def _leader(arms: Sequence[Result]) -> str:
 
 
 def _level(interval: Interval | None) -> str:
-    return "" if interval is None else f"[{interval.low * 100:.1f}, {interval.high * 100:.1f}]"
+    if interval is None:
+        return ""
+    low, high = (signed(f"{end * 100:.1f}") for end in interval)
+    return f"[{low}, {high}]"
 
 
 def _levels(arms: Sequence[Result]) -> list[str]:

@@ -165,13 +165,13 @@ def _chosen(choices: Sequence[Mapping[str, Any]], name: str) -> Table:
         cells = [text(_label(one["changes"]))]
         for key in settings:
             cell = tried_text(one["point"].get(key))
-            cells.append(cell._replace(mark="‖") if key in edges else cell)
+            cells.append(cell._replace(mark="*") if key in edges else cell)
         cells += [
             Cell(f"{one['chosen'] + 1} of {len(one['tried'])}", (one["chosen"] + 1,)),
             percent(chosen.get("validation_accuracy")),
             percent(chosen.get("test_accuracy")),
             number(sum(each.get("diverged", 0) for each in one["tried"])),
-            number(one.get("seconds"), ",.0f"),
+            number(one.get("seconds"), ",.1f"),
         ]
         rows.append(Row(cells))
     notes = [
@@ -179,7 +179,7 @@ def _chosen(choices: Sequence[Mapping[str, Any]], name: str) -> Table:
         "the final seeds are."
     ]
     if any(one.get("edges") for one in choices):
-        notes.append("‖ At an edge of what was tried.")
+        notes.append("* At an edge of what was tried.")
     return Table(f"{name}-choices", "What was chosen", columns, rows, notes)
 
 

@@ -233,6 +233,8 @@ def write_experiment(directory, methods=("protonorm", "fedproto", "local"), seed
         {
             **{"format": 1, "tune": points, "seeds": [1000], "rounds": ROUNDS},
             **{"final_seeds": list(range(seeds)), "learning_rates": rates, "cells": cells},
+            **{"base": config(), "runs_per_program": 0, "vmap_runs": 0},
+            "data_digests": [digest("digits")] * len(cells),
         },
     )
     write(directory / "choices.json", choices)

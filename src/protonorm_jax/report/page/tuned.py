@@ -9,6 +9,7 @@ from protonorm_jax.report.page import svg
 from protonorm_jax.report.page.parts import Figure, Part, counted, listed
 from protonorm_jax.report.page.results import tried_text
 from protonorm_jax.report.page.tables import Cell, Column, Row, Table, number, percent, text
+from protonorm_jax.statistics.tuning import budget_curve
 
 
 def part(
@@ -54,9 +55,9 @@ def part(
         for k, (label, values) in enumerate(drawn)
     ]
     text_below = (
-        "Test accuracy of the point that would have been chosen with so many tried, in the order "
-        "in which they were, mean over the tuning seeds. Where lines cross, the ranking depends on "
-        "the budget."
+        "Expected test accuracy of the choice among so many points: the mean over all subsets of "
+        "those tried (Dodge et al. 2019), and over the tuning seeds. Where lines cross, the "
+        "ranking depends on the budget."
     )
     others = len(choices) - len(drawn)
     if others:
@@ -87,36 +88,30 @@ def _label(changes: Mapping[str, Any]) -> str:
     return ", ".join([*([str(changes["method"])] if "method" in changes else []), *others]) or "all"
 
 
-def _rank(one: Mapping[str, Any]) -> tuple[int, float]:
-    """The least is chosen: the fewest divergences, then the highest validation accuracy."""
-    accuracy = one.get("validation_accuracy")
-    return one.get("diverged", 0), 1.0 if accuracy is None else -accuracy
-
-
 def _budget(tried: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The test accuracy of the choice among the first 1, 2, ... points."""
-    result = []
-    for count in range(1, len(tried) + 1):
-        best = min(tried[:count], key=_rank).get("test_accuracy")
-        result.append(np.nan if best is None else float(best))
-    return result
+    """See `budget_curve`."""
+    validation, test = (
+        [one.get(f"{part}_accuracy") for one in tried] for part in ("validation", "test")
+    )
+    return budget_curve(validation, test, [one["diverged"] for one in tried]).tolist()
 
 
 def _turns(drawn: Sequence[tuple[str, Sequence[float]]]) -> list[str]:
-    """Whether the leader of the whole budget led with smaller ones, too."""
+    """Whether who leads with the whole budget would have led with smaller ones, too."""
     budgets = {len(values) for _, values in drawn}
-    if len(drawn) < 2 or len(budgets) != 1:
+    table = np.array([values for _, values in drawn], float) if len(budgets) == 1 else np.zeros(0)
+    if len(table) < 2 or not np.isfinite(table).all():
         return []
-    table = np.array([values for _, values in drawn], float)
-    if not np.isfinite(table[:, -1]).all():
-        return []
-    last = int(table[:, -1].argmax())
-    led = np.nan_to_num(table, nan=-1).max(0) <= np.nan_to_num(table[last], nan=-1)
-    share = f"{int(led.sum())} of {len(led)}"
-    if led.all():
-        return [f"{drawn[last][0]} leads with every budget from 1 to {len(led)}."]
+    leads = table >= table.max(0) - 1e-9
+    led = [label for (label, _), whole in zip(drawn, leads[:, -1], strict=True) if whole]
+    number = leads.shape[1]
+    if len(led) > 1:
+        return [f"{listed(led)} are level with the whole budget of {number}."]
+    alone = int(leads[leads[:, -1]][0].sum())
+    if alone == number:
+        return [f"{led[0]} leads with every budget from 1 to {number}."]
     return [
-        f"{drawn[last][0]} leads with the whole budget, and with {share} budgets from 1 on: the "
+        f"{led[0]} leads with the whole budget, but with {alone} of the {number} budgets only: the "
         "ranking turns with the budget."
     ]
 

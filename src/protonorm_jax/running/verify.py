@@ -379,7 +379,8 @@ def _run_of_a_sweep(
     wanted = {"run": name, "config_digest": digest, **changes, **reading.read_summary(folder)}
     differing = {
         places.CONFIG: _compare_values(_flat(then), _flat(own)),
-        places.RESULTS: _compare_values(row, wanted),
+        # A run that has a row may have been run once more beside one that a kill cost its own.
+        places.RESULTS: _compare_values(_timeless(row), _timeless(wanted)),
     }
     reason = _other_shares(manifest, plan, again.index)
     return found._replace(files={**found.files, **differing}, reason=reason)
@@ -537,10 +538,13 @@ def _compare_summaries(recorded: dict[str, Any], now: dict[str, Any]) -> list[Di
     """
     old = "predictor" not in recorded
     names = [name for name in recorded if not (old and name in (*_COUNTED_ANEW, "status"))]
-    left = {name: recorded[name] for name in names if name not in _OF_ITS_TIME}
-    return _compare_values(
-        left, {name: now[name] for name in now if name in left or not (old or name in _OF_ITS_TIME)}
-    )
+    left = _timeless({name: recorded[name] for name in names})
+    found = {name: value for name, value in now.items() if name in left or not old}
+    return _compare_values(left, _timeless(found))
+
+
+def _timeless(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in _OF_ITS_TIME}
 
 
 def _compare_values(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

@@ -42,6 +42,7 @@ FIELDS = {
     "evaluate_on": st.sampled_from(["common", "both"]),
     "failures": st.sampled_from([0.3, 1.0]),
     "fidelity": st.just("reference"),
+    "keep_features": st.sampled_from([1, 30]),
     "keep_state": st.just(True),
     "last_batch": st.just("drop"),
     "local_epochs": st.sampled_from([0.1, 0.5, 2.0, 1.5]),
@@ -51,6 +52,7 @@ FIELDS = {
     "optimizer": st.sampled_from(["adam", "adamw"]),
     "participation": st.sampled_from([0.01, 0.5]),
     "partition": st.sampled_from(["iid", "pathological"]),
+    "pooled_clients": st.integers(1, 3),
     "precision": st.just("bfloat16"),
     "schedule": st.sampled_from(["cosine", "exponential:0.5", "step:1:0.1"]),
     "seed": st.sampled_from([1, 2**32 - 1]),
@@ -59,6 +61,7 @@ FIELDS = {
     "split": st.just("own"),
     "stragglers": st.sampled_from([0.5, 1.0]),
     "train_fraction": st.sampled_from([0.1, 0.99, 1.0]),
+    "validation_fraction": st.sampled_from([0.1, 0.9]),
     "vmap_clients": st.sampled_from([1, 2]),
     "weight_decay": st.sampled_from([0.01]),
 }

@@ -54,7 +54,7 @@ ORDER = {
     "running": (
         *("files", "lock", "directory", "forms", "reading", "driver", "conditions"),
         *("record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning", "runs"),
-        *("experiments", "verify"),
+        *("experiments", "comparing", "verify", "verify_sweeps"),
     ),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (

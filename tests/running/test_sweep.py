@@ -10,7 +10,7 @@ from protonorm_jax.command import cli
 from protonorm_jax.config import Config, load
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan
-from protonorm_jax.running import sweep, verify
+from protonorm_jax.running import comparing, sweep
 from recorded import assert_same, rows_of
 
 pytestmark = pytest.mark.usefixtures("hastily")
@@ -295,12 +295,12 @@ def test_arrays_are_compared_by_their_worst_element():
     """Truth values among them, which have no difference."""
     recorded = {"known": np.array([True, False]), "prototypes": np.array([1.0, 2.0, 300.0])}
     now = {"known": np.array([True, True]), "prototypes": np.array([1.0, 2.1, 300.0])}
-    assert verify._compare_arrays(recorded, recorded) == []
-    assert verify._compare_arrays(recorded, now) == [
-        verify.Difference("known", 0.0, 1.0, False),
-        verify.Difference("prototypes", 2.0, 2.1, True),
+    assert comparing.compare_arrays(recorded, recorded) == []
+    assert comparing.compare_arrays(recorded, now) == [
+        comparing.Difference("known", 0.0, 1.0, False),
+        comparing.Difference("prototypes", 2.0, 2.1, True),
     ]
-    assert verify._compare_arrays(recorded, {"known": now["known"]})[1].now is None
+    assert comparing.compare_arrays(recorded, {"known": now["known"]})[1].now is None
 
 
 def test_only_finished_runs_can_be_verified(small_file, tmp_path, capsys):

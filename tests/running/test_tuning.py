@@ -13,7 +13,7 @@ from protonorm_jax import data, methods, settings, tuning
 from protonorm_jax.command import cli
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
-from protonorm_jax.running import choices, lock, points, sweep, verify
+from protonorm_jax.running import choices, lock, points, sweep, verify_sweeps
 from protonorm_jax.running import directory as places
 from recorded import rows_of, without_times
 
@@ -428,7 +428,9 @@ def test_verify_says_what_differs_in_which_run(whole, tmp_path, capsys):
 
 def test_verify_asks_what_follows_from_what(whole, tmp_path, monkeypatch, capsys):
     """Of what was drawn, chosen and then run; without running anything here."""
-    monkeypatch.setattr(verify, "_sweep_again", lambda again, _: verify.Sweep(again.directory, []))
+    monkeypatch.setattr(
+        verify_sweeps, "_sweep_again", lambda again, _: verify_sweeps.Sweep(again.directory, [])
+    )
 
     def found(name, *changes):
         forged = shutil.copytree(whole, tmp_path / name)

@@ -30,7 +30,17 @@ from protonorm_jax.command import report as pages
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, plan
 from protonorm_jax.running import directory as places
-from protonorm_jax.running import job, lock, points, reading, record, sweep, tuning, verify
+from protonorm_jax.running import (
+    job,
+    lock,
+    points,
+    reading,
+    record,
+    sweep,
+    tuning,
+    verify,
+    verify_sweeps,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -341,15 +351,15 @@ def _verify(parsed: argparse.Namespace) -> int:
     _start_up(parsed, parsed.devices)
     directory = Path(parsed.directory)
     out, given = _console(), {"num_devices": parsed.devices}
-    found: verify.Verification | verify.Sweep | verify.Experiment
+    found: verify.Verification | verify_sweeps.Sweep | verify_sweeps.Experiment
     if (directory / places.TUNING).exists():
-        found = verify.experiment(directory, show=progress.TuningDisplay(out), **given)
+        found = verify_sweeps.experiment(directory, show=progress.TuningDisplay(out), **given)
         for part in (found.tuning, found.final):
             _say_verified(part)
         for text in found.problems:
             out.say(f"DIFFERENT: {text}")
     elif (directory / places.SWEEP).exists():
-        found = verify.sweep(directory, show=progress.TuningDisplay(out).final, **given)
+        found = verify_sweeps.sweep(directory, show=progress.TuningDisplay(out).final, **given)
         _say_verified(found)
     else:
         chosen = job.settings_of(directory, parsed.devices)
@@ -361,7 +371,7 @@ def _verify(parsed: argparse.Namespace) -> int:
     return 0 if found.reproduced else 1
 
 
-def _say_verified(found: verify.Sweep) -> None:
+def _say_verified(found: verify_sweeps.Sweep) -> None:
     """Says which runs of a sweep were reproduced, and what differs in the others."""
     out = _console()
     if found.reason:
@@ -377,7 +387,7 @@ def _say_verified(found: verify.Sweep) -> None:
                 out.say(f"  {one.directory.name}: {line}")
 
 
-def _verdict(found: verify.Verification | verify.Sweep | verify.Experiment) -> str:
+def _verdict(found: verify.Verification | verify_sweeps.Sweep | verify_sweeps.Experiment) -> str:
     if found.identical:
         return _BITS
     if found.reproduced:

@@ -1,4 +1,4 @@
-"""CIFAR-10: six methods, tuned, on 12,000 samples, with small nets.
+"""CIFAR-10: six methods, tuned, on 12,000 samples, with two small nets.
 
 20 clients, Dirichlet(0.1). Every method has six settings tried, which validation samples judge, by
 a seed that the final runs do not have; `pooled` is local training on the samples of all clients.
@@ -23,14 +23,14 @@ SIZES = {
     "small": Sweep(
         base={
             "num_samples": NUM_SAMPLES,
-            "family": "tiny",
+            "family": "mlp,cnn",
             "rounds": ROUNDS,
             "eval_every": 5,
             "validation_fraction": 0.15,
         },
         grids=[
             {"method": METHODS},
-            {"method": ["local"], "num_clients": [4], "pooled_clients": [20], "rounds": [10]},
+            {"method": ["local"], "num_clients": [2], "pooled_clients": [20], "rounds": [10]},
         ],
         seeds=SEEDS,
         tuning=TUNING,

@@ -1,4 +1,4 @@
-"""MNIST as HtFLlib deals it: six methods, tuned, on 12,000 samples, with small nets.
+"""MNIST as HtFLlib deals it: six methods, tuned, on 12,000 samples, with two small nets.
 
 The clients and what each trains and is tested on come from the files of HtFLlib's generator, the
 same for all seeds: intervals cover the randomness of training alone. Every method has six settings
@@ -25,14 +25,14 @@ SIZES = {
     "small": Sweep(
         base={
             "num_samples": NUM_SAMPLES,
-            "family": "tiny",
+            "family": "mlp,cnn",
             "rounds": ROUNDS,
             "eval_every": 5,
             "validation_fraction": 0.15,
         },
         grids=[
             {"method": METHODS},
-            {"method": ["local"], "num_clients": [4], "pooled_clients": [20], "rounds": [10]},
+            {"method": ["local"], "num_clients": [2], "pooled_clients": [20], "rounds": [10]},
         ],
         seeds=SEEDS,
         tuning=TUNING,

@@ -20,6 +20,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 
+Grid = Mapping[str, Sequence[Any]]
+"""Values by name of a setting, all combinations of which are run."""
+
+
 class Tuning(NamedTuple):
     """How settings are chosen for every cell of a sweep, by its validation samples.
 
@@ -39,14 +43,14 @@ class Sweep(NamedTuple):
 
     Attributes:
       base: settings of all runs, by name. Without `data` the command line must name them.
-      grids: values by name of a setting; several grids stand one after the other.
+      grids: one after the other.
       seeds: of each point.
       tuning: how its learning rate and the settings of its method are chosen; None leaves them at
         their defaults.
     """
 
     base: Mapping[str, Any]
-    grids: Sequence[Mapping[str, Sequence[Any]]] = ({},)
+    grids: Sequence[Grid] = ({},)
     seeds: int = 1
     tuning: Tuning | None = None
 

@@ -23,9 +23,9 @@ Full, CIFAR-10 and CIFAR-100, family `ht0`, as in the paper:
     Result: not run. The paper's own table was not at hand.
 """
 
-from experiments import Sweep
+from experiments import Grid, Sweep
 
-ARMS = {"align": ["auto", "none"], "upscale": [True, False]}
+ARMS: Grid = {"align": ["auto", "none"], "upscale": [True, False]}
 
 SIZES = {
     "quick": Sweep(

@@ -19,7 +19,6 @@ All runs set validation samples apart, and are judged by the round that these ch
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-
 Grid = Mapping[str, Sequence[Any]]
 """Values by name of a setting, all combinations of which are run."""
 

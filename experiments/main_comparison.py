@@ -61,7 +61,7 @@ SIZES = {
             {"partition": PARTITIONS, "method": OF_ONE_ARCHITECTURE, "family": ["cnn"]},
         ],
         seeds=2,
-        tuning=Tuning(settings=3, seeds=1, rounds=10),
+        tuning=Tuning(settings=4, seeds=1, rounds=10),
     ),
     "full": Sweep(
         base={

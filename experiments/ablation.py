@@ -7,19 +7,19 @@ tuned: the arms have the same learning rate and the same weight of the distance.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments ablation
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Small, 12,000 samples of real data, family `tiny`:
 
     Command: python -m experiments ablation --size small --data idx:DIR
-    Time: SMALL_TIME
-    Result: SMALL_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-10 and CIFAR-100, family `ht0`, as in the paper:
 
     Command: python -m experiments ablation --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. The paper's own table was not at hand.
 """
 

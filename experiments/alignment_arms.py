@@ -11,19 +11,19 @@ batches, so that differences are paired.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments alignment_arms
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Small, 12,000 samples of real data, family `tiny`:
 
     Command: python -m experiments alignment_arms --size small --data idx:DIR
-    Time: SMALL_TIME
-    Result: SMALL_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-10, family `ht0`:
 
     Command: python -m experiments alignment_arms --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. No published numbers were at hand.
 
 An earlier form of this file, without validation samples, on 14,000 of the 70,000 samples of

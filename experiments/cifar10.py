@@ -4,8 +4,8 @@
 a seed that the final runs do not have; `pooled` is local training on the samples of all clients.
 
     Command: python -m experiments cifar10 --size small --data cifar:DIR
-    Time: SMALL_TIME
-    Result: SMALL_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 With 12,000 of 60,000 samples, 50 rounds and small nets nothing here is comparable with published
 numbers, which stand in `main_comparison`.

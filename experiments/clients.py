@@ -7,13 +7,13 @@ is a program of its own, all participations share it.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments clients
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-10, family `ht0`:
 
     Command: python -m experiments clients --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. No published numbers were at hand.
 """
 

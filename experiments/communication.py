@@ -7,13 +7,13 @@ accuracy of local training is reached, where it is reached at all.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments communication
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-100, HtFE8, batches of 10:
 
     Command: python -m experiments communication --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. Published millions of floats a round of 20 clients, up or down (table 5 of
     FedKTL, 100 classes, 512 features): LG-FedAvg 1.03, FedGen 7.66 down, FML 18.50, FD 0.20 down,
     prototypes 1.02 down. `protonorm run --dry-run` counts the same.

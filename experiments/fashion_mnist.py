@@ -6,8 +6,8 @@ with Local and ProtoNorm; `pooled` is local training on the samples of all clien
 
     Command: python -m experiments fashion_mnist --size small
         --data idx:/usr/share/datasets/fashion-mnist
-    Time: SMALL_TIME
-    Result: SMALL_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 The data are those of Debian's package `dataset-fashion-mnist`. With 12,000 of 70,000 samples, 60
 rounds and small nets nothing here is comparable with published numbers.

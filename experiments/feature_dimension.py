@@ -6,13 +6,13 @@ ten classes, and alignment descends there. Every D is a program of its own.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments feature_dimension
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-100, family `ht0`:
 
     Command: python -m experiments feature_dimension --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. The published codes have D = 512 throughout.
 """
 

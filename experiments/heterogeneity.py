@@ -7,13 +7,13 @@ partitions share the programs of their methods.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments heterogeneity
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-10, family `ht0`:
 
     Command: python -m experiments heterogeneity --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. No published numbers of these nets were at hand.
 """
 

@@ -6,13 +6,13 @@ epochs: what is left is what the exchange brings. Every number of epochs is a pr
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments local_epochs
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-10, family `ht0`:
 
     Command: python -m experiments local_epochs --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. The published codes have one epoch a round.
 """
 

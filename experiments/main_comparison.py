@@ -9,14 +9,14 @@ expected to beat.
 Quick, digits, Dirichlet(0.1) and two classes a client, family `tiny`:
 
     Command: python -m experiments main_comparison
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-10 and CIFAR-100 (Tiny-ImageNet by `--data folder:PATH --image-size 32`), HtFE8, 20
 clients, batches of 10, the learning rate and the settings of the method tuned:
 
     Command: python -m experiments main_comparison --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. Published, in %, for CIFAR-10, CIFAR-100 and Tiny-ImageNet:
 
         FedProto   82.07  36.34  19.01      FML     85.88  39.86  24.25

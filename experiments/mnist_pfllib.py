@@ -6,8 +6,8 @@ tried, which validation samples judge, by a seed that the final runs do not have
 training on the samples of all clients.
 
     Command: python -m experiments mnist_pfllib --size small --data pfllib:HtFLlib/dataset/MNIST
-    Time: SMALL_TIME
-    Result: SMALL_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 With 12,000 of 70,000 samples, 50 rounds and small nets nothing here is comparable with published
 numbers.

@@ -7,13 +7,13 @@ one program.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments proximity
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-10, family `ht0`:
 
     Command: python -m experiments proximity --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. In the published codes lambda = 10 for all three.
 """
 

@@ -6,19 +6,19 @@ program.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments scale
-    Time: QUICK_TIME
-    Result: QUICK_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Small, 12,000 samples of real data, family `tiny`:
 
     Command: python -m experiments scale --size small --data idx:DIR
-    Time: SMALL_TIME
-    Result: SMALL_RESULT
+    Time: not measured yet
+    Result: not run yet
 
 Full, CIFAR-10, family `ht0`:
 
     Command: python -m experiments scale --size full
-    Time: FULL_TIME
+    Time: not measured yet
     Result: not run. The published code's choice is s = 80; the paper's own table was not at hand.
 """
 

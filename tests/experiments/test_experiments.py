@@ -80,7 +80,8 @@ def test_a_size_is_of_runs_that_can_be_planned(name, size):
     chosen = catalogue.one(name, size)
     for config in configs(name, size):
         assert 0 < config.validation_fraction < 1
-        assert config.eval_every <= config.rounds // 5  # Some rounds to choose from.
+        some = 2 if config.pooled_clients else 4
+        assert config.eval_every <= config.rounds // some  # Rounds to choose from.
         family = set(models.family(config.family))
         assert config.method != "fedavg" or len(family) == 1
         assert not config.pooled_clients or (config.method, config.num_clients) == (

@@ -15,7 +15,7 @@ from protonorm_jax import models
 from protonorm_jax.command import cli, flags
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
-from protonorm_jax.running import grid
+from protonorm_jax.running import grid, points
 
 pytestmark = pytest.mark.usefixtures("hastily")
 
@@ -93,6 +93,11 @@ def test_a_size_is_of_runs_that_can_be_planned(name, size):
     parsed = flags.parse(cli.COMMANDS, ["sweep", *words])
     assert flags.chosen(parsed) == Config(**{"data": "digits", **chosen.base})
     assert parsed.seeds == chosen.seeds
+    if chosen.tuning:
+        budget = points.Budget(parsed.tune, parsed.tune_seeds, parsed.tune_rounds)
+        trials = points.draw(Config(**{"data": "digits", **chosen.base}), chosen.grids, budget)
+        assert len(trials.cells) == len(configs(name, size))
+        assert trials.rounds <= chosen.base["rounds"] and trials.rounds % parsed.eval_every == 0
 
 
 @pytest.mark.parametrize("name", [name for name, size in SWEEPS if size == "quick"])

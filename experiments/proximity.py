@@ -19,7 +19,7 @@ Full, CIFAR-10, family `ht0`:
 
 from experiments import Sweep
 
-PROXIMITIES = [0.1, 1.0, 3.0, 10.0, 30.0, 100.0]
+PROXIMITIES = [1.0, 3.0, 10.0, 30.0, 100.0]
 
 SIZES = {
     "quick": Sweep(
@@ -34,7 +34,7 @@ SIZES = {
             {"method": ["protonorm", "fedproto"], "proximity": PROXIMITIES},
             {"method": ["local"]},
         ],
-        seeds=2,
+        seeds=4,
     ),
     "full": Sweep(
         base={

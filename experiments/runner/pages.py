@@ -23,7 +23,9 @@ def write(folder: Path, names: Sequence[str], out: console.Console) -> int:
     if not finished:
         return 0
     page = folder / PAGE
-    code = cli.main(["report", *map(str, finished), "--out", str(page)])
+    title = f"{len(finished)} experiments in {folder}"
+    words = ["report", *map(str, finished), "--apart", "--title", title, "--out", str(page)]
+    code = cli.main(words)
     if not code:
         out.say(f"the page is {page}")
     return code

@@ -211,7 +211,8 @@ def test_the_page_is_of_what_is_finished(calls, tmp_path, monkeypatch, capsys):
     assert pages.write(tmp_path, ["one", "two"], out) == 0
     (words,) = calls
     assert words[0] == "report" and str(tmp_path / "one") in words
-    assert str(tmp_path / "two") not in words and "page.html" in capsys.readouterr().out
+    assert "--apart" in words and str(tmp_path / "two") not in words
+    assert "page.html" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,16 @@ tuned: the arms have the same learning rate and the same weight of the distance.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments ablation
-    Time: not measured yet
-    Result: not run yet
+    Time: 9 minutes on two cores that were busy with other work (load 8)
+    Result: test accuracy in % of the selected round, mean of 4 seeds and half of its 95 % t interval;
+    Local 84.7 ± 6.2, most frequent class 74.3:
+
+                  upscaling    no upscaling
+        aligned   91.1 ± 3.4   78.1 ± 11.9
+        not       74.7 ± 10.1  78.1 ± 11.2
+
+    Neither part is anything without the other: both together are 13.0 to 16.4 points above the
+    other arms (Holm's p 0.03 to 0.04 each) and 6.4 above Local.
 
 Small, 12,000 samples of real data, family `tiny`:
 

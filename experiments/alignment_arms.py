@@ -11,8 +11,15 @@ batches, so that differences are paired.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments alignment_arms
-    Time: not measured yet
-    Result: not run yet
+    Time: 12 minutes on two cores that were busy with other work (load 8)
+    Result: test accuracy in % of the selected round, mean of 4 seeds and half of its 95 % t interval;
+    FedProto 78.1 ± 11.2, Local 84.7 ± 6.2, most frequent class 74.3:
+
+                none         reference   thomson     simplex
+        after   74.7 ± 10.1  91.1 ± 2.7  91.0 ± 4.5  91.1 ± 3.4
+        before  72.7 ± 12.5  91.2 ± 4.7  91.3 ± 3.9  91.7 ± 3.8
+
+    Whether prototypes are aligned decides; how, and whether they are a round old, does not.
 
 Small, 12,000 samples of real data, family `tiny`:
 

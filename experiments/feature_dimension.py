@@ -6,8 +6,17 @@ ten classes, and alignment descends there. Every D is a program of its own.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments feature_dimension
-    Time: not measured yet
-    Result: not run yet
+    Time: 7 minutes on two cores that were busy with other work (load 8)
+    Result: test accuracy in % of the selected round, mean of 4 seeds and half of its 95 % t interval;
+    most frequent class 74.3:
+
+                   D = 8        64           512
+        protonorm  diverged     85.6 ± 7.5   88.9 ± 6.1
+        local      69.2 ± 14.8  76.0 ± 12.1  80.0 ± 11.7
+        fedproto   46.9 ± 22.4  65.3 ± 13.3  75.6 ± 12.8
+
+    With D = 8 all seeds of ProtoNorm diverged: the distance is a mean over the elements, so that
+    one lambda pulls 64 times as hard at D = 8 as at 512.
 
 Full, CIFAR-100, family `ht0`:
 

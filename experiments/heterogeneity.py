@@ -7,8 +7,16 @@ partitions share the programs of their methods.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments heterogeneity
-    Time: not measured yet
-    Result: not run yet
+    Time: 4 minutes on two cores that were busy with other work (load 8)
+    Result: test accuracy in % of the selected round, mean of 4 seeds and half of its 95 % t interval:
+
+                   alpha 0.1    0.3         1           10          2 classes   5 classes
+        protonorm  88.9 ± 6.1   77.8 ± 4.8  59.7 ± 2.8  40.9 ± 3.1  98.3 ± 1.0  74.4 ± 5.4
+        local      80.0 ± 11.7  60.3 ± 7.5  38.6 ± 0.5  16.7 ± 3.2  89.8 ± 4.6  29.2 ± 7.7
+        fedproto   75.6 ± 12.8  48.3 ± 6.1  25.6 ± 1.0  23.4 ± 3.8  73.0 ± 6.0  32.8 ± 2.3
+        yardstick  74.3         48.9        29.5        10.6        42.6        10.7
+
+    ProtoNorm is ahead on every partition, by the more the less a yardstick leaves to guessing.
 
 Full, CIFAR-10, family `ht0`:
 

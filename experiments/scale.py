@@ -6,8 +6,14 @@ program.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments scale
-    Time: not measured yet
-    Result: not run yet
+    Time: 1.5 minutes on two cores that were busy with other work (load 5)
+    Result: test accuracy in % of the selected round, mean of 4 seeds and half of its 95 % t interval;
+    Local 84.7 ± 6.2, most frequent class 74.3:
+
+        s = 1        5           20          40          80          160
+        78.1 ± 11.9  83.4 ± 7.6  86.0 ± 6.1  88.1 ± 6.9  91.1 ± 3.4  93.1 ± 2.0
+
+    It rises up to the end of what was tried.
 
 Small, 12,000 samples of real data, family `tiny`:
 

@@ -17,6 +17,7 @@ from scipy import stats
 from written_runs import METHODS, YARDSTICK, write_experiment, write_run, write_sweep
 
 from protonorm_jax.command import cli
+from protonorm_jax.errors import UsageError
 from protonorm_jax.report import page
 from protonorm_jax.running import runs
 
@@ -559,6 +560,71 @@ def test_the_default_is_the_first_arm_where_a_method_is_several(tmp_path):
     assert "protonorm, learning_rate=0.1 − protonorm, learning_rate=0.2" in lines(content)
     content = page.analyse(runs.read_runs([tmp_path / "sweep"]), "protonorm")
     assert "No arm here is the one that others are held against" in lines(content)
+
+
+@pytest.fixture(scope="module")
+def rates_and_methods(tmp_path_factory):
+    """Two sweeps that have runs in common: two learning rates of a method, two methods."""
+    root = tmp_path_factory.mktemp("apart")
+    rates = [
+        {"method": "fd", "learning_rate": rate, "seed": seed}
+        for rate in (0.01, 0.02)
+        for seed in range(3)
+    ]
+    write_sweep(root / "rates", rates)
+    both = [{"method": name, "seed": seed} for name in ("protonorm", "fd") for seed in range(3)]
+    write_sweep(root / "methods", both)
+    return root
+
+
+def test_directories_can_be_kept_apart(rates_and_methods, tmp_path):
+    found = [rates_and_methods / "rates", rates_and_methods / "methods"]
+    together = numbers(make(*found, out=tmp_path / "page.html"))
+    assert len(together["comparisons"]) == 1 and len(together["set_apart"]) == 3
+
+    out = tmp_path / "apart.html"
+    assert cli.main(["report", *map(str, found), "--out", str(out), "--apart"]) == 0
+    text = out.read_text(encoding="utf-8")
+    apart = numbers(text)
+    assert [one["title"] for one in apart["comparisons"]] == ["rates: digits", "methods: digits"]
+    assert [list(one["runs"]) for one in apart["comparisons"]] == [
+        ["fd, learning_rate=0.01", "fd, learning_rate=0.02"],
+        ["protonorm", "fd"],
+    ]
+    assert apart["set_apart"] == []
+    assert apart["against"] == "rates: fd, learning_rate=0.01; methods: protonorm"
+    over = [
+        one["difference"]["holm_over"]
+        for each in apart["comparisons"]
+        for one in each["results"]
+        if one["difference"]
+    ]
+    assert over == [1, 1]
+    assert "of one data set and of one directory" in Reader(text).text
+
+
+def test_parts_without_the_arm_asked_for_have_their_default(rates_and_methods):
+    names = ["rates", "methods"]
+    parts = {name: runs.read_runs([rates_and_methods / name]) for name in names}
+    content = page.analyse_apart(parts, "protonorm")
+    assert content.against == "rates: fd, learning_rate=0.01; methods: protonorm"
+    with pytest.raises(UsageError, match="got 'fedtgp'"):
+        page.analyse_apart(parts, "fedtgp")
+    same = page.analyse_apart({"a": parts["methods"], "b": parts["methods"]}, None)
+    assert [one.title for one in same.comparisons] == ["a: digits", "b: digits"]
+
+
+def test_parts_have_ranks_of_their_own(tmp_path):
+    for name in ("one", "two"):
+        several = [{"method": each, "seed": 0} for each in ("protonorm", "fd")]
+        two = [{**one, "data": data} for data in ("a.npz", "b.npz") for one in several]
+        write_sweep(tmp_path / name, two)
+    parts = {name: runs.read_runs([tmp_path / name]) for name in ("one", "two")}
+    content = page.analyse_apart({**parts, "three": parts["one"][:2]}, None)
+    assert list(content.ranks) == ["one", "two"]
+    text = page.make(content, title=None, version="0", arrays=lambda run, name: {})
+    assert {"mean-ranks.csv", "mean-ranks-2.csv"} <= files(text, ".csv").keys()
+    assert "two: mean ranks over data sets" in Reader(text).text
 
 
 def lines(content):

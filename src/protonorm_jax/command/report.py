@@ -41,6 +41,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="the method, or the label of an arm, that all others are held against: the primary "
         f"comparison ({page.DEFAULT_AGAINST}, or else the first)",
     )
+    parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="compare the runs of a directory with no others: for directories that answer "
+        "questions of their own; each has its own --against, Holm's correction and mean ranks",
+    )
     parser.add_argument("--title", metavar="TEXT", help="of the page (what the data are)")
 
 
@@ -62,7 +68,11 @@ def command(parsed: argparse.Namespace) -> int:
         for name, one in zip(parsed.directories, found, strict=True)
         if one is None or one.has_begun
     ]
-    content = page.analyse(runs.read_runs(ready), parsed.against)
+    if parsed.apart:
+        parts = {name: runs.read_runs([name]) for name in ready}
+        content = page.analyse_apart(_shorter(parts), parsed.against)
+    else:
+        content = page.analyse(runs.read_runs(ready), parsed.against)
     html = page.make(
         content,
         title=parsed.title,
@@ -81,6 +91,14 @@ def command(parsed: argparse.Namespace) -> int:
             console.print(one)
     console.say(f"The page is {out}")
     return 0
+
+
+def _shorter(parts: Mapping[str, list[Run]]) -> dict[str, list[Run]]:
+    """The same by the last part of each path, if these are all different."""
+    short = {name: Path(name).name for name in parts}
+    if len(set(short.values())) < len(short):
+        return dict(parts)
+    return {short[name]: own for name, own in parts.items()}
 
 
 def _arrays(run: Run, name: str) -> Mapping[str, np.ndarray]:

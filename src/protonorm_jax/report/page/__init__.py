@@ -4,7 +4,7 @@ import base64
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jinja2
@@ -58,12 +58,18 @@ class Content(NamedTuple):
       results: of each comparison.
       apart: runs in no comparison.
       against: what the others are held against; empty if there is none.
+      ranks: over data sets, where there are several; by the name of the part of the page, which is
+        empty if the page has one.
+      parts: names of the parts whose runs are compared among themselves alone; none if all runs
+        are compared.
     """
 
     comparisons: list[Comparison]
     results: list[list[Result]]
     apart: list[SetApart]
     against: str
+    ranks: dict[str, statistics.Ranks]
+    parts: tuple[str, ...] = ()
 
 
 def analyse(runs: Sequence[Run], against: str | None) -> Content:
@@ -81,7 +87,46 @@ def analyse(runs: Sequence[Run], against: str | None) -> Content:
     if against is not None and found:
         statistics.check_against(found, against)
     chosen = against or _default_against(found)
-    return Content(found, statistics.every_result(found, chosen), apart, chosen)
+    rank = statistics.ranks(found)
+    ranks = {} if rank is None else {"": rank}
+    return Content(found, statistics.every_result(found, chosen), apart, chosen, ranks)
+
+
+def analyse_apart(parts: Mapping[str, Sequence[Run]], against: str | None) -> Content:
+    """What runs come to, those of each part compared among themselves alone.
+
+    Holm's correction and mean ranks are of one part, too, and each has its own default of what the
+    others are held against.
+
+    Args:
+      parts: runs by the name of the part.
+      against: as for `analyse`; parts that do not have it have their default.
+
+    Raises:
+      UsageError: no part has such an arm.
+    """
+    contents, refusal = {}, None
+    for name, runs in parts.items():
+        try:
+            contents[name] = analyse(runs, against)
+        except UsageError as error:
+            contents[name], refusal = analyse(runs, None), error
+    if refusal is not None and all(one.against != against for one in contents.values()):
+        raise refusal
+    return Content(
+        comparisons=[
+            one._replace(title=f"{name}: {titled(one)}")
+            for name, content in contents.items()
+            for one in content.comparisons
+        ],
+        results=[own for content in contents.values() for own in content.results],
+        apart=[one for content in contents.values() for one in content.apart],
+        against="; ".join(
+            f"{name}: {content.against}" for name, content in contents.items() if content.against
+        ),
+        ranks={name: content.ranks[""] for name, content in contents.items() if content.ranks},
+        parts=tuple(contents),
+    )
 
 
 def _default_against(found: Sequence[Comparison]) -> str:
@@ -134,7 +179,6 @@ def make(
         for said in lacks:
             missing.setdefault(said, []).append(titled(one))
         slow -= used
-    rank = statistics.ranks(found)
     script = _file("sort.js")
     return (
         _templates()
@@ -149,7 +193,10 @@ def make(
             warnings=_warnings(content, experiments),
             declared=_declared(content, declared),
             comparisons=sections,
-            across=_across(rank, content) if rank else None,
+            across=[
+                _across(rank, name, f"mean-ranks{f'-{place}' if place > 1 else ''}")
+                for place, (name, rank) in enumerate(content.ranks.items(), 1)
+            ],
             tuning=[
                 tuned.part(one.name, one.tuning, one.choices, one.done, f"tuning-{place}")
                 for place, one in enumerate(experiments, 1)
@@ -157,7 +204,7 @@ def make(
             apart=_apart(content.apart),
             missing=[_where(said, titles, len(found)) for said, titles in missing.items()],
             runs=_all_runs(content),
-            numbers=escapes.json_text(_numbers(content, rank, experiments)),
+            numbers=escapes.json_text(_numbers(content, experiments)),
         )
         + "\n"
     )
@@ -349,7 +396,8 @@ def _section(
 def titled(one: Comparison) -> str:
     """The title of a comparison, which says what the data are."""
     data = escapes.short(one.conditions["data"], 40)
-    return one.title if one.title.startswith(data) else f"{data}: {one.title}"
+    said = one.title.startswith(data) or f": {data}" in one.title
+    return one.title if said else f"{data}: {one.title}"
 
 
 def _section_warnings(one: Comparison, own: Sequence[Result]) -> list[str]:
@@ -480,7 +528,7 @@ def _declared(content: Content, asked: bool) -> list[tuple[str, str]]:
                 "primary comparison",
                 f"{content.against} with each other arm{by}: difference of the primary outcome, "
                 "paired by seed where data and partition digests agree; Student's t, p values "
-                "corrected by Holm over all comparisons of one data set",
+                f"corrected by Holm over all comparisons of one data set{_in_one(content)}",
             )
         )
     facts += [
@@ -504,16 +552,20 @@ def _declared(content: Content, asked: bool) -> list[tuple[str, str]]:
         ),
         (
             "comparable",
-            "equal data digest, partition settings, family, rounds and fractions; the rest is "
-            "apart, with the reason",
+            "equal data digest, partition settings, family, rounds and fractions"
+            f"{_in_one(content)}; the rest is apart, with the reason",
         ),
         ("exploratory", "everything but the primary comparison, and without p values"),
     ]
     return facts
 
 
-def _across(rank: statistics.Ranks, content: Content) -> Part:
-    """Mean ranks over data sets."""
+def _in_one(content: Content) -> str:
+    return " and of one directory" if content.parts else ""
+
+
+def _across(rank: statistics.Ranks, name: str, file: str) -> Part:
+    """Mean ranks over data sets, of a part of the page."""
     order = sorted(range(len(rank.labels)), key=lambda k: rank.means[k])
     columns = [
         Column("arm", numeric=False),
@@ -544,7 +596,8 @@ def _across(rank: statistics.Ranks, content: Content) -> Part:
     ]
     if rank.left_out:
         notes.append(f"Not in all data sets: {listed(rank.left_out)}.")
-    table = Table("mean-ranks", "Mean ranks over data sets", columns, rows, notes)
+    caption = f"{name}: mean ranks over data sets" if name else "Mean ranks over data sets"
+    table = Table(file, caption, columns, rows, notes)
     sets = counted(len(rank.data_sets), "data set")
     if rank.critical_difference is None or rank.alike is None:
         said = f"With {sets} there is no critical difference: that takes {FEWEST_SETS}."
@@ -627,9 +680,7 @@ def _run_row(place: int, one: Comparison, arm: Arm, run: Run) -> Row:
     )
 
 
-def _numbers(
-    content: Content, rank: statistics.Ranks | None, experiments: Sequence[Experiment]
-) -> dict[str, Any]:
+def _numbers(content: Content, experiments: Sequence[Experiment]) -> dict[str, Any]:
     """All figures of the page, JSON-ready."""
     return {
         "format": 1,
@@ -647,7 +698,7 @@ def _numbers(
             }
             for one, own in zip(content.comparisons, content.results, strict=True)
         ],
-        "ranks": statistics.plain(rank),
+        "ranks": statistics.plain(content.ranks),
         "set_apart": [{"run": one.run.name, "reason": one.reason} for one in content.apart],
         "choices": [{"directory": one.name, "choices": one.choices} for one in experiments],
     }

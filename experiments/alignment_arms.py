@@ -12,7 +12,7 @@ Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments alignment_arms
     Time: 12 minutes on two cores that were busy with other work (load 8)
-    Result: test accuracy in % of the selected round, mean of 4 seeds and half of its 95 % t interval;
+    Result: test accuracy, %, of the selected round, mean of 4 seeds and half its 95 % t interval;
     FedProto 78.1 ± 11.2, Local 84.7 ± 6.2, most frequent class 74.3:
 
                 none         reference   thomson     simplex

@@ -8,7 +8,7 @@ Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments heterogeneity
     Time: 4 minutes on two cores that were busy with other work (load 8)
-    Result: test accuracy in % of the selected round, mean of 4 seeds and half of its 95 % t interval:
+    Result: test accuracy, %, of the selected round, mean of 4 seeds and half its 95 % t interval:
 
                    alpha 0.1    0.3         1           10          2 classes   5 classes
         protonorm  88.9 ± 6.1   77.8 ± 4.8  59.7 ± 2.8  40.9 ± 3.1  98.3 ± 1.0  74.4 ± 5.4

@@ -6,8 +6,16 @@ epochs: what is left is what the exchange brings. Every number of epochs is a pr
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments local_epochs
-    Time: not measured yet
-    Result: not run yet
+    Time: 26 minutes on two cores that were busy with other work (load 10 to 16)
+    Result: test accuracy, %, of the selected round, mean of 4 seeds and half its 95 % t interval;
+    most frequent class 74.3:
+
+                   1 epoch      2 epochs     5 epochs
+        protonorm  85.6 ± 6.8   90.8 ± 4.1   95.3 ± 2.7
+        local      76.6 ± 12.9  85.1 ± 6.0   92.1 ± 3.9
+        fedproto   68.6 ± 17.2  78.3 ± 10.5  90.3 ± 6.1
+
+    With 20 rounds more training helps all; the distance to Local shrinks from 9.0 to 3.2.
 
 Full, CIFAR-10, family `ht0`:
 

@@ -94,8 +94,9 @@ def _main_notes(arms: Sequence[Result], pooled: Sequence[Result], bootstrap: boo
         above = [other.label for other in arms if other.mean > one.mean]
         if above:
             notes.append(
-                f"{one.label} is no upper bound here, with {listed(_few(above))} above it: its "
-                "training may be too short, or settings that suit it others."
+                f"{one.label} is no upper bound here, with {listed(_few(above))} above it: "
+                "it does not know which classes a client has, which on skewed clients can be worth "
+                "more than samples; or its training is too short, or its settings do not suit it."
             )
     for one in [*arms, *pooled]:
         if one.diverged:

@@ -191,7 +191,8 @@ def lines(
     """
     drawn = [_positive(one) if log_x else one for one in series]
     drawn = [one for one in drawn if len(one.x) and np.isfinite(one.y).any()]
-    heights = [np.asarray(one.y, float) for one in drawn]
+    curves = [curve for one in drawn for curve in (one.y, one.low, one.high) if curve is not None]
+    heights = [np.asarray(curve, float) for curve in curves]
     levels = np.concatenate([*heights, np.array([value for *_, value in references])])
     places = np.concatenate([np.zeros(0), *(np.asarray(one.x, float) for one in drawn)])
     y_range = _padded(levels, bounds=(0, 1) if percent else (-math.inf, math.inf))

@@ -21,8 +21,18 @@ Quick, digits, family `mlp,cnn`:
 Small, 12,000 samples of real data, family `tiny`:
 
     Command: python -m experiments ablation --size small --data idx:DIR
-    Time: not measured yet
-    Result: not run yet
+    Time: not measured at that size. With fewer samples, `--data idx:/usr/share/datasets/fashion-mnist
+        --num-samples 3000 --batch-size 10 --rounds 25 --seeds 4`: 29 minutes on two cores that were
+        busy with other work (load 6 to 13)
+    Result: of that, test accuracy, %, of the selected round, mean of 4 seeds and half its 95 % t
+    interval; Local 92.6 ± 2.5, most frequent class 70.9 (`results/fashion_mnist_ablation`):
+
+                  upscaling    no upscaling
+        aligned   92.9 ± 3.4   71.8 ± 11.9
+        not       84.6 ± 5.1   71.9 ± 6.7
+
+    Both together are 8.3 [3.8, 12.8] points above upscaling alone and 21 above the others (Holm's p
+    0.003 to 0.02), and no more than 0.3 [-0.7, 1.4] above Local (p 0.39).
 
 Full, CIFAR-10 and CIFAR-100, family `ht0`, as in the paper:
 

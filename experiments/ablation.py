@@ -21,8 +21,8 @@ Quick, digits, family `mlp,cnn`:
 Small, 12,000 samples of real data, family `tiny`:
 
     Command: python -m experiments ablation --size small --data idx:DIR
-    Time: not measured at that size. With fewer samples, `--data idx:/usr/share/datasets/fashion-mnist
-        --num-samples 3000 --batch-size 10 --rounds 25 --seeds 4`: 29 minutes on two cores that were
+    Time: not measured at that size. With fewer samples of Fashion-MNIST, by `--num-samples 3000
+        --batch-size 10 --rounds 25 --seeds 4`: 29 minutes on two cores that were
         busy with other work (load 6 to 13)
     Result: of that, test accuracy, %, of the selected round, mean of 4 seeds and half its 95 % t
     interval; Local 92.6 ± 2.5, most frequent class 70.9 (`results/fashion_mnist_ablation`):

@@ -60,7 +60,7 @@ def refusal(folder, **options):
 
 def held(dataset, part, client):
     """Images and labels of a client, in its own order."""
-    rows, counts = dataset.dealt[:2] if part == "train" else dataset.dealt[2:]
+    rows, counts = dataset.dealt[:2] if part == "train" else dataset.dealt[2:4]
     rows = rows[client, : counts[client]]
     return dataset.images[rows], dataset.labels[rows]
 
@@ -96,17 +96,17 @@ def test_clients_and_parts_are_kept(tmp_path):
     rows = np.concatenate(
         [
             row[:count]
-            for rows, counts in (dataset.dealt[:2], dataset.dealt[2:])
+            for rows, counts in (dataset.dealt[:2], dataset.dealt[2:4])
             for row, count in zip(rows, counts, strict=True)
         ]
     )
     assert sorted(rows) == list(range(13))
     parts = np.full(13, Part.TRAIN)
-    parts[np.concatenate([row[:count] for row, count in zip(*dataset.dealt[2:], strict=True)])] = (
+    parts[np.concatenate([row[:count] for row, count in zip(*dataset.dealt[2:4], strict=True)])] = (
         Part.TEST
     )
     assert dataset.parts.tolist() == parts.tolist()
-    assert all(rows.dtype == np.int32 for rows in dataset.dealt)
+    assert all(rows.dtype == np.int32 for rows in dataset.dealt[:4])
 
 
 def test_ten_clients_are_in_the_order_of_their_numbers(tmp_path):

@@ -352,7 +352,7 @@ def test_what_is_written_is_read_again(tmp_path):
     folder = pfllib.save(dataset, partition, tmp_path / "out", {"alpha": 0.5})
     again = data.load(f"pfllib:{folder}")
     for number in range(3):
-        for part, (rows, counts) in (("train", partition[:2]), ("test", partition[2:])):
+        for part, (rows, counts) in (("train", partition[:2]), ("test", partition[2:4])):
             own = rows[number, : counts[number]]
             images, labels = held(again, part, number)
             assert np.array_equal(images, dataset.images[own])

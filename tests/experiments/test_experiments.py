@@ -242,6 +242,7 @@ def test_stand_ins_have_the_shape_of_what_they_stand_for(monkeypatch, capsys):
         stand_in.load("imagenet")
 
 
+@pytest.mark.large
 def test_programs_are_compiled_and_nothing_is_trained(tiny, tmp_path, capsys):
     words = ["scale", "--compile", "--out", str(tmp_path), "--seeds", "2"]
     assert __main__.main(words) == 0

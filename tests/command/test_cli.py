@@ -365,3 +365,9 @@ def test_interruption_does_not_wait_for_the_device(small_file, tmp_path):
     assert interrupt(*flags, after="protonorm on") == (130, ["protonorm: interrupted"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted" and summary["rounds"] == 0
+
+
+def test_what_few_commands_need_is_not_imported_by_all():
+    code = "import sys; from protonorm_jax.command import cli; print(*sys.modules)"
+    found = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
+    assert not {"scipy.stats", "sklearn", "orbax", "tensorflow_datasets"} & {*found.stdout.split()}

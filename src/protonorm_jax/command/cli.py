@@ -152,6 +152,17 @@ def _sweep(parsed: argparse.Namespace) -> int:
             _console().say(note)
         return result
 
+    return _plan_and_train(parsed, directory, check, planned, _train_sweep)
+
+
+def _plan_and_train(
+    parsed: argparse.Namespace,
+    directory: Path,
+    check: Callable[[Path], None],
+    planned: Callable[[], Any],
+    train: Callable[..., int],
+) -> int:
+    """Plans what is shown, and unless that is all that is wanted, trains it in its directory."""
     if parsed.dry_run:
         planned()
         return 0
@@ -159,7 +170,7 @@ def _sweep(parsed: argparse.Namespace) -> int:
         lock.holding(directory, fresh=not parsed.out, check=check) as directory,
         job.StopRequest(),
     ):
-        return _train_sweep(planned(), directory, resumed=False)
+        return train(planned(), directory, resumed=False)
 
 
 def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int:
@@ -210,14 +221,7 @@ def _tune(parsed: argparse.Namespace, base: config.Config, grids: Sequence[sweep
             out.say(note)
         return result
 
-    if parsed.dry_run:
-        planned()
-        return 0
-    with (
-        lock.holding(directory, fresh=not parsed.out, check=check) as directory,
-        job.StopRequest(),
-    ):
-        return _train_tuned(planned(), directory, resumed=False)
+    return _plan_and_train(parsed, directory, check, planned, _train_tuned)
 
 
 def _train_tuned(planned: tuning.Experiment, directory: Path, *, resumed: bool) -> int:

@@ -78,7 +78,7 @@ def command(parsed: argparse.Namespace) -> int:
         title=parsed.title,
         version=protonorm_jax.__version__,
         arrays=_arrays,
-        experiments=[page.Experiment(*one[:4]) for one in tuned],
+        experiments=tuned,
         declared=parsed.against is not None,
     )
     with record.writing(out), record.replacing(out, parents=True) as file:

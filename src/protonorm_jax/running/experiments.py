@@ -1,29 +1,11 @@
 """Tuned experiments as they are read: what was tried, and what was chosen."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from protonorm_jax.errors import UsageError
+from protonorm_jax.report.page import Experiment
 from protonorm_jax.running import directory as places
 from protonorm_jax.running import forms, reading
-
-
-class Experiment(NamedTuple):
-    """A tuned experiment.
-
-    Attributes:
-      name: its directory as the user gave it.
-      tuning: what `tuning.json` holds.
-      choices: what `choices.json` holds; empty while tuning goes on.
-      done: tuning runs that have a result.
-      has_begun: whether there is a sweep of final runs.
-    """
-
-    name: str
-    tuning: dict[str, Any]
-    choices: list[dict[str, Any]]
-    done: int
-    has_begun: bool
 
 
 def read_experiment(name: str | Path) -> Experiment | None:

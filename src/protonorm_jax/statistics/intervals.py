@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # Its rooms are imported when they are used: `scipy.stats` alone takes a second.
 from numpy.typing import ArrayLike
-from scipy import stats
 
 LEVEL = 0.95
 FEWEST_TO_RESAMPLE = 10
@@ -54,7 +54,7 @@ def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval | None:
     array = np.asarray(values, float)
     if len(array) < 2 or are_same(array):
         return None
-    found = stats.ttest_1samp(array, 0.0).confidence_interval(level)
+    found = scipy.stats.ttest_1samp(array, 0.0).confidence_interval(level)
     return Interval(float(found.low), float(found.high))
 
 
@@ -63,7 +63,7 @@ def t_test(differences: ArrayLike) -> float | None:
     array = np.asarray(differences, float)
     if len(array) < 2 or are_same(array):
         return None
-    return float(stats.ttest_1samp(array, 0.0).pvalue)
+    return float(scipy.stats.ttest_1samp(array, 0.0).pvalue)
 
 
 def bootstrap_t(values: ArrayLike, level: float = LEVEL) -> Interval | None:
@@ -123,7 +123,7 @@ def improvement(first: ArrayLike, second: ArrayLike) -> float | None:
     one, other = np.asarray(first, float), np.asarray(second, float)
     if not len(one) or not len(other):
         return None
-    statistic = stats.mannwhitneyu(one, other, method="asymptotic").statistic
+    statistic = scipy.stats.mannwhitneyu(one, other, method="asymptotic").statistic
     return float(statistic) / (len(one) * len(other))
 
 
@@ -133,7 +133,7 @@ def interquartile_mean(samples: Sequence[ArrayLike]) -> float:
     Args:
       samples: of each data set its values, one a seed.
     """
-    return float(stats.trim_mean(np.concatenate([np.ravel(one) for one in samples]), 0.25))
+    return float(scipy.stats.trim_mean(np.concatenate([np.ravel(one) for one in samples]), 0.25))
 
 
 def interquartile_interval(samples: Sequence[ArrayLike], level: float = LEVEL) -> Interval | None:
@@ -150,7 +150,8 @@ def interquartile_interval(samples: Sequence[ArrayLike], level: float = LEVEL) -
     if min(map(len, arrays)) < 2 or all(map(are_same, arrays)):
         return None
     drawn = _resampled(
-        arrays, lambda *parts, axis: stats.trim_mean(np.concatenate(parts, axis), 0.25, axis=axis)
+        arrays,
+        lambda *parts, axis: scipy.stats.trim_mean(np.concatenate(parts, axis), 0.25, axis=axis),
     )
     tail = (1 - level) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
@@ -159,7 +160,7 @@ def interquartile_interval(samples: Sequence[ArrayLike], level: float = LEVEL) -
 
 def _resampled(samples: Sequence[np.ndarray], statistic: object) -> np.ndarray:
     """A statistic of resamples, each of the samples drawn from by itself."""
-    return stats.bootstrap(
+    return scipy.stats.bootstrap(
         tuple(samples),
         statistic,
         n_resamples=_RESAMPLES,
@@ -178,7 +179,7 @@ def mean_ranks(values: ArrayLike) -> np.ndarray:
     Returns:
       `[N, k]` float64.
     """
-    return stats.rankdata(-np.asarray(values, float), axis=1)
+    return scipy.stats.rankdata(-np.asarray(values, float), axis=1)
 
 
 def differ(values: ArrayLike, level: float = LEVEL) -> bool:
@@ -191,7 +192,7 @@ def differ(values: ArrayLike, level: float = LEVEL) -> bool:
     array = np.asarray(values, float)
     if (array == array[:, :1]).all():
         return False
-    return bool(stats.friedmanchisquare(*array.T).pvalue < 1 - level)
+    return bool(scipy.stats.friedmanchisquare(*array.T).pvalue < 1 - level)
 
 
 def critical_difference(num_methods: int, num_sets: int, level: float = LEVEL) -> float:
@@ -202,7 +203,7 @@ def critical_difference(num_methods: int, num_sets: int, level: float = LEVEL) -
       num_sets: N.
       level: of confidence.
     """
-    quantile = stats.studentized_range.ppf(level, num_methods, np.inf) / np.sqrt(2)
+    quantile = scipy.stats.studentized_range.ppf(level, num_methods, np.inf) / np.sqrt(2)
     return float(quantile * np.sqrt(num_methods * (num_methods + 1) / (6 * num_sets)))
 
 

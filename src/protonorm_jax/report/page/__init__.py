@@ -42,12 +42,14 @@ class Experiment(NamedTuple):
       tuning: what `tuning.json` holds.
       choices: what `choices.json` holds; empty while tuning goes on.
       done: tuning runs that have a result.
+      has_begun: whether there is a sweep of final runs.
     """
 
     name: str
     tuning: dict[str, Any]
     choices: list[dict[str, Any]]
     done: int
+    has_begun: bool = True
 
 
 class Content(NamedTuple):

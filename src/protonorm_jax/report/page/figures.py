@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from protonorm_jax.report.page import embeddings, svg
 from protonorm_jax.report.page.parts import Figure, counted, listed
@@ -175,7 +175,7 @@ def _curve(runs: Sequence[Run]) -> _Curve | None:
     low = high = None
     if len(values) >= _FEWEST_IN_A_BAND:
         error = values.std(0, ddof=1) / np.sqrt(len(values))
-        half = special.stdtrit(len(values) - 1, 0.975) * error
+        half = scipy.special.stdtrit(len(values) - 1, 0.975) * error
         low, high = mean - half, mean + half
     return _Curve(np.array(rounds, float), mean, low, high, _floats(runs, rounds))
 

@@ -124,7 +124,7 @@ def test_steps_of_vmapped_runs_make_one_batch():
     assert [sorted(batch) for batch in work.steps[0].tolist()] == [[1, 2, 4, 8], [0, 0, 5, 6]]
 
 
-def test_members_are_the_rows_of_their_clients_cut_to_the_longest_of_all_runs():
+def test_members_are_the_rows_of_their_clients_cut_to_what_the_longest_of_all_runs_needs():
     """Clients 0 and 2 on one device, 1 on the other; a second run has the longest rows."""
     first = Partition(
         train=np.array([[1, 2, 3, 4], [5, 0, 0, 0], [6, 7, 0, 0]], np.int32),
@@ -141,25 +141,25 @@ def test_members_are_the_rows_of_their_clients_cut_to_the_longest_of_all_runs():
     )
     placed = layout.Layout(placements, np.array([1, 2, 0], np.int32))
     scored, other = (Scored(("",), one.test, one.test_count[:, None]) for one in (first, second))
-    lengths = layout.longest([placed, placed], [first, second], [scored, other])
-    assert lengths == [(3, 3), (4, 2)]
+    lengths = layout.row_lengths([placed, placed], [first, second], [scored, other])
+    assert lengths == [(4, 4), (4, 2)]
     short, long = layout.members_of(placed, first, scored, lengths)
     assert short.client_ids.tolist() == [[2], [1]]
-    assert short.train.tolist() == [[[6, 7, 0]], [[5, 0, 0]]]
+    assert short.train.tolist() == [[[6, 7, 0, 0]], [[5, 0, 0, 0]]]
     assert short.train_count.tolist() == [[2], [1]]
-    assert short.test.tolist() == [[[0, 0, 0]], [[10, 0, 0]]]
+    assert short.test.tolist() == [[[0, 0, 0, 0]], [[10, 0, 0, 0]]]
     assert short.test_count.tolist() == [[[0]], [[1]]]
     assert long.train.tolist()[0] == [[1, 2, 3, 4]] and long.train.shape == (2, 1, 4)
     assert long.train_count.tolist() == [[4], [0]] and long.test_count.tolist() == [[[2]], [[0]]]
     assert all(leaf.dtype == np.int32 for leaf in (*short, *long))
-    assert layout.longest([placed], [first], [scored]) == [(2, 1), (4, 2)]
+    assert layout.row_lengths([placed], [first], [scored]) == [(2, 1), (4, 2)]
     # Two parts, one after the other: 2 + 1, 1 + 0 and 0 + 3 rows.
     both = Scored(
         ("", "common"),
         np.array([[8, 9, 1], [10, 0, 0], [2, 3, 4]], np.int32),
         np.array([[2, 1], [1, 0], [0, 3]], np.int32),
     )
-    assert layout.longest([placed], [first], [both]) == [(2, 3), (4, 3)]
+    assert layout.row_lengths([placed], [first], [both]) == [(2, 4), (4, 4)]
     short, long = layout.members_of(placed, first, both, [(2, 3), (4, 3)])
     assert short.test.tolist() == [[[2, 3, 4]], [[10, 0, 0]]]
     assert short.test_count.tolist() == [[[0, 3]], [[1, 0]]]

@@ -29,7 +29,7 @@ def of_call(plan: Plan, first: int) -> RunInputs:
     spread = plan.spread
     runs = plan.runs[first : first + plan.runs_per_program]
     count = spread.run_devices * spread.runs_each
-    lengths = layout.longest(
+    lengths = layout.row_lengths(
         [one.layout for one in plan.runs],
         [one.partition for one in plan.runs],
         [one.scored for one in plan.runs],

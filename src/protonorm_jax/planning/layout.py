@@ -209,10 +209,15 @@ def efficiency(
     return Efficiency(float(done.sum() / needed), float(done.max() / done.mean()))
 
 
-def longest(
+def row_lengths(
     layouts: Sequence[Layout], partitions: Sequence[Partition], scored: Sequence[Scored]
 ) -> list[tuple[int, int]]:
-    """For each architecture the most samples that any client of any run trains or is scored on."""
+    """The lengths of rows of training and of test indices, for each architecture.
+
+    The least powers of two in which the samples of every client of every run have room. A program
+    depends on these lengths: so those of other seeds mostly are the same, and compiled already.
+    What is beyond a client's own samples changes nothing.
+    """
     result = []
     for number in range(len(layouts[0].placements)):
         most = [1, 1]
@@ -221,8 +226,13 @@ def longest(
             ids = ids[ids >= 0]
             most[0] = max(most[0], int(partition.train_count[ids].max()))
             most[1] = max(most[1], int(tested.counts[ids].sum(axis=1).max()))
-        result.append((most[0], most[1]))
+        result.append((_power_of_two(most[0]), _power_of_two(most[1])))
     return result
+
+
+def _power_of_two(length: int) -> int:
+    """The least that is not less."""
+    return 1 << (length - 1).bit_length()
 
 
 def members_of(
@@ -234,7 +244,7 @@ def members_of(
       layout: which client is where.
       partition: who holds which samples.
       scored: the samples that each is scored on.
-      lengths: of the rows of training and of test indices of each group, see `longest`.
+      lengths: of the rows of training and of test indices of each group, see `row_lengths`.
     """
     result = []
     for group, (most_train, most_test) in zip(layout.placements, lengths, strict=True):

@@ -86,7 +86,7 @@ def expected(
       spread: of its runs over devices.
       given: of each architecture, see `shapes_of`.
       slots: of each architecture, clients on a device.
-      lengths: of each architecture, see `layout.longest`.
+      lengths: of each architecture, see `layout.row_lengths`.
     """
     num_clients = program.config.num_clients
     state = index = server = each = mean = largest = work = 0

@@ -255,7 +255,7 @@ def _plan_of(
             spread,
             given=given,
             slots=[one.client_ids.shape[1] for one in arrangement.layouts[0].placements],
-            lengths=layout.longest(arrangement.layouts, dealt.partitions, dealt.scored),
+            lengths=layout.row_lengths(arrangement.layouts, dealt.partitions, dealt.scored),
         ),
         added=added.to_local_training(program, given),
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),

@@ -1,6 +1,6 @@
 """What a client step cannot do without, counted from the architecture, and what a core can do.
 
-The count walks the operations of a model's forward pass in its stock form (`convolution="lax"`),
+The count walks the operations of a model's forward pass in its stock form (`form="native"`),
 so it says nothing of how the step is really computed.
 
 Operations. A convolution or matrix product of M multiply-adds costs 2 M for its output and 2 M for
@@ -86,7 +86,7 @@ class _Product(NamedTuple):
 
 
 def count(model: Model, image_shape: tuple[int, int, int], batch_size: int) -> Work:
-    """Counts the work of one training step of a model built with `convolution="lax"`."""
+    """Counts the work of one training step of a model built with `form="native"`."""
     variables = jax.eval_shape(model.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
     products: list[_Product] = []

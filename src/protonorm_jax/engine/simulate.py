@@ -82,7 +82,7 @@ class Samples(NamedTuple):
     """The data set on the device.
 
     Attributes:
-      inputs: a pytree with leaves `[N, ...]`; one array of images `[N, H, W, channels]` uint8.
+      inputs: see `ClientData`.
       labels: `[N]` int32.
     """
 

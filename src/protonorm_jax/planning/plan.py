@@ -19,6 +19,12 @@ from protonorm_jax.planning.samples import DataSets
 from protonorm_jax.types import Client, Dataset, Model, Models, Partition, Scored
 
 GIB = 2**30
+_IN_TURN = ("cpu", "tpu")
+"""Where clients and runs train one after the other unless told otherwise; on GPU they are vmapped.
+
+A core has no use for more than one client's arithmetic at a time. A TPU's step takes as long as its
+bytes take to move, and under `vmap` these are as many for each client.
+"""
 
 
 class PlannedRun(NamedTuple):
@@ -99,14 +105,14 @@ def make(
         config.devices or min(devices.num_cores(), config.num_clients * len(configs))
     )
     chosen = devices.choose(config.devices)
-    by_turns = _by_turns(chosen)
+    platform = chosen[0].platform
 
     def planned(count: int) -> Plan:
         """The plan with `count` runs in a program."""
-        arrangement = arrange(dealt, len(chosen), count, vmap_runs, by_turns)
-        return _plan_of(dealt, arrangement, chosen, by_turns)
+        arrangement = arrange(dealt, len(chosen), count, vmap_runs, platform)
+        return _plan_of(dealt, arrangement, chosen)
 
-    wanted = runs_per_program or (len(chosen) if by_turns else len(configs))
+    wanted = runs_per_program or (len(chosen) if platform in _IN_TURN else len(configs))
     result = planned(min(wanted, len(configs)))
     free = devices.free_bytes(chosen)
     while not runs_per_program and result.memory.total() > free and result.runs_per_program > 1:
@@ -135,7 +141,7 @@ class Arrangement(NamedTuple):
 
 
 def arrange(
-    dealt: Dealt, num_devices: int, count: int, vmap_runs: int, by_turns: bool
+    dealt: Dealt, num_devices: int, count: int, vmap_runs: int, platform: str
 ) -> Arrangement:
     """Puts runs and clients on devices.
 
@@ -144,17 +150,17 @@ def arrange(
       num_devices: to use at most.
       count: runs in a program.
       vmap_runs: of these, how many a device trains in one vmapped program; 0 chooses.
-      by_turns: whether clients and runs train one after the other unless told otherwise.
+      platform: of the devices: `cpu`, `gpu` or `tpu`.
     """
-    config = dealt.config
-    spread = layout.spread(count, num_devices, vmap_runs or (1 if by_turns else 0))
+    config, together = dealt.config, 1 if platform in _IN_TURN else 0
+    spread = layout.spread(count, num_devices, vmap_runs or together)
     layouts = [
         layout.arrange(
             dealt.architectures,
             steps,
             [dealt.step_cost[name] for name in dealt.architectures],
             num_devices=spread.client_devices,
-            vmap_clients=config.vmap_clients or (1 if by_turns else 0),
+            vmap_clients=config.vmap_clients or together,
         )
         for steps in dealt.steps
     ]
@@ -165,7 +171,7 @@ def arrange(
     return Arrangement(count, spread, layouts, work, layout.choose_widths(work))
 
 
-def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simulate.Program:
+def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> simulate.Program:
     """The static part of the simulation.
 
     Raises:
@@ -176,14 +182,14 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
     placements = arrangement.layouts[0].placements
 
     def build(field: str, name: str, placement: layout.Placement, feature_dim: int) -> Model:
-        alone = by_turns and placement.chunk == arrangement.spread.vmap_runs == 1
+        alone = placement.chunk == arrangement.spread.vmap_runs == 1
         with naming(field):
             return models.build(
                 name,
                 num_classes=dataset.num_classes,
                 feature_dim=feature_dim,
                 image_shape=dataset.images.shape[1:],
-                convolution="canonical" if alone else "im2col",
+                form=_form(platform, alone),
                 precision=config.precision,
                 dropped_features=config.dropped_features,
             )
@@ -223,11 +229,9 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
     )
 
 
-def _plan_of(
-    dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device], by_turns: bool
-) -> Plan:
+def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -> Plan:
     """The plan for an arrangement on these devices."""
-    program, spread = program_of(dealt, arrangement, by_turns), arrangement.spread
+    program, spread = program_of(dealt, arrangement, chosen[0].platform), arrangement.spread
     first = dealt.config
     own = methods.settings_of(first.method, first.method_settings)
     given = [memory.shapes_of(program, one, dealt.dataset) for one in program.architectures]
@@ -260,6 +264,13 @@ def _plan_of(
         added=added.to_local_training(program, given),
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),
     )
+
+
+def _form(platform: str, alone: bool) -> str:
+    """The form of layers that is fast on a kind of device; see `models.layers.forms`."""
+    if platform == "tpu":
+        return "native"
+    return "canonical" if platform == "cpu" and alone else "im2col"
 
 
 def check_memory(plan: Plan, needed: int, how: str, parts: str = "") -> None:
@@ -358,11 +369,6 @@ def _head_form(net: Model) -> str:
     return ", ".join(
         f"{'.'.join(entry.key for entry in path)} {list(leaf.shape)}" for path, leaf in leaves
     )
-
-
-def _by_turns(chosen: list[jax.Device]) -> bool:
-    """Whether clients and runs train one after the other, which is faster than vmapped on CPU."""
-    return chosen[0].platform == "cpu"
 
 
 def _client(method: methods.Method, own: Models, first: Models, num_classes: int) -> Client:

@@ -16,7 +16,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.types import Dataset
+from protonorm_jax.types import Dataset, Images
 
 # A call of the program ends after about so many seconds, that a request to stop is soon heard.
 _SECONDS_A_CALL = 5.0
@@ -288,9 +288,9 @@ def compile_plan(plan: Plan) -> Simulation:
       UsageError: too little memory.
     """
     devices.make_room_for_programs()
-    program, dataset = plan.program, plan.dataset
+    program = plan.program
     everywhere, by_device = _shardings(plan)
-    samples = simulate.Samples(*devices.put((dataset.images, dataset.labels), everywhere))
+    samples = devices.put(_samples(plan.dataset), everywhere)
 
     def put(tree: Any) -> Any:
         return devices.put(tree, by_device)
@@ -383,6 +383,10 @@ def compiler_options(precision: str, platform: str) -> dict[str, bool]:
     return options
 
 
+def _samples(dataset: Dataset) -> simulate.Samples:
+    return simulate.Samples(Images.of(dataset.images), dataset.labels)
+
+
 def _shardings(plan: Plan) -> tuple[jax.sharding.NamedSharding, jax.sharding.NamedSharding]:
     """Of what all devices have whole, and of what each has its part of."""
     mesh = jax.sharding.Mesh(np.array(plan.devices), (exchange.AXIS,))
@@ -431,8 +435,7 @@ def _text(plan: Plan, told: Any) -> str:
     init, advance = _programs(plan)
     given = jax.tree.map(shape(by_device), told)
     states = jax.tree.map(shape(by_device), jax.eval_shape(init, given))
-    dataset = (plan.dataset.images, plan.dataset.labels)
-    samples = simulate.Samples(*jax.tree.map(shape(everywhere), dataset))
+    samples = jax.tree.map(shape(everywhere), _samples(plan.dataset))
     scalars = jax.tree.map(shape(everywhere), (np.int32(1), np.bool_(True)))
     return advance.lower(states, given, samples, *scalars).as_text()
 

@@ -229,16 +229,16 @@ def _parser(
         type=_natural,
         default=0,
         metavar="N",
-        help="runs that train side by side; 0 chooses: on CPU as many as there are devices, on "
-        "GPU and TPU all that fit into memory (0)",
+        help="runs that train side by side; 0 chooses: on CPU and TPU as many as there are "
+        "devices, on GPU all that fit into memory (0)",
     )
     group.add_argument(
         "--vmap-runs",
         type=_natural,
         default=0,
         metavar="N",
-        help="of these, runs of a device in one vmapped step; 0 chooses: 1 on CPU, all of a "
-        "device's on GPU and TPU (0)",
+        help="of these, runs of a device in one vmapped step; 0 chooses: 1 on CPU and TPU, "
+        "all of a device's on GPU (0)",
     )
     tuned = many.add_argument_group(
         "tuning at equal cost",

@@ -91,10 +91,10 @@ def make(
     Args:
       configs: one for each run; they differ in settings of `varied` only.
       dataset: used instead of loading `Config.data`; or where to get that from.
-      runs_per_program: how many runs one call of the program advances. 0 chooses: on CPU as many
-        as there are devices, on GPU and TPU all that are expected to fit into memory.
-      vmap_runs: of these, how many a device trains in one vmapped program. 0 chooses: 1 on CPU,
-        all that a device has on GPU and TPU.
+      runs_per_program: how many runs one call of the program advances. 0 chooses: on CPU and
+        TPU as many as there are devices, on GPU all that are expected to fit into memory.
+      vmap_runs: of these, how many a device trains in one vmapped program. 0 chooses: 1 on CPU
+        and TPU, all that a device has on GPU.
 
     Raises:
       UsageError: a setting, file or data set that cannot be used, or too little memory.

@@ -5,7 +5,8 @@ so it says nothing of how the step is really computed.
 
 Operations. A convolution or matrix product of M multiply-adds costs 2 M for its output and 2 M for
 the gradient of each operand that depends on parameters: three times the forward pass, but for the
-first layer, whose image needs no gradient. Norms, activations, pooling and SGD are not counted.
+first layer, whose image needs no gradient. Norms, activations, pooling (a product with a constant)
+and SGD are not counted.
 
 Bytes. Taken is an implementation with one kernel for each product and each of its gradients, into
 which all that stands between two products is fused, and with no cache that outlives a kernel. With
@@ -142,7 +143,7 @@ def _walk(jaxpr: Any, inputs: Iterable[_Tensor], products: list[_Product]) -> li
         else:
             trained = any(operand.trained for operand in operands)
             outputs = [_Tensor(variable.aval.shape, trained) for variable in equation.outvars]
-        if name in ("conv_general_dilated", "dot_general"):
+        if name in ("conv_general_dilated", "dot_general") and operands[1].trained:
             counts = _multiply_adds(equation, operands, outputs[0])
             products.append(_Product(*operands, outputs[0], *counts))
         known.update(zip(equation.outvars, outputs, strict=True))

@@ -37,8 +37,8 @@ pytestmark = pytest.mark.timeout(180)
 
 
 WHOLE = ("protonorm",)
-"""Methods of which `make test` tests the whole contract. That of the others is for `make test-large`;
-for decompositions in vmapped clients there is `test_decompositions`."""
+"""Methods of which `make test` tests the whole contract. The others are for `make test-large`, and
+decompositions in vmapped clients for `test_decompositions`."""
 ALIKE = ("fd", "fedgh", "fedproto", "fml", "lg_fedavg")
 """Methods whose hooks are of the kinds that others have; they are for `make test-large`."""
 

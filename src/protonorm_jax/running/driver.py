@@ -383,8 +383,9 @@ def compiler_options(precision: str, platform: str) -> dict[str, bool]:
     return options
 
 
-def _samples(dataset: Dataset) -> simulate.Samples:
-    return simulate.Samples(Images.of(dataset.images), dataset.labels)
+def _samples(dataset: Dataset) -> Any:
+    """`simulate.Samples` of numpy arrays."""
+    return simulate.Samples(Images.of(dataset.images), dataset.labels)  # type: ignore[arg-type]
 
 
 def _shardings(plan: Plan) -> tuple[jax.sharding.NamedSharding, jax.sharding.NamedSharding]:

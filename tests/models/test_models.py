@@ -361,7 +361,7 @@ def test_families():
         ("mlp", {"image_shape": (8, 8, 2)}, "image_shape must end in 1 or 3 channels"),
         ("fedavg_cnn", {"image_shape": (8, 8, 1)}, "image_shape must be at least 16 x 16 for fed"),
         ("googlenet", {"image_shape": (14, 20, 1)}, "image_shape must be at least 15 x 15 for goo"),
-        ("mlp", {"convolution": "fft"}, "convolution must be one of auto, .*got 'fft'"),
+        ("mlp", {"form": "fft"}, "form must be one of auto, .*got 'fft'"),
         ("mlp", {"precision": "float16"}, "precision must be one of float32, .*got 'float16'"),
     ],
 )

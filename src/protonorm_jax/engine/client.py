@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from protonorm_jax import scopes
 from protonorm_jax.config import Config
 from protonorm_jax.engine import augment, batches, lockstep, loops
 from protonorm_jax.methods.method import Method, Round, infer, observe_nothing
@@ -256,7 +257,8 @@ def _train(
         count = jnp.minimum(count, budget)
     optimizer_state = method.optimizer(round).init(client.params)
     initial = (client, optimizer_state, observed, sums, orders if config.local_steps else ())
-    client, _, observed, sums, _ = repeat(count, step, initial, given)
+    with scopes.loop("steps"):
+        client, _, observed, sums, _ = repeat(count, step, initial, given)
     return client, observed, sums, count
 
 

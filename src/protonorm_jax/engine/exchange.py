@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from protonorm_jax import scopes
 from protonorm_jax.engine import loops
 from protonorm_jax.methods.method import Method, Received, Upload
 
@@ -91,7 +92,10 @@ def average(places: Any, order: jax.Array, weights: jax.Array, *, witness: jax.A
         leaf, order, shares = given
         return jnp.where(shares[index] > 0, shares[index] * leaf[order[index]], 0.0)
 
-    return jax.tree.map(lambda leaf: loops.accumulate(count, one, (leaf, order, shares)), places)
+    with scopes.loop("times", order.shape[0]):
+        return jax.tree.map(
+            lambda leaf: loops.accumulate(count, one, (leaf, order, shares)), places
+        )
 
 
 def no_floats() -> jax.Array:

@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from protonorm_jax import scopes
+
 
 def zeros_of(function: Callable[..., Any], *given: Any) -> Any:
     """Zeros of the shapes and dtypes that `function(*given)` returns; nothing is computed."""
@@ -66,7 +68,8 @@ def isolated(function: Callable[..., Any], *given: Any, witness: jax.Array) -> A
         held, _ = jax.lax.optimization_barrier((given, turn))
         return function(*held)
 
-    return jax.lax.fori_loop(0, hidden(1, witness), body, zero)
+    with scopes.loop("times", 1):
+        return jax.lax.fori_loop(0, hidden(1, witness), body, zero)
 
 
 def update(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from protonorm_jax import keys
+from protonorm_jax import keys, scopes
 from protonorm_jax.config import Config
 from protonorm_jax.engine import evaluate, exchange, lockstep, loops
 from protonorm_jax.engine.client import local_update, num_steps
@@ -177,7 +177,8 @@ def advance_runs(
     num_runs = runs.seed.shape[0]
     if num_runs == 1:  # The general way would copy the state.
         return jax.tree.map(lambda leaf: leaf[None], one(*loops.first_of((states, runs))))
-    return loops.update(one, states, runs, jnp.int32(num_runs), chunk=program.vmap_runs)
+    with scopes.loop("runs"):
+        return loops.update(one, states, runs, jnp.int32(num_runs), chunk=program.vmap_runs)
 
 
 def init(program: Program, run: RunInputs) -> State:
@@ -241,7 +242,8 @@ def advance(
     _, report = loops.zeros_of(one_round, state, run, num_members, samples)
     # A traced trip count keeps this a loop, whatever its length: the bits of a round do not
     # depend on how many rounds share a call.
-    state, report = jax.lax.fori_loop(0, num_rounds, step, (state, report))
+    with scopes.loop("rounds"):
+        state, report = jax.lax.fori_loop(0, num_rounds, step, (state, report))
     correct = _evaluate(program, state, run, jnp.where(evaluated, num_members, 0), samples)
     report |= {
         "correct": correct,
@@ -437,16 +439,17 @@ def _evaluate(
             repeat=architecture.repeat(),
         )
 
-    correct = tuple(
-        loops.map(
-            functools.partial(count, architecture),
-            (state.clients[number], run.members[number]),
-            num_members[number],
-            chunk=architecture.chunk,
-        )
-        for number, architecture in enumerate(program.architectures)
-    )
-    return exchange.in_client_order(correct, run.order, program.client_devices)
+    correct = []
+    for number, architecture in enumerate(program.architectures):
+        with scopes.loop("clients", number):
+            hits = loops.map(
+                functools.partial(count, architecture),
+                (state.clients[number], run.members[number]),
+                num_members[number],
+                chunk=architecture.chunk,
+            )
+        correct.append(hits)
+    return exchange.in_client_order(tuple(correct), run.order, program.client_devices)
 
 
 def features_of_runs(
@@ -498,15 +501,16 @@ def _update_clients(
     num_members: jax.Array,
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """`loops.update` for all architectures, with `function(architecture, state, input)`."""
-    results = [
-        loops.update(
-            functools.partial(function, architecture),
-            states[number],
-            inputs[number],
-            num_members[number],
-            chunk=architecture.chunk,
-        )
-        for number, architecture in enumerate(program.architectures)
-    ]
+    results = []
+    for number, architecture in enumerate(program.architectures):
+        with scopes.loop("clients", number):
+            result = loops.update(
+                functools.partial(function, architecture),
+                states[number],
+                inputs[number],
+                num_members[number],
+                chunk=architecture.chunk,
+            )
+        results.append(result)
     new_states, outputs = zip(*results, strict=True)
     return new_states, outputs

@@ -13,7 +13,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import descent
-from protonorm_jax.planning import added, devices, layout, memory
+from protonorm_jax.planning import added, devices, layout, memory, targets
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.planning.samples import DataSets
 from protonorm_jax.types import Client, Dataset, Model, Models, Partition, Scored
@@ -85,6 +85,7 @@ def make(
     *,
     runs_per_program: int = 0,
     vmap_runs: int = 0,
+    target: targets.Target | None = None,
 ) -> Plan:
     """Loads the data, deals it to the clients, and runs and clients to the devices.
 
@@ -95,16 +96,22 @@ def make(
         TPU as many as there are devices, on GPU all that are expected to fit into memory.
       vmap_runs: of these, how many a device trains in one vmapped program. 0 chooses: 1 on CPU
         and TPU, all that a device has on GPU.
+      target: chips that are not there, to plan for in place of the devices that are.
 
     Raises:
       UsageError: a setting, file or data set that cannot be used, or too little memory.
     """
     dealt = deal(configs, dataset)
     config = dealt.config
-    devices.prepare_cpu(
-        config.devices or min(devices.num_cores(), config.num_clients * len(configs))
-    )
-    chosen = devices.choose(config.devices)
+    if target:
+        chosen = target.choose(config.devices)
+        free = target.chip.memory
+    else:
+        devices.prepare_cpu(
+            config.devices or min(devices.num_cores(), config.num_clients * len(configs))
+        )
+        chosen = devices.choose(config.devices)
+        free = devices.free_bytes(chosen)
     platform = chosen[0].platform
 
     def planned(count: int) -> Plan:
@@ -114,11 +121,10 @@ def make(
 
     wanted = runs_per_program or (len(chosen) if platform in _IN_TURN else len(configs))
     result = planned(min(wanted, len(configs)))
-    free = devices.free_bytes(chosen)
     while not runs_per_program and result.memory.total() > free and result.runs_per_program > 1:
         result = planned(max(result.runs_per_program // 2, 1))
     needed = result.memory
-    check_memory(result, needed.total(), "an expected", f" ({needed.by_part()})")
+    check_memory(result, needed.total(), free, "an expected", f" ({needed.by_part()})")
     return result
 
 
@@ -273,19 +279,19 @@ def _form(platform: str, alone: bool) -> str:
     return "canonical" if platform == "cpu" and alone else "im2col"
 
 
-def check_memory(plan: Plan, needed: int, how: str, parts: str = "") -> None:
+def check_memory(plan: Plan, needed: int, free: int, how: str, parts: str = "") -> None:
     """Compares a need with what is free.
 
     Args:
       plan: whose.
       needed: bytes on each device.
+      free: bytes on each device.
       how: the words before the amount, such as "an expected".
       parts: the words after it, which say what it is made of.
 
     Raises:
       UsageError: it does not fit.
     """
-    free = devices.free_bytes(plan.devices)
     if needed > free:
         config = plan.program.config
         runs = f"runs_per_program = {plan.runs_per_program}, " if len(plan.runs) > 1 else ""

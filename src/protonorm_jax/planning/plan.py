@@ -19,7 +19,7 @@ from protonorm_jax.planning.samples import DataSets
 from protonorm_jax.types import Client, Dataset, Model, Models, Partition, Scored
 
 GIB = 2**30
-_IN_TURN = ("cpu", "tpu")
+IN_TURN = ("cpu", "tpu")
 """Where clients and runs train one after the other unless told otherwise; on GPU they are vmapped.
 
 A core has no use for more than one client's arithmetic at a time. A TPU's step takes as long as its
@@ -119,7 +119,7 @@ def make(
         arrangement = arrange(dealt, len(chosen), count, vmap_runs, platform)
         return _plan_of(dealt, arrangement, chosen)
 
-    wanted = runs_per_program or (len(chosen) if platform in _IN_TURN else len(configs))
+    wanted = runs_per_program or (len(chosen) if platform in IN_TURN else len(configs))
     result = planned(min(wanted, len(configs)))
     while not runs_per_program and result.memory.total() > free and result.runs_per_program > 1:
         result = planned(max(result.runs_per_program // 2, 1))
@@ -158,7 +158,7 @@ def arrange(
       vmap_runs: of these, how many a device trains in one vmapped program; 0 chooses.
       platform: of the devices: `cpu`, `gpu` or `tpu`.
     """
-    config, together = dealt.config, 1 if platform in _IN_TURN else 0
+    config, together = dealt.config, 1 if platform in IN_TURN else 0
     spread = layout.spread(count, num_devices, vmap_runs or together)
     layouts = [
         layout.arrange(

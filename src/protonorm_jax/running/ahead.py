@@ -10,6 +10,7 @@ import jax
 import psutil
 
 from protonorm_jax.planning import costs, devices, hlo
+from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.planning.targets import CHIPS, Target
 from protonorm_jax.running import driver
@@ -148,7 +149,8 @@ def runs_that_fit(plan: Plan, memory: Memory, available: int) -> int:
     shared = plan.dataset.images.nbytes + plan.dataset.labels.nbytes + memory.code
     arguments = max(memory.arguments - shared + memory.code, 0) + memory.results
     each = arguments / spread.runs_each * spread.client_devices
-    in_turn = spread.runs_each > spread.vmap_runs or plan.devices[0].platform == "cpu"
+    alone = spread.vmap_runs == 1 and plan.devices[0].platform in planning.IN_TURN
+    in_turn = alone or spread.runs_each > spread.vmap_runs
     if not in_turn:
         each += memory.temporaries / spread.vmap_runs * spread.client_devices
     left = available - shared - (memory.temporaries if in_turn else 0)

@@ -96,12 +96,12 @@ def expected(
         server, upload = num_bytes(shapes.server), shapes.upload
         state += count * num_bytes(architecture.client)
         index += count * 4 * sum(length)
-        rows = architecture.chunk * spread.vmap_runs
+        rows = architecture.together * spread.vmap_runs
         work = max(work, rows * _client_bytes(program, architecture, shapes))
         work = max(work, spread.vmap_runs * _server_bytes(program, shapes))
         each = 2 * num_clients * num_bytes(upload.each)
         # The average is taken leaf by leaf, from the uploads as they come.
-        mean += count * spread.client_devices * num_bytes(upload.mean)
+        mean += architecture.room * spread.client_devices * num_bytes(upload.mean)
         largest = max([largest, *(num_bytes(leaf) for leaf in jax.tree.leaves(upload.mean))])
     state += server
     # Where a device has several runs, those that train are copied out of the rest.

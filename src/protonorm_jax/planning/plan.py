@@ -211,6 +211,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
                 both,
                 _client(method, both, architectures[first], dataset.num_classes),
                 placement.chunk,
+                *_room(dealt, placement),
                 widths,
             )
             for both, placement, widths in zip(
@@ -221,6 +222,15 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
         arrangement.spread.client_devices,
         arrangement.spread.vmap_runs,
     )
+
+
+def _room(dealt: Dealt, placement: layout.Placement) -> tuple[int, int]:
+    """How many clients of an architecture train on a device at most, and how many together."""
+    wanted = np.array([share.config.participation for share in dealt.shares], np.float32)
+    most = int(simulate.num_participants(wanted, len(dealt.architectures)).max())
+    room = min(int((placement.client_ids >= 0).sum(axis=1).max()), most)
+    together = min(placement.chunk, room)
+    return -(-room // together) * together, together
 
 
 def _plan_of(

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from protonorm_jax import keys
 from protonorm_jax.config import Config
-from protonorm_jax.engine import absent, cohort, evaluate, exchange, lockstep, loops
+from protonorm_jax.engine import absent, cohort, draws, evaluate, exchange, lockstep, loops
 from protonorm_jax.engine.client import local_update, num_steps
 from protonorm_jax.engine.exchange import AXIS as AXIS
 from protonorm_jax.methods.descent import Descent
@@ -274,9 +274,8 @@ def participants(
       is not lost (each independently with probability `dropout`).
     """
     order_key = keys.derive(key, keys.Stream.PARTICIPATION, round_index)
-    drawn = jax.random.permutation(order_key, num_clients)
-    among = jnp.arange(num_clients) < num_participants(participation, num_clients)
-    trains = among.at[drawn].set(among, unique_indices=True)
+    wanted = num_participants(participation, num_clients).astype(jnp.int32)
+    trains = draws.among_first(order_key, num_clients, wanted)
     loss_key = keys.derive(key, keys.Stream.DROPOUT, round_index)
     lost = jax.random.uniform(loss_key, (num_clients,)) < dropout
     return trains, trains & ~lost
@@ -309,10 +308,10 @@ def work(
       replacement, which have a number each drawn evenly from `least` to 1.
     """
     order_key = keys.derive(key, keys.Stream.STRAGGLERS, round_index)
-    rank = jnp.argsort(jax.random.permutation(order_key, num_clients))
+    wanted = jnp.round(stragglers * num_clients).astype(jnp.int32)
+    slow = draws.among_first(order_key, num_clients, wanted)
     work_key = keys.derive(key, keys.Stream.WORK, round_index)
     drawn = least + (1 - least) * jax.random.uniform(work_key, (num_clients,))
-    slow = rank < jnp.round(stragglers * num_clients).astype(rank.dtype)
     return jnp.where(slow, drawn, 1.0)
 
 

@@ -7,7 +7,6 @@ not change a bit of the result. `protonorm_jax.loop` does the same in plain Pyth
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -29,12 +28,14 @@ class Architecture(NamedTuple):
     Attributes:
       models: theirs, and the shared one.
       client: shapes and dtypes of what one of them keeps.
-      chunk: clients that a device works on in one vmapped step; 1 means no vmap. Divides the slots.
+      chunk: clients that a device evaluates in one vmapped step; 1 means no vmap. Divides the
+        slots.
       room: no device has more clients that train in a round, nor outputs of them. Divided by
         `together`.
       together: of these, how many train in one vmapped step; 1 means no vmap.
-      widths: how a batch of clients, and of vmapped runs, narrows as they finish; see
-        `lockstep.repeat`.
+      widths: how a batch of clients, and of vmapped runs, narrows as they finish their training;
+        see `lockstep.repeat`.
+      evaluation_widths: the same of their evaluation.
     """
 
     models: Models
@@ -43,10 +44,7 @@ class Architecture(NamedTuple):
     room: int
     together: int
     widths: tuple[int, ...]
-
-    def repeat(self) -> Callable[..., Any]:
-        """The loop over a client's batches."""
-        return functools.partial(lockstep.repeat, widths=self.widths)
+    evaluation_widths: tuple[int, ...]
 
 
 def flatten(client: Client) -> Client:
@@ -376,7 +374,7 @@ def _round(
             method=method,
             config=config,
             budget=budget(member.client_ids, member.train_count),
-            repeat=architecture.repeat(),
+            repeat=functools.partial(lockstep.repeat, widths=architecture.widths),
         )
         return flatten(client), (upload, info)
 
@@ -506,7 +504,7 @@ def _evaluate(
             models=architecture.models,
             method=method,
             batch_size=program.config.eval_batch_size,
-            repeat=architecture.repeat(),
+            repeat=functools.partial(lockstep.repeat, widths=architecture.evaluation_widths),
         )
 
     correct = tuple(

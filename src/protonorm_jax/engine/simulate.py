@@ -272,8 +272,8 @@ def participants(
       is not lost (each independently with probability `dropout`).
     """
     order_key = keys.derive(key, keys.Stream.PARTICIPATION, round_index)
-    wanted = num_participants(participation, num_clients).astype(jnp.int32)
-    trains = draws.among_first(order_key, num_clients, wanted)
+    wanted = num_participants(jnp.asarray(participation, jnp.float32), num_clients)
+    trains = draws.among_first(order_key, num_clients, wanted.astype(jnp.int32))
     loss_key = keys.derive(key, keys.Stream.DROPOUT, round_index)
     lost = jax.random.uniform(loss_key, (num_clients,)) < dropout
     return trains, trains & ~lost

@@ -77,7 +77,7 @@ def test_batches_are_made_of_those_who_train(vmap_clients, together):
     """Six of sixty, on two devices: the work is that of six in every round, of which all differ."""
     steps = np.arange(1, 61)
     one = layout.arrange(["a"] * 60, steps, [1.0] * 60, num_devices=2, vmap_clients=vmap_clients)
-    room = layout.room_of(one.placements[0], 6)
+    room = layout.room_of(one.placements[0], 6, 60)
     assert room == (-(-6 // together) * together, together)
     (work,) = layout.work_of([[one]], [[steps]], layout.spread(1, 2, 1), [[6]])
     rounds, *rest = work.steps.shape
@@ -93,6 +93,18 @@ def test_batches_are_made_of_those_who_train(vmap_clients, together):
     found = layout.efficiency([work], layout.choose_widths([work]), {"a": 1.0})
     assert 1.0 <= found.waste <= 1.15 and 1.1 < found.imbalance < 2.0
     assert (found.waste == 1.0) == (vmap_clients == 1)
+
+
+def test_no_more_are_vmapped_than_usually_train():
+    """40 of 1,000, on a device that has a quarter: hardly ever more than 19 of its own."""
+    ids = np.arange(250)[None]
+    assert layout.room_of(layout.Placement("a", ids, 250), 40, 1000) == (57, 19)
+    assert layout.room_of(layout.Placement("a", ids, 250), 1000, 1000) == (250, 250)
+    assert layout.room_of(layout.Placement("a", ids, 5), 40, 1000) == (40, 5)
+    assert layout.room_of(layout.Placement("a", np.arange(1000)[None], 1000), 40, 1000) == (40, 40)
+    assert layout.room_of(layout.Placement("a", np.array([[0]]), 1), 1, 1) == (1, 1)
+    drawn = np.random.default_rng(0).hypergeometric(250, 750, 40, 10_000)
+    assert (drawn > 19).mean() < 0.005
 
 
 def test_work_of_runs_in_which_unequal_numbers_train():

@@ -2,6 +2,7 @@
 architecture. Host side, numpy.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -140,10 +141,20 @@ class Room(NamedTuple):
     together: int
 
 
-def room_of(placement: Placement, participants: int) -> Room:
-    """The room for those who train, if so many clients of all architectures do."""
-    clients = min(int((placement.client_ids >= 0).sum(axis=1).max()), participants)
-    together = min(placement.chunk, clients)
+def room_of(placement: Placement, participants: int, num_clients: int) -> Room:
+    """The room for those who train, if so many of all clients do.
+
+    No more are vmapped than there rarely are on one device (the mean and three standard
+    deviations): a second step is for the others.
+    """
+    there = int((placement.client_ids >= 0).sum(axis=1).max())
+    clients = min(there, participants)
+    share = there / num_clients
+    variance = (
+        participants * share * (1 - share) * (1 - (participants - 1) / max(num_clients - 1, 1))
+    )
+    usual = math.ceil(participants * share + 3 * math.sqrt(max(variance, 0.0)))
+    together = min(placement.chunk, clients, usual)
     return Room(-(-clients // together) * together, together)
 
 
@@ -179,7 +190,7 @@ def work_of(
     most = max(int(mask.sum()) for round in trained for call in round for mask in call)
     result = []
     for number, group in enumerate(programs[0][0].placements):
-        room = room_of(group, most)
+        room = room_of(group, most, len(steps[0][0]))
         shape = len(trained), len(programs), places, spread.client_devices, room.clients
         counts = np.zeros(shape, int)
         for index, call, run in np.ndindex(len(trained), len(programs), len(programs[0])):

@@ -165,7 +165,7 @@ def arrange(
     num_clients = len(dealt.architectures)
     wanted = np.array([share.config.participation for share in dealt.shares], np.float32)
     participants = simulate.num_participants(wanted, num_clients).astype(int).tolist()
-    rooms = [layout.room_of(one, max(participants)) for one in layouts[0].placements]
+    rooms = [layout.room_of(one, max(participants), num_clients) for one in layouts[0].placements]
 
     def by_call(runs: list[Any]) -> list[list[Any]]:
         return [runs[i : i + count] for i in range(0, len(runs), count)]

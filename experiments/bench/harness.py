@@ -27,7 +27,6 @@ from . import processes, timing
 
 BATCH_SIZE = 32
 FEATURE_DIM = 512
-ROUNDS = 5  # In one call, where the call itself is not to be measured.
 NUM_CLASSES = 10
 SHAPES = {"digits": (8, 8, 1), "cifar": (32, 32, 3)}
 
@@ -78,6 +77,11 @@ class Federation(NamedTuple):
     def participants(self) -> int:
         """Clients that train in a round of one run."""
         return max(round(self.participation * self.num_clients), 1)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds in a call where the call itself, a millisecond, is not to be measured."""
+        return min(max(200 // self.participants, 2), 50)
 
 
 def paper(family: str, num_clients: int, num_devices: int) -> Federation:
@@ -173,7 +177,8 @@ def time_round(federation: Federation) -> timing.Times:
 
 def time_rounds(federation: Federation) -> timing.Times:
     """The times of a round of a prepared simulation among many, without evaluation."""
-    return timing.clock(functools.partial(_running[federation].train, ROUNDS)).over(ROUNDS)
+    train = functools.partial(_running[federation].train, federation.rounds)
+    return timing.clock(train).over(federation.rounds)
 
 
 def prepare_lean(federation: Federation) -> None:
@@ -211,7 +216,8 @@ def prepare_lean(federation: Federation) -> None:
 
     init = jax.jit(lambda keys: jax.lax.map(net.init, keys))
     rounds = jax.jit(
-        lambda clients: jax.lax.fori_loop(0, ROUNDS, one_round, clients), donate_argnums=0
+        lambda clients: jax.lax.fori_loop(0, federation.rounds, one_round, clients),
+        donate_argnums=0,
     )
     clients = [init(jax.random.split(jax.random.key(0), count))]
 
@@ -224,7 +230,7 @@ def prepare_lean(federation: Federation) -> None:
 
 def time_lean(federation: Federation) -> timing.Times:
     """The times of a round among many of what `prepare_lean` made."""
-    return timing.clock(_lean[federation]).over(ROUNDS)
+    return timing.clock(_lean[federation]).over(federation.rounds)
 
 
 def forget(*federations: Federation) -> None:

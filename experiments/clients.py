@@ -7,8 +7,19 @@ is a program of its own, all participations share it.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments clients
-    Time: not measured yet
-    Result: not run yet
+    Time: 1 minute on two idle cores
+    Result: test accuracy, %, of the selected round, mean of 4 seeds and half its 95 % t interval:
+
+        clients  taking part  ProtoNorm    FedProto     Local       most frequent class
+             10          30%  48.1 ± 10.9  26.3 ± 4.0   45.9 ± 2.6  37.0
+             10         100%  81.9 ± 7.1   55.5 ± 10.9  64.9 ± 6.8  37.0
+             20          30%  37.8 ± 11.3  19.0 ± 2.1   41.8 ± 8.9  40.2
+             20         100%  69.4 ± 4.5   33.3 ± 13.5  49.6 ± 6.8  40.2
+             40          30%  38.5 ± 5.3   17.3 ± 1.1   40.3 ± 5.8  40.0
+             40         100%  55.0 ± 3.5   28.9 ± 11.0  43.0 ± 8.2  40.0
+
+    ProtoNorm is ahead of local training where all take part. Where a third of them does, clients
+    have trained too little after 30 rounds for any of this to count.
 
 Full, CIFAR-10, family `ht0`:
 

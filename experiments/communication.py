@@ -7,8 +7,10 @@ accuracy of local training is reached, where it is reached at all.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments communication
-    Time: not measured yet
-    Result: not run yet
+    Time: 2 minutes on two idle cores
+    Result: with two seeds no method is told apart from another. ProtoNorm reaches the mean of Local
+    after 23 of 40 rounds and 3.2 million floats in both seeds, FedGen after 34 and 201 million;
+    FD and FedTGP in one of two seeds, the others in none.
 
 Full, CIFAR-100, HtFE8, batches of 10:
 

@@ -9,8 +9,10 @@ expected to beat.
 Quick, digits, Dirichlet(0.1) and two classes a client, family `tiny`:
 
     Command: python -m experiments main_comparison
-    Time: not measured yet
-    Result: not run yet
+    Time: 10.5 minutes on two idle cores
+    Result: with two seeds nothing is told apart from anything: half intervals are 9 to 95 points.
+    It shows that all methods run, are tuned and come out on one page. `fashion_mnist` has eight
+    seeds.
 
 Full, CIFAR-10 and CIFAR-100 (Tiny-ImageNet by `--data folder:PATH --image-size 32`), HtFE8, 20
 clients, batches of 10, the learning rate and the settings of the method tuned:

@@ -7,8 +7,13 @@ one program.
 Quick, digits, family `mlp,cnn`:
 
     Command: python -m experiments proximity
-    Time: not measured yet
-    Result: not run yet
+    Time: 24 seconds on two idle cores
+    Result: test accuracy, %, of the selected round, mean of 4 seeds and half its 95 % t interval;
+    Local 80.0 ± 11.7, most frequent class 74.3:
+
+        lambda =   1            3            10           30           100
+        ProtoNorm  76.7 ± 12.5  80.0 ± 11.8  89.3 ± 5.2   92.1 ± 3.2   74.3 ± 15.0
+        FedProto   65.4 ± 13.6  68.1 ± 13.6  75.6 ± 12.8  78.5 ± 10.3  75.8 ± 14.9
 
 Full, CIFAR-10, family `ht0`:
 

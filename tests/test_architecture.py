@@ -15,6 +15,7 @@ ALLOWED = {
     "errors": set(),
     "types": set(),
     "keys": set(),
+    "scopes": set(),
     "json_files": set(),
     "settings": set(),
     "config": {"json_files", "settings"},
@@ -25,12 +26,12 @@ ALLOWED = {
     "models": set(),
     "report": {"metrics", "statistics"},
     "statistics": {"metrics"},
-    "methods": {"config", "settings", "thomson"},
-    "engine": {"config", "keys", "methods"},
+    "methods": {"config", "scopes", "settings", "thomson"},
+    "engine": {"config", "keys", "methods", "scopes"},
     "loop": {"engine", "keys", "methods"},
     "planning": {
         *("config", "data", "engine", "keys", "methods", "metrics"),
-        *("models", "partition", "settings"),
+        *("models", "partition", "scopes", "settings"),
     },
     "running": {
         *("config", "engine", "json_files", "keys", "methods", "metrics", "planning", "report"),
@@ -50,16 +51,19 @@ ORDER = {
         *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
         "simulate",
     ),
-    "planning": ("samples", "deal", "devices", "layout", "memory", "added", "plan", "inputs"),
+    "planning": (
+        *("samples", "deal", "devices", "targets", "layout", "memory", "added", "plan", "inputs"),
+        *("hlo", "costs"),
+    ),
     "running": (
         *("files", "lock", "directory", "forms", "reading", "driver", "conditions"),
-        *("record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning", "runs"),
-        *("experiments", "comparing", "verify", "verify_sweeps"),
+        *("ahead", "record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning"),
+        *("runs", "experiments", "comparing", "verify", "verify_sweeps"),
     ),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
         *("console", "environment", "paths", "thomson", "export", "partition", "report", "flags"),
-        *("interruption", "progress", "cli"),
+        *("interruption", "progress", "start", "asked", "compile", "cli"),
     ),
 }
 NO_JAX = (
@@ -68,7 +72,7 @@ NO_JAX = (
 )
 WRITERS = (
     *("data", "running/files", "running/lock", "running/directory", "running/record"),
-    *("command/thomson", "command/partition"),
+    *("command/thomson", "command/partition", "command/compile"),
 )
 
 

@@ -23,7 +23,7 @@ _temp_mib: dict[str, float] = {}  # Of the architectures measured so far.
 
 def work(architecture: str) -> roofline.Work:
     """What one step costs at least."""
-    model = harness.model(architecture, "lax")
+    model = harness.model(architecture, "native")
     return roofline.count(model, harness.SHAPES["cifar"], harness.BATCH_SIZE)
 
 

@@ -278,14 +278,14 @@ def child(stack: ExitStack, *, one_core: bool = False, num_devices: int = 0) -> 
     return call
 
 
-def model(architecture: str, convolution: str) -> Model:
+def model(architecture: str, form: str) -> Model:
     """For images of CIFAR's shape."""
     return models.build(
         architecture,
         num_classes=NUM_CLASSES,
         feature_dim=FEATURE_DIM,
         image_shape=SHAPES["cifar"],
-        convolution=convolution,
+        form=form,
     )
 
 
@@ -302,7 +302,7 @@ def prepare_steps(architecture: str, num_steps: int, num_devices: int) -> dict[s
     config = Config(num_clients=1, **settings, method_settings={"collect": "during"})
     setup = methods.Setup(NUM_CLASSES, FEATURE_DIM, 1, config.rounds, BATCH_SIZE)
     method = methods.build(config.method, setup, config.method_settings)
-    nets = Models(model(architecture, "canonical" if jax.default_backend() == "cpu" else "im2col"))
+    nets = Models(model(architecture, "auto"))
     chosen = devices.choose(num_devices)
     images, labels = random_samples(num_steps * BATCH_SIZE, "cifar")
     data = ClientData(images, labels, jnp.arange(len(labels)), np.int32(len(labels)))

@@ -1,11 +1,12 @@
 """What a client step cannot do without, counted from the architecture, and what a core can do.
 
-The count walks the operations of a model's forward pass in its stock form (`convolution="lax"`),
+The count walks the operations of a model's forward pass in its stock form (`form="native"`),
 so it says nothing of how the step is really computed.
 
 Operations. A convolution or matrix product of M multiply-adds costs 2 M for its output and 2 M for
 the gradient of each operand that depends on parameters: three times the forward pass, but for the
-first layer, whose image needs no gradient. Norms, activations, pooling and SGD are not counted.
+first layer, whose image needs no gradient. Norms, activations, pooling (a product with a constant)
+and SGD are not counted.
 
 Bytes. Taken is an implementation with one kernel for each product and each of its gradients, into
 which all that stands between two products is fused, and with no cache that outlives a kernel. With
@@ -86,7 +87,7 @@ class _Product(NamedTuple):
 
 
 def count(model: Model, image_shape: tuple[int, int, int], batch_size: int) -> Work:
-    """Counts the work of one training step of a model built with `convolution="lax"`."""
+    """Counts the work of one training step of a model built with `form="native"`."""
     variables = jax.eval_shape(model.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((batch_size, *image_shape), jnp.float32)
     products: list[_Product] = []
@@ -142,7 +143,7 @@ def _walk(jaxpr: Any, inputs: Iterable[_Tensor], products: list[_Product]) -> li
         else:
             trained = any(operand.trained for operand in operands)
             outputs = [_Tensor(variable.aval.shape, trained) for variable in equation.outvars]
-        if name in ("conv_general_dilated", "dot_general"):
+        if name in ("conv_general_dilated", "dot_general") and operands[1].trained:
             counts = _multiply_adds(equation, operands, outputs[0])
             products.append(_Product(*operands, outputs[0], *counts))
         known.update(zip(equation.outvars, outputs, strict=True))

@@ -1,6 +1,8 @@
 """The values that cross the borders between rooms."""
 
+import dataclasses
 import enum
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -152,12 +154,40 @@ class Client(NamedTuple):
     statistics: dict[str, Any]
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=("pixels",), meta_fields=("shape",)
+)
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images as rows of numbers.
+
+    In their own shape a TPU would lay out three channels as 128, and copy all images into that
+    layout in every call.
+
+    Attributes:
+      pixels: `[N, height * width * channels]` uint8.
+      shape: `(height, width, channels)` of each.
+    """
+
+    pixels: Any
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, images: np.ndarray) -> "Images":
+        """Those of `[N, height, width, channels]`."""
+        return cls(images.reshape(len(images), -1), images.shape[1:])
+
+
+def is_images(leaf: Any) -> bool:
+    """Whether a leaf of the inputs of a data set holds pixels, from 0 to 255."""
+    return isinstance(leaf, Images) or leaf.dtype == jnp.uint8
+
+
 class ClientData(NamedTuple):
     """One client's samples, as rows of arrays that all clients share.
 
     Attributes:
-      inputs: a pytree with leaves `[N, ...]` of the whole data set; today one array of images
-        `[N, H, W, channels]` uint8.
+      inputs: a pytree of the whole data set with leaves `[N, ...]`, or `Images`.
       labels: `[N]` int32 of the whole data set.
       indices: `[n]` int32, the client's rows, real ones first.
       num_samples: `[]` int32, how many of `indices` are real.
@@ -205,14 +235,18 @@ class Batch(NamedTuple):
 def take(data: ClientData, rows: jax.Array, mask: jax.Array) -> Batch:
     """The samples `rows` `[B]` of the whole data set, pixels scaled from 0..255 to [-1, 1].
 
-    Leaves of the inputs that are not uint8 are no images and stay as they are.
+    Leaves of the inputs that are neither `Images` nor uint8 stay as they are.
     """
 
-    def one(leaf: jax.Array) -> jax.Array:
-        taken = leaf[rows]
-        return taken.astype(jnp.float32) / 127.5 - 1.0 if leaf.dtype == jnp.uint8 else taken
+    def one(leaf: Any) -> jax.Array:
+        if isinstance(leaf, Images):
+            taken = leaf.pixels[rows].reshape(-1, *leaf.shape)
+        else:
+            taken = leaf[rows]
+        return taken.astype(jnp.float32) / 127.5 - 1.0 if is_images(leaf) else taken
 
-    return Batch(jax.tree.map(one, data.inputs), data.labels[rows], mask)
+    inputs = jax.tree.map(one, data.inputs, is_leaf=lambda leaf: isinstance(leaf, Images))
+    return Batch(inputs, data.labels[rows], mask)
 
 
 class Prototypes(NamedTuple):

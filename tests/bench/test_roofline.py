@@ -25,7 +25,7 @@ def test_operations_are_those_known(name, millions, pads):
 
 def test_operations_and_bytes_of_a_perceptron_are_those_of_its_three_layers():
     shape = (4, 4, 1)
-    model = models.build("mlp", num_classes=3, feature_dim=64, image_shape=shape, convolution="lax")
+    model = models.build("mlp", num_classes=3, feature_dim=64, image_shape=shape, form="native")
     work = roofline.count(model, shape, batch_size=2)
 
     first, second, third = 2 * 16 * 64, 2 * 64 * 64, 2 * 64 * 3

@@ -36,9 +36,9 @@ from protonorm_jax.types import ClientData, Models
 pytestmark = pytest.mark.timeout(180)
 
 
-WHOLE = ("fedkd", "protonorm")
-"""Methods of which `make test` tests the whole contract: decompositions, the alignment. That of the
-others is for `make test-large`."""
+WHOLE = ("protonorm",)
+"""Methods of which `make test` tests the whole contract. The others are for `make test-large`, and
+decompositions in vmapped clients for `test_decompositions`."""
 ALIKE = ("fd", "fedgh", "fedproto", "fml", "lg_fedavg")
 """Methods whose hooks are of the kinds that others have; they are for `make test-large`."""
 

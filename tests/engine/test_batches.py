@@ -9,7 +9,7 @@ import pytest
 
 from protonorm_jax.engine import batches, evaluate, lockstep
 from protonorm_jax.methods.method import Method
-from protonorm_jax.types import Client, ClientData, Models
+from protonorm_jax.types import Client, ClientData, Images, Models, take
 
 VALUES = np.random.default_rng(0).integers(1, 9, (20, 3)).astype(np.float32)
 LABELS = np.arange(20, dtype=np.int32) % 4
@@ -30,6 +30,17 @@ def test_indices_are_padded_with_zeros_to_whole_batches_and_at_least_one(length,
     wanted[:, :length] = indices
     np.testing.assert_array_equal(result, wanted)
     np.testing.assert_array_equal(batches.pad(indices[1], size), wanted[1])
+
+
+def test_images_are_taken_alike_as_rows_of_numbers_and_in_their_shape():
+    images = np.random.default_rng(2).integers(0, 256, (20, 4, 5, 3), np.uint8)
+    rows, mask = jnp.array([3, 0, 19]), jnp.array([True, True, False])
+    data = ClientData(Images.of(images), jnp.array(LABELS), jnp.array(ROWS), jnp.int32(3))
+    assert data.inputs.pixels.shape == (20, 60)
+    batch = jax.jit(take)(data, rows, mask)
+    np.testing.assert_allclose(batch.inputs, images[[3, 0, 19]] / 127.5 - 1, atol=1e-6)
+    other = jax.jit(take)(data._replace(inputs=images), rows, mask)
+    jax.tree.map(np.testing.assert_array_equal, batch, other)
 
 
 def sums(batch, constants, places):

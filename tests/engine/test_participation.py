@@ -19,7 +19,6 @@ RECORDED = pathlib.Path(__file__).parent.parent / "golden" / "participation.json
 
 SOME = SMALL.replace(family="mlp", num_clients=9, participation=0.3)
 CASES = {
-    "kept": SOME.replace(method="local", stragglers=0.5),
     "sent to those who train": SOME.replace(method="fml", failures=0.3, devices=2),
     "a head for all": SOME.replace(method="fedgh", method_settings={}, eval_every=2),
     "a model for all": SOME.replace(method="fedavg", method_settings={}, devices=2),

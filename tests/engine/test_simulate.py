@@ -17,7 +17,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.models import layers, registry
 from protonorm_jax.planning import layout, plan
 from protonorm_jax.running import driver
-from protonorm_jax.types import Dataset
+from protonorm_jax.types import Dataset, Images
 from recorded import SMALL
 
 pytestmark = pytest.mark.usefixtures("hastily")
@@ -198,7 +198,7 @@ def test_shard_map_in_place_of_pmap_has_the_same_bits(small_set):
             check_vma=False,
         )
     )
-    samples = simulate.Samples(dataset.images, dataset.labels)
+    samples = simulate.Samples(Images.of(dataset.images), dataset.labels)
     others, _ = mapped(simulation.inputs(0), samples, np.int32(2), np.bool_(True))
     jax.tree.map(np.testing.assert_array_equal, states, jax.block_until_ready(others))
 

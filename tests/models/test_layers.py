@@ -1,5 +1,6 @@
 """Every form of every layer against the stock operation or the definition."""
 
+import functools
 import re
 
 import definition
@@ -15,6 +16,8 @@ from protonorm_jax.models.layers.batch_norm import normalize_batch
 from protonorm_jax.models.layers.convolution import convolve
 from protonorm_jax.models.layers.pooling import adaptive_average_pool, max_pool
 
+FORMS = ("canonical", "native")
+"""Of all layers but convolutions, where `im2col` is as `canonical`."""
 QUICKLY = {"xla_backend_optimization_level": 0}
 """How to compile what runs only once."""
 
@@ -83,7 +86,7 @@ def test_all_forms_of_a_convolution_follow_its_definition(geometry):
             return jax.vjp(forward, x, kernel)[1](gradient)
 
         gradients, again = jax.vjp(backward, *operands)
-        stock = convolve(*operands[:2], stride=stride, padding=padding, form="lax")
+        stock = convolve(*operands[:2], stride=stride, padding=padding, form="native")
         return forward(*operands[:2]), gradients, again(weights), stock
 
     with jax.enable_x64(True):
@@ -119,6 +122,7 @@ def test_convolution_of_vmapped_clients_is_a_loop_over_them(form):
             close(jax.tree.map(lambda leaf, client=client: leaf[client], together), expected)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     "geometry",
     [
@@ -133,12 +137,12 @@ def test_convolution_of_vmapped_clients_is_a_loop_over_them(form):
     ],
     ids=str,
 )
-def test_max_pool_and_its_gradient_take_the_first_of_equal_maxima(geometry):
+def test_max_pool_and_its_gradient_take_the_first_of_equal_maxima(geometry, form):
     size, kernel, stride, padding, incomplete = geometry
 
     @jax.jit
     def run(x, gradient):
-        y, backward = jax.vjp(lambda x: max_pool(x, kernel, stride, padding, incomplete), x)
+        y, backward = jax.vjp(lambda x: max_pool(x, *geometry[1:], form), x)
         return y, backward(gradient)[0]
 
     for ties in (False, True):
@@ -179,12 +183,13 @@ def test_max_pool_can_be_differentiated_twice_and_passes_nan_on():
         return jnp.max(jnp.stack(parts), axis=0)
 
     with jax.enable_x64(True):
-        ours, theirs = jax.jit(
-            lambda x: [jax.grad(slope)(x, pool) for pool in (lambda x: max_pool(x, 2, 2), stock)]
-        )(x)
-        close(ours, theirs)
+        pools = [functools.partial(max_pool, kernel=2, stride=2, form=form) for form in FORMS]
+        *ours, theirs = jax.jit(lambda x: [jax.grad(slope)(x, pool) for pool in (*pools, stock)])(x)
+        for one in ours:
+            close(one, theirs)
     x[0, 1, 0, 0] = np.nan
-    assert np.isnan(max_pool(jnp.asarray(x), 2, 2)[0, 0, 0, 0])
+    for pool in pools:
+        assert np.isnan(pool(jnp.asarray(x))[0, 0, 0, 0])
 
 
 def textbook_norm(x, scale, bias, epsilon=1e-5):
@@ -221,11 +226,15 @@ def test_batch_norm_gradients_are_those_of_the_definition():
 
     args = normal(0, 6, 3, 2, 4), normal(1, 4), normal(2, 4), normal(3, 6, 3, 2, 4)
     for rows, definition_of in ((None, textbook_norm), (mask, textbook_of_real_rows)):
-        ours = norm_report(
-            lambda x, scale, bias, rows=rows: normalize_batch(x, scale, bias, rows, 1e-5)[0]
-        )
         with jax.enable_x64(True):
-            close(ours(*args), norm_report(definition_of)(*args))
+            expected = norm_report(definition_of)(*args)
+        for form in FORMS:
+
+            def ours(x, scale, bias, rows=rows, form=form):
+                return normalize_batch(x, scale, bias, rows, 1e-5, form)[0]
+
+            with jax.enable_x64(True):
+                close(norm_report(ours)(*args), expected)
 
 
 def test_batch_norm_statistics_follow_pytorch_and_survive_an_almost_empty_mask():
@@ -271,7 +280,9 @@ def test_adaptive_average_pool_follows_its_definition(length, size):
         [x[:, i * length // size : -(-(i + 1) * length // size)].mean(axis=1) for i in range(size)],
         axis=1,
     )
-    np.testing.assert_allclose(adaptive_average_pool(x, size), expected, rtol=1e-5, atol=1e-6)
+    for form in FORMS:
+        actual = adaptive_average_pool(x, size, form)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_needs_a_key_and_keeps_the_mean():
@@ -286,9 +297,7 @@ def test_dropout_needs_a_key_and_keeps_the_mean():
 def test_training_in_a_loop_compiles_to_fast_convolutions_only(name):
     """The compiler leaves the layouts alone that `test_models` sees in every model's program."""
     shape = (16, 16, 3)
-    model = models.build(
-        name, num_classes=4, feature_dim=16, image_shape=shape, convolution="canonical"
-    )
+    model = models.build(name, num_classes=4, feature_dim=16, image_shape=shape, form="canonical")
 
     def loss(params, variables, images):
         outputs, variables = model.apply({**variables, "params": params}, images, True)

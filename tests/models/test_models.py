@@ -172,7 +172,7 @@ def test_every_model_keeps_the_contract_in_mixed_precision(name, form):
         num_classes=5,
         feature_dim=48,  # No base has this length, so that all of them are pooled.
         image_shape=(32, 32, 3),
-        convolution=form,
+        form=form,
         precision="bfloat16",
     )
 
@@ -217,9 +217,7 @@ def test_every_model_keeps_the_contract_in_mixed_precision(name, form):
 @pytest.mark.parametrize("name", (*models.FAMILIES["tiny"], "tiny_vit"))
 def test_padding_changes_nothing_and_vmapped_clients_equal_one_alone(name):
     shape = (8, 8, 1)
-    model = models.build(
-        name, num_classes=3, feature_dim=16, image_shape=shape, convolution="im2col"
-    )
+    model = models.build(name, num_classes=3, feature_dim=16, image_shape=shape, form="im2col")
     template = jax.eval_shape(model.init, jax.random.key(0))
     generator = np.random.default_rng(0)
     variables = jax.tree.map(
@@ -363,7 +361,7 @@ def test_families():
         ("mlp", {"image_shape": (8, 8, 2)}, "image_shape must end in 1 or 3 channels"),
         ("fedavg_cnn", {"image_shape": (8, 8, 1)}, "image_shape must be at least 16 x 16 for fed"),
         ("googlenet", {"image_shape": (14, 20, 1)}, "image_shape must be at least 15 x 15 for goo"),
-        ("mlp", {"convolution": "fft"}, "convolution must be one of auto, .*got 'fft'"),
+        ("mlp", {"form": "fft"}, "form must be one of auto, .*got 'fft'"),
         ("mlp", {"precision": "float16"}, "precision must be one of float32, .*got 'float16'"),
     ],
 )

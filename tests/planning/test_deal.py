@@ -1,5 +1,7 @@
 """Which model methods share, what it costs, and who is refused one."""
 
+import re
+
 import jax
 import pytest
 
@@ -19,7 +21,7 @@ def test_the_shared_model_is_that_of_the_family_or_the_one_asked_for(asked, want
     for name in ("mlp", "cnn"):
         cost = models.step_cost(name) + models.step_cost(wanted)
         assert dealt.step_cost[name] == pytest.approx(cost)
-    program = plan.program_of(dealt, plan.arrange(dealt, 1, 1, 0, True), True)
+    program = plan.program_of(dealt, plan.arrange(dealt, 1, 1, 0, "cpu"), "cpu")
     expected = models.build(wanted, num_classes=5, feature_dim=8, image_shape=(8, 8, 1))
     for architecture in program.architectures:
         shapes = [
@@ -27,6 +29,41 @@ def test_the_shared_model_is_that_of_the_family_or_the_one_asked_for(asked, want
             for model in (architecture.models.shared, expected)
         ]
         assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("platform", "vmap_clients", "chunk", "groups", "convolutions"),
+    [
+        ("cpu", 0, 1, {1}, True),
+        ("cpu", 2, 2, set(), False),
+        ("gpu", 0, 3, set(), False),
+        ("gpu", 1, 1, set(), False),
+        # Depthwise layers, and the gradients of their kernels, have a group for each channel.
+        ("tpu", 0, 1, {1, 16, 32, 64}, True),
+    ],
+)
+def test_who_trains_together_and_in_what_form_goes_by_the_platform(
+    platform, vmap_clients, chunk, groups, convolutions, small_set
+):
+    """Of three clients on one device."""
+    config = Config(
+        method="local", family="tiny_mobilenet", num_clients=3, vmap_clients=vmap_clients
+    )
+    dealt = deal([config], small_set)
+    arrangement = plan.arrange(dealt, 1, 1, 0, platform)
+    (architecture,) = plan.program_of(dealt, arrangement, platform).architectures
+    assert architecture.chunk == chunk
+
+    def loss(variables, images):
+        outputs, _ = architecture.models.private.apply(variables, images, True)
+        return outputs.logits.sum()
+
+    variables = jax.eval_shape(architecture.models.private.init, jax.random.key(0))
+    images = jax.ShapeDtypeStruct((4, 8, 8, 1), "float32")
+    text = jax.jit(jax.grad(loss)).lower(variables, images).as_text()
+    found = re.findall(r"(?:feature|batch)_group_count = (\d+)", text)
+    assert {int(count) for count in found} == groups
+    assert ("stablehlo.convolution" in text) == convolutions
 
 
 @pytest.mark.parametrize("method", ["protonorm", "local", "fedavg"])

@@ -413,9 +413,12 @@ def test_an_edge_and_a_lone_budget(places, tmp_path):
         assert expected == pytest.approx(np.mean(best))
     choices[0]["edges"] = ["learning_rate"]
     tuning = json.loads((places / "tuned/tuning.json").read_text())
-    found = page.tuned.part("x", tuning, choices, 18, "tuning-1")
+    found = page.tuned.part("x", tuning, choices, 18, "tuning-1", {"fedproto": "s0"})
     assert [text for text in found.warnings if "protonorm: learning_rate" in text]
     assert [row.cells[1].mark for row in found.tables[1].rows] == ["*", "", ""]
+    # A method has the colour that it has in other pictures, or one that no other has.
+    styles = {label: style for style, _, label in found.legend}
+    assert styles == {"protonorm": "s1", "fedproto": "s0", "local": "local"}
 
 
 def test_tuning_that_goes_on_is_said(places, tmp_path):
@@ -442,13 +445,13 @@ def test_a_critical_difference_takes_ten_data_sets(tmp_path, number):
 
 
 def test_many_arms_are_in_the_tables_and_the_best_in_the_pictures(tmp_path):
-    rates = [0.001 * k for k in range(1, 13)]
+    rates = [0.001 * k for k in range(1, 21)]
     several = [{"method": "fd", "learning_rate": rate, "seed": 0} for rate in rates]
     write_sweep(tmp_path / "sweep", several)
     text = make(tmp_path / "sweep", out=tmp_path / "page.html", against="fd, learning_rate=0.012")
-    assert len(records(text, "comparison-1-differences.csv")) == 11
-    legend = re.findall(r'class="swatch (s\d)".*?</svg>(.*?)</li>', text)
-    assert [style for style, _ in legend] == [f"s{k}" for k in range(8)]
+    assert len(records(text, "comparison-1-differences.csv")) == 19
+    legend = re.findall(r'class="swatch (s\d+)".*?</svg>(.*?)</li>', text)
+    assert [style for style, _ in legend] == [f"s{k}" for k in range(16)]
     assert "fd, learning_rate=0.012" in [label for _, label in legend]
     assert "4 further arms in the tables only" in Reader(text).text
 

@@ -66,7 +66,7 @@ def finish(processes):
 
 def test_two_processes_have_the_bits_of_one_and_the_first_writes(flags, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    command = ("run", *flags, "--rounds", "4", "--out")
+    command = ("run", *flags, "--rounds", "4", "--keep-features", "9", "--out")
     assert cli.main([*command, str(one)]) == 0
     said = finish(start((*command, str(two)), (*command, str(tmp_path / "second"))))
     assert "round 4/4" in said[0] and "protonorm" in said[0]

@@ -4,7 +4,6 @@ import argparse
 import functools
 import inspect
 import itertools
-import logging
 import os
 import re
 import sys
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging as absl_logging
 
 from protonorm_jax import config, methods, report, settings
+from protonorm_jax.command import asked as asking
+from protonorm_jax.command import compile as compiling
 from protonorm_jax.command import (
     console,
     export,
@@ -24,16 +24,16 @@ from protonorm_jax.command import (
     interruption,
     partition,
     progress,
+    start,
     thomson,
 )
 from protonorm_jax.command import report as pages
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import devices, plan
+from protonorm_jax.planning import devices, plan, targets
 from protonorm_jax.running import directory as places
 from protonorm_jax.running import (
     job,
     lock,
-    points,
     reading,
     record,
     sweep,
@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _exit_code(arguments: Sequence[str]) -> int:
     """Runs the command; mistakes, bugs and Ctrl-C become one line and a code."""
     debug = "--debug" in arguments
+    targets.leave_out_absent()
     try:
         with interruption.certain():
             parsed = flags.parse(COMMANDS, arguments)
@@ -98,15 +99,15 @@ def _run(parsed: argparse.Namespace) -> int:
     chosen = flags.chosen(parsed)
     directory = Path(parsed.out or _default_directory(chosen))
     check = _check_of(parsed, directory)
-    _start_up(parsed, chosen.devices)
+    start.start_up(parsed, chosen.devices)
     if parsed.dry_run:
-        with progress.LoadDisplay(_console()):
+        with progress.LoadDisplay(start.console()):
             planned = plan.make([chosen])
         for line in progress.plan_lines(planned):
-            _console().say(line)
+            start.console().say(line)
         return 0
     with lock.holding(directory, fresh=not parsed.out, check=check) as directory:
-        with progress.RunDisplay(chosen, _console()) as display:
+        with progress.RunDisplay(chosen, start.console()) as display:
             summary = job.run(chosen, directory, display=display, overwrite=parsed.overwrite)
         return _end(summary, directory)
 
@@ -120,36 +121,19 @@ def _check_of(parsed: argparse.Namespace, directory: Path) -> Callable[[Path], N
 
 
 def _sweep(parsed: argparse.Namespace) -> int:
-    base = flags.chosen(parsed)
-    grids = sweep.read_grid(parsed.grid_file) if parsed.grid_file else [{}]
-    for text in parsed.grid:
-        name, values = flags.grid_axis(text)
-        if any(name in grid for grid in grids):
-            raise UsageError(f"--grid must name each setting once, got {name} again")
-        grids = [{**grid, name: values} for grid in grids]
-    for name in flags.given_settings(parsed):
-        if any("method" in grid for grid in grids):
-            raise UsageError(
-                f"--{name.replace('_', '-')} must be given as --grid {base.method}.{name}="
-                f"{base.method_settings[name]} in a sweep over methods"
-            )
-    if parsed.tune is not None:
-        return _tune(parsed, base, grids)
-    for name in ("tune_seeds", "tune_rounds", "tune_learning_rates"):
-        if getattr(parsed, name) is not None:
-            raise UsageError(f"--{name.replace('_', '-')} must be left out without --tune")
-    changes = sweep.expand(base, grids, parsed.seeds)
-    directory = Path(parsed.out or _default_directory(base, "sweep"))
+    asked = asking.read(parsed)
+    if asked.budget:
+        return _tune(parsed, asked)
+    directory = Path(parsed.out or _default_directory(asked.base, "sweep"))
     check = _check_of(parsed, directory)
-    _start_up(parsed, base.devices)
+    start.start_up(parsed, asked.base.devices)
 
     def planned() -> sweep.Sweep:
-        sizes = {"runs_per_program": parsed.runs_per_program, "vmap_runs": parsed.vmap_runs}
-        with progress.LoadDisplay(_console()):
-            result = sweep.plan(base, changes, **sizes)
-        _console().print(report.plan_table(sweep.description(result)))
+        with progress.LoadDisplay(start.console()):
+            result = asking.plan_sweep(asked)
+        start.console().print(report.plan_table(sweep.description(result)))
         for note in sweep.notes(result):
-            _console().say(note)
+            start.console().say(note)
         return result
 
     return _plan_and_train(parsed, directory, check, planned, _train_sweep)
@@ -175,9 +159,9 @@ def _plan_and_train(
 
 def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int:
     configs = [run.config for plan in planned.plans for run in plan.runs]
-    with progress.SweepDisplay(configs, _console()) as display:
+    with progress.SweepDisplay(configs, start.console()) as display:
         rows = sweep.train(planned, directory, display=display, resumed=resumed)
-    out = _console()
+    out = start.console()
     out.print(report.sweep_table(rows, sweep.swept(planned.changes)))
     if len(rows) < len(configs):
         out.say(
@@ -189,31 +173,19 @@ def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int
     return 0
 
 
-def _tune(parsed: argparse.Namespace, base: config.Config, grids: Sequence[sweep.Grid]) -> int:
+def _tune(parsed: argparse.Namespace, asked: asking.Asked) -> int:
     """A sweep with --tune."""
-    if "learning_rate" in parsed:
-        raise UsageError(
-            f"--learning-rate must be left out with --tune, got {base.learning_rate}; "
-            "--tune-learning-rates says which are tried"
-        )
-    low, high = parsed.tune_learning_rates or points.LEARNING_RATES
-    seeds = 1 if parsed.tune_seeds is None else parsed.tune_seeds
-    budget = points.Budget(parsed.tune, seeds, parsed.tune_rounds or 0, low, high)
-    options = {"seeds": parsed.seeds, "given": flags.given_settings(parsed)}
-    points.draw(base, grids, budget, **options)  # Refuses what it can before jax starts.
-    directory = Path(parsed.out or _default_directory(base, "tuned"))
+    directory = Path(parsed.out or _default_directory(asked.base, "tuned"))
     check = functools.partial(tuning.check_free, overwrite=parsed.overwrite)
     if parsed.out:
         check(directory)
-    _start_up(parsed, base.devices)
+    start.start_up(parsed, asked.base.devices)
 
     def planned() -> tuning.Experiment:
-        options["runs_per_program"] = parsed.runs_per_program
-        options["vmap_runs"] = parsed.vmap_runs
-        with progress.LoadDisplay(_console()):
-            result = tuning.plan(base, grids, budget, **options)
+        out = start.console()
+        with progress.LoadDisplay(out):
+            result = asking.plan_tuned(asked)
         assert result.tuning is not None
-        out = _console()
         out.print(report.trials_table(result.description))
         for name, one in (("tuning", result.tuning), ("final runs", result.final)):
             out.print(report.plan_table(sweep.description(one), name))
@@ -225,7 +197,7 @@ def _tune(parsed: argparse.Namespace, base: config.Config, grids: Sequence[sweep
 
 
 def _train_tuned(planned: tuning.Experiment, directory: Path, *, resumed: bool) -> int:
-    out = _console()
+    out = start.console()
     display = progress.TuningDisplay(out)
     found = tuning.train(planned, directory, display=display, resumed=resumed)
     if devices.is_first():
@@ -241,7 +213,7 @@ def _show_tuned(
     choices: list[dict[str, Any]] | None, rows: list[dict[str, Any]], names: list[str]
 ) -> None:
     """Prints what was chosen, and the results, as far as there are any."""
-    out = _console()
+    out = start.console()
     if choices:
         out.print(report.choices_table(choices))
     if rows:
@@ -251,7 +223,7 @@ def _show_tuned(
 
 
 def _methods(parsed: argparse.Namespace) -> int:
-    out = _console()
+    out = start.console()
     table = methods.METHODS
     if parsed.name is None:
         rows = [
@@ -298,7 +270,7 @@ def _described(group: Any, name: str) -> dict[str, Any]:
 
 def _resume(parsed: argparse.Namespace) -> int:
     directory = Path(parsed.directory)
-    _start_up(parsed, parsed.devices)
+    start.start_up(parsed, parsed.devices)
     if parsed.rounds is None and job.is_done(directory):
         return _say_done(directory)
     with (
@@ -310,15 +282,15 @@ def _resume(parsed: argparse.Namespace) -> int:
             if parsed.rounds is not None:
                 raise UsageError(f"--rounds must be left out for a sweep, got {parsed.rounds}")
             if tuned:
-                with progress.LoadDisplay(_console()):
+                with progress.LoadDisplay(start.console()):
                     experiment = tuning.resume(directory, num_devices=parsed.devices)
                 return _train_tuned(experiment, directory, resumed=True)
-            with progress.LoadDisplay(_console()):
+            with progress.LoadDisplay(start.console()):
                 planned = sweep.resume(directory, num_devices=parsed.devices)
             return _train_sweep(planned, directory, resumed=True)
         chosen = job.settings_to_resume(directory, parsed.devices, parsed.rounds)
         given = {"num_devices": parsed.devices}
-        display = progress.RunDisplay(chosen, _console())
+        display = progress.RunDisplay(chosen, start.console())
         if parsed.rounds is None and job.is_done(directory, leftovers=True):
             job.resume(directory, display=display)
             return _say_done(directory)
@@ -333,13 +305,13 @@ def _resume(parsed: argparse.Namespace) -> int:
 
 
 def _say_done(directory: Path) -> int:
-    _console().say(f"{directory} holds a finished run; nothing is left to do")
+    start.console().say(f"{directory} holds a finished run; nothing is left to do")
     return 0
 
 
 def _end(summary: dict[str, Any], directory: Path) -> int:
     """Says how a run has ended."""
-    out = _console()
+    out = start.console()
     if devices.is_first():
         out.print(report.comparison_table([summary]))
     if summary["status"] == "stopped":
@@ -352,9 +324,9 @@ def _end(summary: dict[str, Any], directory: Path) -> int:
 
 
 def _verify(parsed: argparse.Namespace) -> int:
-    _start_up(parsed, parsed.devices)
+    start.start_up(parsed, parsed.devices)
     directory = Path(parsed.directory)
-    out, given = _console(), {"num_devices": parsed.devices}
+    out, given = start.console(), {"num_devices": parsed.devices}
     found: verify.Verification | verify_sweeps.Sweep | verify_sweeps.Experiment
     if (directory / places.TUNING).exists():
         found = verify_sweeps.experiment(directory, show=progress.TuningDisplay(out), **given)
@@ -377,7 +349,7 @@ def _verify(parsed: argparse.Namespace) -> int:
 
 def _say_verified(found: verify_sweeps.Sweep) -> None:
     """Says which runs of a sweep were reproduced, and what differs in the others."""
-    out = _console()
+    out = start.console()
     if found.reason:
         out.say(f"{found.directory}: {_verdict(found)}")
     for verdict, several in itertools.groupby(found.runs, key=_verdict):
@@ -400,27 +372,6 @@ def _verdict(found: verify.Verification | verify_sweeps.Sweep | verify_sweeps.Ex
     return f"NOT reproduced{f': {reason}' if reason else ''}"
 
 
-def _start_up(parsed: argparse.Namespace, num_devices: int | None) -> None:
-    """What must stand before jax starts."""
-    if not parsed.debug:
-        # That a checkpoint cannot be written is a warning; orbax would log hundreds of lines more.
-        absl_logging.set_verbosity(absl_logging.FATAL)
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    devices.cache_programs()
-    devices.connect(
-        parsed.coordinator,
-        parsed.num_processes,
-        parsed.process_id,
-        detected=parsed.distributed,
-        num_devices=num_devices or 0,
-    )
-
-
-def _console() -> console.Console:
-    """Where this process talks; only the first of several does."""
-    return console.Console(quiet=not devices.is_first())
-
-
 def _compare(parsed: argparse.Namespace) -> int:
     directories = [Path(name) for name in parsed.directories]
     form = report.format_of(Path(parsed.out)) if parsed.out else ""
@@ -432,15 +383,15 @@ def _compare(parsed: argparse.Namespace) -> int:
         if path in tuned:
             _show_tuned(reading.read_choices(path), rows, names)
         else:
-            _console().print(report.sweep_table(rows, names))
+            start.console().print(report.sweep_table(rows, names))
     directories = [path for path in directories if path not in sweeps]
     runs = [reading.read_state(path) for path in directories]
     if runs:
-        _console().print(report.comparison_table([summary for summary, _ in runs]))
+        start.console().print(report.comparison_table([summary for summary, _ in runs]))
     for path, (summary, _) in zip(directories, runs, strict=True):
         status, done = summary.get("status"), summary.get("rounds", 0)
         if status != "finished":
-            _console().say(f"{path}: {status} after round {done}")
+            start.console().say(f"{path}: {status} after round {done}")
     if parsed.out:
         if not runs:
             raise UsageError("--out must be given with at least one run, got sweeps only")
@@ -472,6 +423,7 @@ _BOUNDS = {"above": ">", "least": ">=", "most": "<="}
 COMMANDS = {
     "run": _run,
     "sweep": _sweep,
+    "compile": compiling.command,
     "methods": _methods,
     "resume": _resume,
     "verify": _verify,

@@ -13,6 +13,7 @@ from protonorm_jax.command import report as pages
 from protonorm_jax.command import thomson as points
 from protonorm_jax.command.paths import directory, path
 from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import targets
 from protonorm_jax.running.points import LEARNING_RATES
 
 
@@ -206,71 +207,27 @@ def _parser(
         formatter_class=_HelpFormatter,
     )
     many.set_defaults(command=commands["sweep"])
-    group = many.add_argument_group("sweep")
-    group.add_argument(
-        "--grid",
-        metavar="SETTING=VALUES",
-        action="append",
-        default=[],
-        help="values with commas, such as scale=1,20,80; several flags make a product; "
-        "method=protonorm,fedtgp with fedtgp.margin=0.1,100 varies a setting of one method alone",
-    )
-    group.add_argument(
-        "--grid-file",
-        type=path,
-        metavar="FILE",
-        help="JSON: values by setting, or a list of them",
-    )
-    group.add_argument(
-        "--seeds", type=_natural, default=1, metavar="N", help="seeds from --seed on (1)"
-    )
-    group.add_argument(
-        "--runs-per-program",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="runs that train side by side; 0 chooses: on CPU as many as there are devices, on "
-        "GPU and TPU all that fit into memory (0)",
-    )
-    group.add_argument(
-        "--vmap-runs",
-        type=_natural,
-        default=0,
-        metavar="N",
-        help="of these, runs of a device in one vmapped step; 0 chooses: 1 on CPU, all of a "
-        "device's on GPU and TPU (0)",
-    )
-    tuned = many.add_argument_group(
-        "tuning at equal cost",
-        "Every point of the grid, such as every method, is tuned by itself: N settings are tried, "
-        "one with each of N learning rates, the rest drawn from the ranges that the method's "
-        "settings declare (protonorm methods NAME). All of that is in tuning.json before the first "
-        "run. The setting with the best mean validation accuracy is chosen, and trained anew with "
-        "--seeds seeds that no choice has seen.",
-    )
-    tuned.add_argument(
-        "--tune",
-        type=_natural,
-        metavar="N",
-        help="settings that are tried, of every method as many; takes --validation-fraction",
-    )
-    tuned.add_argument(
-        "--tune-seeds", type=_natural, metavar="K", help="runs with each of them, of K seeds (1)"
-    )
-    tuned.add_argument(
-        "--tune-rounds", type=_natural, metavar="R", help="rounds of these runs (--rounds)"
-    )
-    low, high = LEARNING_RATES
-    tuned.add_argument(
-        "--tune-learning-rates",
-        type=_two_numbers,
-        metavar="LOW:HIGH",
-        help="the least and the greatest, between which N lie evenly on a logarithmic scale "
-        f"({low}:{high})",
-    )
+    _add_sweep(many)
     _add_output(many)
     _add_settings(many, method)
     _add_processes(many)
+
+    ahead = places.add_parser(
+        "compile",
+        help="compile every program of a run or sweep without running it",
+        description="Plans and compiles every program of a run, a sweep or a tuned experiment, "
+        "also for TPUs that are not there, and says what they will need. Programs for the devices "
+        "of this machine go into the cache of programs, where a run finds them. Takes the flags of "
+        "run and sweep; nothing is written into --out.",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    ahead.set_defaults(command=commands["compile"])
+    _add_target(ahead)
+    _add_sweep(ahead)
+    _add_output(ahead)
+    _add_settings(ahead, method)
+    _add_processes(ahead)
 
     table = places.add_parser(
         "methods",
@@ -353,6 +310,86 @@ def _parser(
     points.add_flags(thomson)
     _add_debug(thomson)
     return result
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags by which several runs are asked for."""
+    group = parser.add_argument_group("sweep")
+    group.add_argument(
+        "--grid",
+        metavar="SETTING=VALUES",
+        action="append",
+        default=[],
+        help="values with commas, such as scale=1,20,80; several flags make a product; "
+        "method=protonorm,fedtgp with fedtgp.margin=0.1,100 varies a setting of one method alone",
+    )
+    group.add_argument(
+        "--grid-file",
+        type=path,
+        metavar="FILE",
+        help="JSON: values by setting, or a list of them",
+    )
+    group.add_argument(
+        "--seeds", type=_natural, default=1, metavar="N", help="seeds from --seed on (1)"
+    )
+    group.add_argument(
+        "--runs-per-program",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="runs that train side by side; 0 chooses: on CPU and TPU as many as there are "
+        "devices, on GPU all that fit into memory (0)",
+    )
+    group.add_argument(
+        "--vmap-runs",
+        type=_natural,
+        default=0,
+        metavar="N",
+        help="of these, runs of a device in one vmapped step; 0 chooses: 1 on CPU and TPU, "
+        "all of a device's on GPU (0)",
+    )
+    tuned = parser.add_argument_group(
+        "tuning at equal cost",
+        "Every point of the grid, such as every method, is tuned by itself: N settings are tried, "
+        "one with each of N learning rates, the rest drawn from the ranges that the method's "
+        "settings declare (protonorm methods NAME). All of that is in tuning.json before the first "
+        "run. The setting with the best mean validation accuracy is chosen, and trained anew with "
+        "--seeds seeds that no choice has seen.",
+    )
+    tuned.add_argument(
+        "--tune",
+        type=_natural,
+        metavar="N",
+        help="settings that are tried, of every method as many; takes --validation-fraction",
+    )
+    tuned.add_argument(
+        "--tune-seeds", type=_natural, metavar="K", help="runs with each of them, of K seeds (1)"
+    )
+    tuned.add_argument(
+        "--tune-rounds", type=_natural, metavar="R", help="rounds of these runs (--rounds)"
+    )
+    low, high = LEARNING_RATES
+    tuned.add_argument(
+        "--tune-learning-rates",
+        type=_two_numbers,
+        metavar="LOW:HIGH",
+        help="the least and the greatest, between which N lie evenly on a logarithmic scale "
+        f"({low}:{high})",
+    )
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("compilation")
+    group.add_argument(
+        "--target",
+        default=targets.HERE,
+        metavar="{" + ",".join((targets.HERE, *targets.TOPOLOGIES)) + "}",
+        help=f"what to compile for: the devices of this machine, or TPU chips ({targets.HERE})",
+    )
+    group.add_argument("--json", action="store_true", help="print one JSON object alone")
+    group.add_argument(
+        "--dump-hlo", type=path, metavar="DIR", help="write the compiled programs there, as text"
+    )
 
 
 class _HelpFormatter(argparse.HelpFormatter):

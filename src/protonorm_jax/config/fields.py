@@ -284,7 +284,7 @@ class Config:
     vmap_clients: int = _execution(
         0,
         "clients of one architecture trained in one vmapped step; 0 chooses: one after the other "
-        "on CPU, all of a device on GPU and TPU",
+        "on CPU and TPU, all of a device on GPU",
         least=0,
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from protonorm_jax import scopes
 from protonorm_jax.engine import lockstep, loops
 from protonorm_jax.types import Batch, ClientData, take
 
@@ -56,4 +57,5 @@ def total(
 
     given = (data, constants)
     zero = loops.zeros_of(at, jnp.int32(0), given)
-    return repeat(-(-data.num_samples // batch_size), add, zero, given)
+    with scopes.loop("batches"):
+        return repeat(-(-data.num_samples // batch_size), add, zero, given)

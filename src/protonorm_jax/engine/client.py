@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from protonorm_jax import scopes
 from protonorm_jax.config import Config
 from protonorm_jax.engine import augment, batches, lockstep, loops
 from protonorm_jax.methods.method import Method, Round, infer, observe_nothing
-from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs, take
+from protonorm_jax.types import Batch, Client, ClientData, Models, Outputs, is_images, take
 
 _NO_STEP = 2**32 - 1  # Steps are numbered by int32.
 
@@ -256,7 +257,8 @@ def _train(
         count = jnp.minimum(count, budget)
     optimizer_state = method.optimizer(round).init(client.params)
     initial = (client, optimizer_state, observed, sums, orders if config.local_steps else ())
-    client, _, observed, sums, _ = repeat(count, step, initial, given)
+    with scopes.loop("steps"):
+        client, _, observed, sums, _ = repeat(count, step, initial, given)
     return client, observed, sums, count
 
 
@@ -280,8 +282,8 @@ def _place(index: jax.Array, data: ClientData, config: Config) -> tuple[jax.Arra
 def _augmented(key: jax.Array, inputs: Any, data: ClientData, config: Config) -> Any:
     """The inputs of a batch, those that are images augmented."""
 
-    def one(taken: jax.Array, whole: jax.Array) -> jax.Array:
-        return augment.images(key, taken, config.augment) if whole.dtype == jnp.uint8 else taken
+    def one(taken: jax.Array, whole: Any) -> jax.Array:
+        return augment.images(key, taken, config.augment) if is_images(whole) else taken
 
     return jax.tree.map(one, inputs, data.inputs)
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from protonorm_jax import scopes
 from protonorm_jax.engine import loops
 from protonorm_jax.methods.method import Method, Received, Upload
 
@@ -97,10 +98,12 @@ def average(places: Any, order: jax.Array, weights: jax.Array) -> Any:
 
     def total(leaf: jax.Array) -> jax.Array:
         # No more clients have a place than there are places.
-        own = loops.first_where(counted, min(leaf.shape[0], len(order)))
+        most = min(leaf.shape[0], len(order))
+        own = loops.first_where(counted, most)
         ordered = order.at[own].get(mode="clip")
         weighed = shares.at[own].get(mode="fill", fill_value=0.0)
-        return loops.accumulate(count, one, (leaf, ordered, weighed))
+        with scopes.loop("times", most):
+            return loops.accumulate(count, one, (leaf, ordered, weighed))
 
     return jax.tree.map(total, places)
 

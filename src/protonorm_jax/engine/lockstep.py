@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_batching import custom_vmap
 
+from protonorm_jax import scopes
+
 Body = Callable[[jax.Array, Any, Any], Any]
 
 _WIDTHS_TRIED = 128
@@ -148,7 +150,9 @@ def _segment(
         return jax.tree.map(choose, new, carry)
 
     stop = jnp.maximum(start, stop)
-    part = jax.lax.fori_loop(start, stop, step, jax.tree.map(lambda leaf: leaf[:width], whole))
+    part = jax.tree.map(lambda leaf: leaf[:width], whole)
+    with scopes.loop("width", width):
+        part = jax.lax.fori_loop(start, stop, step, part)
     whole = jax.tree.map(lambda leaf, some: leaf.at[:width].set(some), whole, part)
     return whole, stop
 

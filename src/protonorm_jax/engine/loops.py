@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
+from protonorm_jax import scopes
+
 
 def zeros_of(function: Callable[..., Any], *given: Any) -> Any:
     """Zeros of the shapes and dtypes that `function(*given)` returns; nothing is computed."""
@@ -67,7 +69,8 @@ def isolated(function: Callable[..., Any], *given: Any, witness: jax.Array) -> A
         held, _ = jax.lax.optimization_barrier((given, turn))
         return function(*held)
 
-    return jax.lax.fori_loop(0, hidden(1, witness), body, zero)
+    with scopes.loop("times", 1):
+        return jax.lax.fori_loop(0, hidden(1, witness), body, zero)
 
 
 @custom_vmap

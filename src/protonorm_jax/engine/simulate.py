@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from protonorm_jax import keys
+from protonorm_jax import keys, scopes
 from protonorm_jax.config import Config
 from protonorm_jax.engine import absent, cohort, draws, evaluate, exchange, lockstep, loops
 from protonorm_jax.engine.client import local_update, num_steps
@@ -85,7 +85,7 @@ class Samples(NamedTuple):
     """The data set on the device.
 
     Attributes:
-      inputs: a pytree with leaves `[N, ...]`; one array of images `[N, H, W, channels]` uint8.
+      inputs: see `ClientData`.
       labels: `[N]` int32.
     """
 
@@ -182,7 +182,8 @@ def advance_runs(
     num_runs = runs.seed.shape[0]
     if num_runs == 1:  # The general way would copy the state.
         return jax.tree.map(lambda leaf: leaf[None], one(*loops.first_of((states, runs))))
-    return loops.update(one, states, runs, jnp.int32(num_runs), chunk=program.vmap_runs)
+    with scopes.loop("runs"):
+        return loops.update(one, states, runs, jnp.int32(num_runs), chunk=program.vmap_runs)
 
 
 def init(program: Program, run: RunInputs) -> State:
@@ -246,7 +247,8 @@ def advance(
     _, report = loops.zeros_of(one_round, state, run, num_members, samples, evaluated)
     # A traced trip count keeps this a loop, whatever its length: the bits of a round do not
     # depend on how many rounds share a call.
-    state, report = jax.lax.fori_loop(0, num_rounds, step, (state, report))
+    with scopes.loop("rounds"):
+        state, report = jax.lax.fori_loop(0, num_rounds, step, (state, report))
     correct = _evaluate(program, state, run, jnp.where(evaluated, num_members, 0), samples)
     report |= {
         "correct": correct,
@@ -388,9 +390,10 @@ def _round(
         [architecture.room for architecture in program.architectures],
         program.client_devices,
     )
-    clients, outputs = zip(
-        *(
-            loops.update_chosen(
+    results = []
+    for number, architecture in enumerate(program.architectures):
+        with scopes.loop("clients", number):
+            result = loops.update_chosen(
                 functools.partial(train, architecture),
                 clients[number],
                 run.members[number],
@@ -398,10 +401,8 @@ def _round(
                 chosen.counts[number],
                 chunk=architecture.together,
             )
-            for number, architecture in enumerate(program.architectures)
-        ),
-        strict=True,
-    )
+        results.append(result)
+    clients, outputs = zip(*results, strict=True)
     uploads, infos = zip(*outputs, strict=True)
     info = exchange.in_client_order(infos, chosen.places, trains, program.client_devices)
     received, floats_up = exchange.receive(
@@ -472,15 +473,16 @@ def _received_by_absent(
     results = []
     for number, architecture in enumerate(program.architectures):
         once = absent.overwrites(method.receive, architecture.client, down, architecture.models)
-        results.append(
-            loops.update(
+        count = num_members[number]
+        with scopes.loop("absent", number):
+            received, _ = loops.update(
                 functools.partial(receive, architecture),
                 clients[number],
                 run.members[number].client_ids,
-                jnp.where(last, num_members[number], 0) if once else num_members[number],
+                jnp.where(last, count, 0) if once else count,
                 chunk=architecture.chunk,
-            )[0]
-        )
+            )
+        results.append(received)
     return tuple(results)
 
 
@@ -507,16 +509,17 @@ def _evaluate(
             repeat=functools.partial(lockstep.repeat, widths=architecture.evaluation_widths),
         )
 
-    correct = tuple(
-        loops.map(
-            functools.partial(count, architecture),
-            (state.clients[number], run.members[number]),
-            num_members[number],
-            chunk=architecture.chunk,
-        )
-        for number, architecture in enumerate(program.architectures)
-    )
-    return exchange.in_client_order(correct, run.order, None, program.client_devices)
+    correct = []
+    for number, architecture in enumerate(program.architectures):
+        with scopes.loop("clients", number):
+            hits = loops.map(
+                functools.partial(count, architecture),
+                (state.clients[number], run.members[number]),
+                num_members[number],
+                chunk=architecture.chunk,
+            )
+        correct.append(hits)
+    return exchange.in_client_order(tuple(correct), run.order, None, program.client_devices)
 
 
 def features_of_runs(

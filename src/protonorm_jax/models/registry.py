@@ -20,7 +20,7 @@ from protonorm_jax.models.architectures import (
     shufflenet,
     vit,
 )
-from protonorm_jax.models.layers import convolution as convolutions
+from protonorm_jax.models.layers.forms import FORMS
 from protonorm_jax.models.layers.initialization import initialize
 from protonorm_jax.models.layers.pooling import adaptive_average_pool
 from protonorm_jax.models.layers.precision import PRECISIONS, accumulator
@@ -167,7 +167,7 @@ class Net(nn.Module):
             images = images.astype(self.precision)
         output = self.base(images, context)
         output = output.astype(accumulator(output.dtype))
-        features = adaptive_average_pool(output, self.feature_dim)
+        features = adaptive_average_pool(output, self.feature_dim, context.form)
         kept = layers.dropout(features, self.dropout, head_key)
         logits = self.head(kept)
         return Outputs(kept if self.dropped_features else features, logits)
@@ -179,7 +179,7 @@ def build(
     num_classes: int,
     feature_dim: int,
     image_shape: tuple[int, int, int],
-    convolution: str = "auto",
+    form: str = "auto",
     precision: str = "float32",
     dropped_features: bool = False,
 ) -> Model:
@@ -195,8 +195,7 @@ def build(
       num_classes: number of logits, at least 2.
       feature_dim: length of the features; the output of the base is averaged or stretched to it.
       image_shape: `(height, width, channels)`; 1 or 3 channels.
-      convolution: `canonical` if one client at a time trains on CPU, `im2col` if clients are
-        vmapped or on a GPU or TPU, `lax` for the stock operation; `auto` goes by the backend.
+      form: how layers are computed, see `layers.forms`; to rounding it makes no difference.
       precision: `bfloat16` for activations, and operands of convolutions and matrix products, of
         that dtype. Parameters, statistics and their gradients, sums, features and the head are
         float32 either way.
@@ -210,7 +209,7 @@ def build(
     name = resolve(name)
     base, widths = heads.split(name)
     row = ARCHITECTURES[base]
-    _check(base, row, num_classes, feature_dim, image_shape, convolution, precision)
+    _check(base, row, num_classes, feature_dim, image_shape, form, precision)
     shape = tuple(int(size) for size in image_shape)
     head = heads.make(widths, int(num_classes), row.activation)
     net = Net(
@@ -224,7 +223,7 @@ def build(
 
     def init(key: jax.Array) -> Variables:
         images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        declare = functools.partial(net.init, context=layers.Context(convolution="lax"))
+        declare = functools.partial(net.init, context=layers.Context(form="native"))
         template = jax.eval_shape(declare, key, images)
         params = initialize(key, template["params"], row.kernels)
         statistics = jax.tree_util.tree_map_with_path(
@@ -244,7 +243,7 @@ def build(
         if images.shape[1:] != shape:
             raise ValueError(f"images must be [B, {shape}], got {images.shape}")
         rows = None if mask is None else mask.astype(images.dtype)
-        context = layers.Context(train, rows, key if train else None, convolution)
+        context = layers.Context(train, rows, key if train else None, form)
         if not train:
             return Outputs(*net.apply(variables, images, context)), variables
         outputs, updates = net.apply(variables, images, context, mutable=["batch_stats"])
@@ -323,7 +322,7 @@ def resolve(name: str, known: tuple[str, ...] = NAMES) -> str:
     raise UsageError(f"model must be one of {', '.join(known)}, got {name!r}{hint}")
 
 
-def _check(name, row, num_classes, feature_dim, image_shape, convolution, precision) -> None:
+def _check(name, row, num_classes, feature_dim, image_shape, form, precision) -> None:
     if num_classes < 2:
         raise UsageError(f"num_classes must be >= 2, got {num_classes}")
     if feature_dim < 1:
@@ -342,9 +341,7 @@ def _check(name, row, num_classes, feature_dim, image_shape, convolution, precis
             f"image_shape must have multiples of {row.multiple} for height and width for {name}, "
             f"got {image_shape}"
         )
-    if convolution not in convolutions.FORMS:
-        raise UsageError(
-            f"convolution must be one of {', '.join(convolutions.FORMS)}, got {convolution!r}"
-        )
+    if form not in FORMS:
+        raise UsageError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
     if precision not in PRECISIONS:
         raise UsageError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")

@@ -13,12 +13,18 @@ from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import descent
-from protonorm_jax.planning import added, devices, layout, memory
+from protonorm_jax.planning import added, devices, layout, memory, targets
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.planning.samples import DataSets
 from protonorm_jax.types import Client, Dataset, Model, Models, Partition, Scored
 
 GIB = 2**30
+_IN_TURN = ("cpu", "tpu")
+"""Where clients and runs train one after the other unless told otherwise; on GPU they are vmapped.
+
+A core has no use for more than one client's arithmetic at a time. A TPU's step takes as long as its
+bytes take to move, and under `vmap` these are as many for each client.
+"""
 
 
 class PlannedRun(NamedTuple):
@@ -79,40 +85,46 @@ def make(
     *,
     runs_per_program: int = 0,
     vmap_runs: int = 0,
+    target: targets.Target | None = None,
 ) -> Plan:
     """Loads the data, deals it to the clients, and runs and clients to the devices.
 
     Args:
       configs: one for each run; they differ in settings of `varied` only.
       dataset: used instead of loading `Config.data`; or where to get that from.
-      runs_per_program: how many runs one call of the program advances. 0 chooses: on CPU as many
-        as there are devices, on GPU and TPU all that are expected to fit into memory.
-      vmap_runs: of these, how many a device trains in one vmapped program. 0 chooses: 1 on CPU,
-        all that a device has on GPU and TPU.
+      runs_per_program: how many runs one call of the program advances. 0 chooses: on CPU and
+        TPU as many as there are devices, on GPU all that are expected to fit into memory.
+      vmap_runs: of these, how many a device trains in one vmapped program. 0 chooses: 1 on CPU
+        and TPU, all that a device has on GPU.
+      target: chips that are not there, to plan for in place of the devices that are.
 
     Raises:
       UsageError: a setting, file or data set that cannot be used, or too little memory.
     """
     dealt = deal(configs, dataset)
     config = dealt.config
-    devices.prepare_cpu(
-        config.devices or min(devices.num_cores(), config.num_clients * len(configs))
-    )
-    chosen = devices.choose(config.devices)
-    by_turns = _by_turns(chosen)
+    if target:
+        chosen = target.choose(config.devices)
+        free = target.chip.memory
+    else:
+        devices.prepare_cpu(
+            config.devices or min(devices.num_cores(), config.num_clients * len(configs))
+        )
+        chosen = devices.choose(config.devices)
+        free = devices.free_bytes(chosen)
+    platform = chosen[0].platform
 
     def planned(count: int) -> Plan:
         """The plan with `count` runs in a program."""
-        arrangement = arrange(dealt, len(chosen), count, vmap_runs, by_turns)
-        return _plan_of(dealt, arrangement, chosen, by_turns)
+        arrangement = arrange(dealt, len(chosen), count, vmap_runs, platform)
+        return _plan_of(dealt, arrangement, chosen)
 
-    wanted = runs_per_program or (len(chosen) if by_turns else len(configs))
+    wanted = runs_per_program or (len(chosen) if platform in _IN_TURN else len(configs))
     result = planned(min(wanted, len(configs)))
-    free = devices.free_bytes(chosen)
     while not runs_per_program and result.memory.total() > free and result.runs_per_program > 1:
         result = planned(max(result.runs_per_program // 2, 1))
     needed = result.memory
-    check_memory(result, needed.total(), "an expected", f" ({needed.by_part()})")
+    check_memory(result, needed.total(), free, "an expected", f" ({needed.by_part()})")
     return result
 
 
@@ -139,7 +151,7 @@ class Arrangement(NamedTuple):
 
 
 def arrange(
-    dealt: Dealt, num_devices: int, count: int, vmap_runs: int, by_turns: bool
+    dealt: Dealt, num_devices: int, count: int, vmap_runs: int, platform: str
 ) -> Arrangement:
     """Puts runs and clients on devices.
 
@@ -148,17 +160,17 @@ def arrange(
       num_devices: to use at most.
       count: runs in a program.
       vmap_runs: of these, how many a device trains in one vmapped program; 0 chooses.
-      by_turns: whether clients and runs train one after the other unless told otherwise.
+      platform: of the devices: `cpu`, `gpu` or `tpu`.
     """
-    config = dealt.config
-    spread = layout.spread(count, num_devices, vmap_runs or (1 if by_turns else 0))
+    config, together = dealt.config, 1 if platform in _IN_TURN else 0
+    spread = layout.spread(count, num_devices, vmap_runs or together)
     layouts = [
         layout.arrange(
             dealt.architectures,
             steps,
             [dealt.step_cost[name] for name in dealt.architectures],
             num_devices=spread.client_devices,
-            vmap_clients=config.vmap_clients or (1 if by_turns else 0),
+            vmap_clients=config.vmap_clients or together,
         )
         for steps in dealt.steps
     ]
@@ -178,7 +190,7 @@ def arrange(
     return Arrangement(count, spread, layouts, rooms, work, widths, evaluation_widths)
 
 
-def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simulate.Program:
+def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> simulate.Program:
     """The static part of the simulation.
 
     Raises:
@@ -189,14 +201,14 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
     placements = arrangement.layouts[0].placements
 
     def build(field: str, name: str, placement: layout.Placement, feature_dim: int) -> Model:
-        alone = by_turns and placement.chunk == arrangement.spread.vmap_runs == 1
+        alone = placement.chunk == arrangement.spread.vmap_runs == 1
         with naming(field):
             return models.build(
                 name,
                 num_classes=dataset.num_classes,
                 feature_dim=feature_dim,
                 image_shape=dataset.images.shape[1:],
-                convolution="canonical" if alone else "im2col",
+                form=_form(platform, alone),
                 precision=config.precision,
                 dropped_features=config.dropped_features,
             )
@@ -243,11 +255,9 @@ def program_of(dealt: Dealt, arrangement: Arrangement, by_turns: bool) -> simula
     )
 
 
-def _plan_of(
-    dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device], by_turns: bool
-) -> Plan:
+def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -> Plan:
     """The plan for an arrangement on these devices."""
-    program, spread = program_of(dealt, arrangement, by_turns), arrangement.spread
+    program, spread = program_of(dealt, arrangement, chosen[0].platform), arrangement.spread
     first = dealt.config
     own = methods.settings_of(first.method, first.method_settings)
     given = [memory.shapes_of(program, one, dealt.dataset) for one in program.architectures]
@@ -282,19 +292,26 @@ def _plan_of(
     )
 
 
-def check_memory(plan: Plan, needed: int, how: str, parts: str = "") -> None:
+def _form(platform: str, alone: bool) -> str:
+    """The form of layers that is fast on a kind of device; see `models.layers.forms`."""
+    if platform == "tpu":
+        return "native"
+    return "canonical" if platform == "cpu" and alone else "im2col"
+
+
+def check_memory(plan: Plan, needed: int, free: int, how: str, parts: str = "") -> None:
     """Compares a need with what is free.
 
     Args:
       plan: whose.
       needed: bytes on each device.
+      free: bytes on each device.
       how: the words before the amount, such as "an expected".
       parts: the words after it, which say what it is made of.
 
     Raises:
       UsageError: it does not fit.
     """
-    free = devices.free_bytes(plan.devices)
     if needed > free:
         config = plan.program.config
         runs = f"runs_per_program = {plan.runs_per_program}, " if len(plan.runs) > 1 else ""
@@ -378,11 +395,6 @@ def _head_form(net: Model) -> str:
     return ", ".join(
         f"{'.'.join(entry.key for entry in path)} {list(leaf.shape)}" for path, leaf in leaves
     )
-
-
-def _by_turns(chosen: list[jax.Device]) -> bool:
-    """Whether clients and runs train one after the other, which is faster than vmapped on CPU."""
-    return chosen[0].platform == "cpu"
 
 
 def _client(method: methods.Method, own: Models, first: Models, num_classes: int) -> Client:

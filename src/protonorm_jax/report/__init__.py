@@ -11,6 +11,7 @@ from protonorm_jax.report.pictures import (
 from protonorm_jax.report.tables import (
     choices_table,
     comparison_table,
+    compiled_table,
     mean_and_error,
     methods_table,
     plan_table,
@@ -25,6 +26,7 @@ __all__ = [
     "choices_table",
     "clients_table",
     "comparison_table",
+    "compiled_table",
     "draw_clients",
     "draw_comparison",
     "draw_curves",

@@ -140,6 +140,43 @@ def plan_table(programs: Sequence[dict[str, Any]], name: str = "") -> Table:
     return table
 
 
+def compiled_table(rows: Sequence[dict[str, Any]], target: str) -> Table:
+    """What compiled programs need and cost.
+
+    Args:
+      rows: of each, see `ahead.Compiled.description`; with a name for the `program`.
+      target: what they were compiled for.
+    """
+    table = Table(
+        title=f"{len(rows)} compiled programs for {target}",
+        caption="MiB of a device, but host: of this process at most; with results not written over "
+        "arguments; GFLOP, MB and ms: of a round on the busiest device, ms at least by published "
+        "peaks; fit: runs at a time; *: was in the cache of programs",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("program", overflow="fold")
+    names = ("compile s", "host", "args", "temp", "code", "peak", "free %", "GFLOP", "MB", "ms")
+    for name in (*names, "fit"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        memory, cost = row["memory"], row["round"] or {}
+        sizes = (row["host_bytes"], memory["arguments"] + memory["results"])
+        sizes = (*sizes, *(memory[name] for name in ("temporaries", "code", "total")))
+        seconds: Any = cost.get("seconds")
+        table.add_row(
+            f"{row['program']} {row['name']}",
+            f"{row['seconds']:.1f}{'*' if row['cached'] else ''}",
+            *(f"{size / 2**20:,.1f}" for size in sizes),
+            f"{100 * row['free_share']:.1f}",
+            f"{cost['flops'] / 1e9:,.3g}" if cost else "",
+            f"{cost['bytes'] / 1e6:,.0f}" if cost else "",
+            "-" if cost and seconds is None else f"{1000 * seconds:.3g}" if cost else "",
+            "" if row["runs_that_fit"] is None else f"{row['runs_that_fit']:,}",
+        )
+    return table
+
+
 def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:
     """Mean and standard error over the seeds of each point of a sweep.
 

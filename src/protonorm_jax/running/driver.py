@@ -16,7 +16,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.types import Dataset
+from protonorm_jax.types import Dataset, Images
 
 # A call of the program ends after about so many seconds, that a request to stop is soon heard.
 _SECONDS_A_CALL = 5.0
@@ -272,7 +272,7 @@ def _until_stop(config: Config, done: int) -> int:
 
 
 def prepare(
-    configs: Sequence[Config], dataset: Dataset | None = None, **settings: int
+    configs: Sequence[Config], dataset: Dataset | None = None, **settings: Any
 ) -> Simulation:
     """Plans and compiles, see `plan.make` for arguments and errors."""
     return compile_plan(planning.make(configs, dataset, **settings))
@@ -290,34 +290,28 @@ def compile_plan(plan: Plan) -> Simulation:
       UsageError: too little memory.
     """
     devices.make_room_for_programs()
-    program, dataset = plan.program, plan.dataset
+    program = plan.program
     everywhere, by_device = _shardings(plan)
-    samples = simulate.Samples(*devices.put((dataset.images, dataset.labels), everywhere))
+    samples = devices.put(_samples(plan.dataset), everywhere)
 
     def put(tree: Any) -> Any:
         return devices.put(tree, by_device)
 
     start = time.perf_counter()
-    init, advance = _programs(plan)
-    first = put(inputs.of_call(plan, 0))
-    with _promoting():
-        compiled_init = init.lower(first).compile()
-    states = compiled_init(first)
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), states)
-    scalars = devices.put((np.int32(1), np.bool_(True)), everywhere)
-    options = compiler_options(program.config.precision, plan.devices[0].platform)
-    with _promoting():
-        lowered = advance.lower(states, first, samples, *scalars)
-    compiled = lowered.compile(options)
+    told = told_shapes(plan)
+    lowered_init = lower_init(plan, told)
+    compiled_init = lowered_init.compile()
+    lowered = lower_advance(plan, told, lowered_init.out_info)
+    compiled = lowered.compile(options_of(plan))
     # Every process gets what all devices have to say.
     several = jax.process_count() > 1
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
     compile_seconds = time.perf_counter() - start
 
-    usage = compiled.memory_analysis()
+    usage: Any = compiled.memory_analysis()
     needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes
-    del states
-    planning.check_memory(plan, needed, "")
+    planning.check_memory(plan, needed, devices.free_bytes(plan.devices), "")
+    shapes = _shapes(lowered_init.out_info)
     places = [inputs.place_of(plan, number) for number in range(plan.runs_per_program)]
 
     def fetch(tree: Any) -> list[Any]:
@@ -338,16 +332,7 @@ def compile_plan(plan: Plan) -> Simulation:
         return fetch(program.method.nets(states.server))
 
     def features(states: simulate.State, given: Any) -> list[np.ndarray]:
-        each = -(-program.config.keep_features // program.config.num_clients)
-        each = min(each, max(int(run.scored.counts[:, 0].max()) for run in plan.runs))
-        infer = jax.pmap(
-            functools.partial(simulate.features_of_runs, program, each),
-            axis_name=exchange.AXIS,
-            devices=plan.devices,
-            in_axes=(0, 0, None),
-        )
-        with _promoting():
-            return fetch(infer(states, given, samples))
+        return fetch(lower_features(plan, told, shapes).compile()(states, given, samples))
 
     return Simulation(
         plan,
@@ -376,14 +361,14 @@ def _wait(array: jax.Array) -> None:
         time.sleep(min(max(waited / 10, _NAPS[0]), _NAPS[1]))
 
 
-def compiler_options(precision: str, platform: str) -> dict[str, bool]:
+def compiler_options(precision: str, platform: str) -> dict[str, bool | str]:
     """What XLA must do otherwise than it would.
 
     Args:
       precision: see `Config`.
       platform: of the devices.
     """
-    options = {}
+    options: dict[str, bool | str] = {}
     if precision == "bfloat16":
         # Otherwise XLA leaves out roundings to bfloat16 where it can, which depends on the layout
         # of the clients; the bits would differ with the number of devices.
@@ -395,6 +380,16 @@ def compiler_options(precision: str, platform: str) -> dict[str, bool]:
     return options
 
 
+def _samples(dataset: Dataset) -> Any:
+    """`simulate.Samples` of numpy arrays."""
+    return simulate.Samples(Images.of(dataset.images), dataset.labels)  # type: ignore[arg-type]
+
+
+def options_of(plan: Plan) -> dict[str, bool | str]:
+    """See `compiler_options`; of the program that advances runs."""
+    return compiler_options(plan.program.config.precision, plan.devices[0].platform)
+
+
 def _shardings(plan: Plan) -> tuple[jax.sharding.NamedSharding, jax.sharding.NamedSharding]:
     """Of what all devices have whole, and of what each has its part of."""
     mesh = jax.sharding.Mesh(np.array(plan.devices), (exchange.AXIS,))
@@ -403,16 +398,72 @@ def _shardings(plan: Plan) -> tuple[jax.sharding.NamedSharding, jax.sharding.Nam
     return everywhere, by_device
 
 
-def _programs(plan: Plan) -> tuple[Any, Any]:
-    """What makes the states before the first round, and what goes on from states."""
-    pmap = functools.partial(jax.pmap, axis_name=exchange.AXIS, devices=plan.devices)
-    init = pmap(functools.partial(simulate.init_runs, plan.program))
-    advance = pmap(
-        functools.partial(simulate.advance_runs, plan.program),
-        in_axes=(0, 0, None, None, None),
-        donate_argnums=0,
+def _shapes(tree: Any) -> Any:
+    """Shapes and dtypes of a tree of arrays, or of what has both.
+
+    Of such a kind that `jax.pmap` takes them for those of all processes together.
+    """
+    return jax.tree.map(lambda leaf: jax.core.ShapedArray(leaf.shape, leaf.dtype), tree)
+
+
+def told_shapes(plan: Plan) -> Any:
+    """The shapes of what a program is told of its runs, see `inputs.of_call`."""
+    return _shapes(inputs.of_call(plan, 0))
+
+
+def lower_init(plan: Plan, told: Any) -> jax.stages.Lowered:
+    """The program that makes the states before the first round, to be compiled without options.
+
+    Of shapes alone, as the others: it needs no device, and what is compiled ahead is what is run.
+
+    Args:
+      plan: whose.
+      told: of runs, see `inputs.of_call`; or the shapes of that.
+    """
+    init = _pmapped(plan, simulate.init_runs)
+    with _promoting():
+        return init.lower(_shapes(told))
+
+
+def lower_advance(plan: Plan, told: Any, states: Any) -> jax.stages.Lowered:
+    """The program that goes on from states, to be compiled with `options_of(plan)`.
+
+    Args:
+      plan: whose.
+      told: see `lower_init`.
+      states: or their shapes.
+    """
+    axes = (0, 0, None, None, None)
+    advance = _pmapped(plan, simulate.advance_runs, in_axes=axes, donate_argnums=0)
+    given = (states, told, _samples(plan.dataset), np.int32(1), np.bool_(True))
+    with _promoting():
+        return advance.lower(*_shapes(given))
+
+
+def lower_features(plan: Plan, told: Any, states: Any) -> jax.stages.Lowered:
+    """The program for `Config.keep_features`, to be compiled without options.
+
+    Args:
+      plan: whose.
+      told: see `lower_init`.
+      states: or their shapes.
+    """
+    config = plan.program.config
+    each = -(-config.keep_features // config.num_clients)
+    each = min(each, max(int(run.scored.counts[:, 0].max()) for run in plan.runs))
+    infer = _pmapped(plan, simulate.features_of_runs, each, in_axes=(0, 0, None))
+    with _promoting():
+        return infer.lower(*_shapes((states, told, _samples(plan.dataset))))
+
+
+def _pmapped(plan: Plan, function: Callable[..., Any], *fixed: Any, **options: Any) -> Any:
+    """`function(plan.program, *fixed, ...)` on all devices of a plan."""
+    return jax.pmap(
+        functools.partial(function, plan.program, *fixed),
+        axis_name=exchange.AXIS,
+        devices=plan.devices,
+        **options,
     )
-    return init, advance
 
 
 def have_one_course(first: Plan, second: Plan) -> bool:
@@ -435,18 +486,7 @@ def have_one_course(first: Plan, second: Plan) -> bool:
 
 def _text(plan: Plan, told: Any) -> str:
     """The program of a plan, lowered but not compiled."""
-    everywhere, by_device = _shardings(plan)
-
-    def shape(sharding: jax.sharding.Sharding) -> Callable[[Any], Any]:
-        return lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    init, advance = _programs(plan)
-    given = jax.tree.map(shape(by_device), told)
-    states = jax.tree.map(shape(by_device), jax.eval_shape(init, given))
-    dataset = (plan.dataset.images, plan.dataset.labels)
-    samples = simulate.Samples(*jax.tree.map(shape(everywhere), dataset))
-    scalars = jax.tree.map(shape(everywhere), (np.int32(1), np.bool_(True)))
-    return advance.lower(states, given, samples, *scalars).as_text()
+    return lower_advance(plan, told, lower_init(plan, told).out_info).as_text()
 
 
 def check_finite(config: Config, report: dict[str, Any]) -> None:

@@ -394,10 +394,23 @@ def manifest(
             "clients": max(one.together for one in plan.program.architectures),
         },
         "efficiency": plan.efficiency._asdict(),
+        "product_operands": product_operands(run.config.precision, device.platform),
         "majority_accuracy": driver.majority_accuracy(plan, index),
         "predictor": simulation.predictor,
         "clients": _clients(plan, index),
     }
+
+
+def product_operands(precision: str, platform: str) -> str:
+    """To what the operands of convolutions and matrix products are rounded.
+
+    Args:
+      precision: see `Config`.
+      platform: of the devices.
+    """
+    asked: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    by_default = {"tpu": "bfloat16", "gpu": "float32, or tensorfloat32 where the GPU has it"}
+    return asked or (precision if precision != "float32" else by_default.get(platform, precision))
 
 
 def _clients(plan: Plan, index: int) -> list[dict[str, Any]]:

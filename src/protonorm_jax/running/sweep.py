@@ -12,6 +12,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import deal, devices, samples
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
+from protonorm_jax.planning.targets import Target
 from protonorm_jax.running import (
     checkpoint,
     conditions,
@@ -63,6 +64,7 @@ def plan(
     *,
     runs_per_program: int | Sequence[int] = 0,
     vmap_runs: int = 0,
+    target: Target | None = None,
 ) -> Sweep:
     """Sorts runs by what must be compiled for them, and plans each of the programs.
 
@@ -72,6 +74,7 @@ def plan(
       dataset: used instead of loading `Config.data`; or where to get that from.
       runs_per_program: see `plan.make`; or one for each program.
       vmap_runs: see `plan.make`.
+      target: see `plan.make`.
 
     Raises:
       UsageError: settings that cannot be used, or too little memory.
@@ -93,6 +96,7 @@ def plan(
             sets,
             runs_per_program=count,
             vmap_runs=vmap_runs,
+            target=target,
         )
         plans.append(made)
     return Sweep(base, list(changes), groups, plans)

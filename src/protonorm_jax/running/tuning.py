@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, samples
+from protonorm_jax.planning.targets import Target
 from protonorm_jax.running import (
     choices,
     conditions,
@@ -90,6 +91,7 @@ def plan(
     dataset: Dataset | None = None,
     runs_per_program: int = 0,
     vmap_runs: int = 0,
+    target: Target | None = None,
 ) -> Experiment:
     """Draws what is tried, and plans both sweeps.
 
@@ -104,6 +106,7 @@ def plan(
       dataset: used instead of loading `Config.data`.
       runs_per_program: see `planning.plan.make`.
       vmap_runs: see `planning.plan.make`.
+      target: see `planning.plan.make`.
 
     Raises:
       UsageError: settings that cannot be used, or too little memory.
@@ -111,7 +114,7 @@ def plan(
     trials = points.draw(base, grid, budget, seeds=seeds, given=given)
     sets = samples.DataSets(dataset)
     sizes = {"runs_per_program": runs_per_program, "vmap_runs": vmap_runs}
-    tuning = sweep.plan(trials.base(base), trials.changes(), sets, **sizes)
+    tuning = sweep.plan(trials.base(base), trials.changes(), sets, target=target, **sizes)
     description = {
         "format": 1,
         "tune": budget.points,
@@ -124,7 +127,8 @@ def plan(
         **sizes,
         "data_digests": _digests_by_cell(tuning, trials),
     }
-    final = _plan_final(base, trials, [cell.points[0] for cell in trials.cells], sets, sizes)
+    first = [cell.points[0] for cell in trials.cells]
+    final = _plan_final(base, trials, first, sets, sizes, target)
     return Experiment(base, trials, description, tuning, None, final, sets)
 
 
@@ -391,13 +395,14 @@ def _plan_final(
     trials: Trials,
     chosen: Sequence[Mapping[str, Any]],
     sets: samples.DataSets,
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, Any],
+    target: Target | None = None,
 ) -> Sweep:
     """The sweep of the final runs, at one point of each cell."""
-    return sweep.plan(base, trials.final_changes(chosen), sets, **sizes)
+    return sweep.plan(base, trials.final_changes(chosen), sets, target=target, **sizes)
 
 
-def _sizes(described: Mapping[str, Any]) -> dict[str, int]:
+def _sizes(described: Mapping[str, Any]) -> dict[str, Any]:
     return {name: described[name] for name in ("runs_per_program", "vmap_runs")}
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from protonorm_jax import scopes
 from protonorm_jax.methods.method import Round, Setup
 from protonorm_jax.methods.shared.class_table import ClassSums, class_means
 
@@ -104,5 +105,6 @@ def train(
         return optax.apply_updates(net, updates), state, last
 
     start = (net, optimizer.init(net), jnp.zeros(()))
-    net, _, last = jax.lax.fori_loop(0, epochs * steps, step, start)
+    with scopes.loop("times", epochs * (width // batch_size)):
+        net, _, last = jax.lax.fori_loop(0, epochs * steps, step, start)
     return net, last / jnp.maximum(steps, 1).astype(last.dtype)

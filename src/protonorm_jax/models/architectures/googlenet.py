@@ -5,6 +5,8 @@ in the paper is 3 x 3, as in torchvision (its issue 906). Images are taken as th
 pretrained net of torchvision scales them first (`transform_input`).
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -52,7 +54,8 @@ class Inception(nn.Module):
         ):
             y = unit(x, context, narrow, f"{name}.0", kernel=1)
             branches.append(unit(y, context, channels, f"{name}.1"))
-        branches.append(unit(max_pool(x, 3, 1, 1), context, pooled, "branch4.1", kernel=1))
+        y = max_pool(x, 3, 1, 1, form=context.form)
+        branches.append(unit(y, context, pooled, "branch4.1", kernel=1))
         return jnp.concatenate(branches, axis=3)
 
 
@@ -66,15 +69,15 @@ class GoogLeNet(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """Maps `[B, H, W, channels]` to `[B, 1024]`."""
-        x = unit(x, context, 64, "conv1", kernel=7, stride=2)
-        x = max_pool(x, 3, 2, incomplete=True)
+        pool = functools.partial(max_pool, stride=2, incomplete=True, form=context.form)
+        x = pool(unit(x, context, 64, "conv1", kernel=7, stride=2), 3)
         x = unit(x, context, 64, "conv2", kernel=1)
-        x = max_pool(unit(x, context, 192, "conv3"), 3, 2, incomplete=True)
+        x = pool(unit(x, context, 192, "conv3"), 3)
         for window, blocks in _STAGES:
             for name, channels in blocks.items():
                 x = Inception(channels, name=f"inception{name}")(x, context)
             if window:
-                x = max_pool(x, window, 2, incomplete=True)
+                x = pool(x, window)
         return layers.dropout(layers.global_average(x), _DROPOUT, context.key)
 
 

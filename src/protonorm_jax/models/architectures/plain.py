@@ -35,7 +35,7 @@ class SmallCNN(nn.Module):
         """Maps `[B, H, W, channels]` to `[B, 64]`."""
         for name, channels in (("conv1", 16), ("conv2", 24)):
             x = nn.relu(Conv(channels, bias=True, name=name)(x, context))
-            x = max_pool(x, 2, 2)
+            x = max_pool(x, 2, 2, form=context.form)
         return nn.relu(Linear(64, name="fc1")(flatten(x)))
 
 
@@ -50,5 +50,5 @@ class FedAvgCNN(nn.Module):
         """Maps `[B, H, W, channels]` to `[B, 512]`."""
         for name, channels in (("conv1.0", 32), ("conv2.0", 64)):
             layer = Conv(channels, kernel=5, padding=0, bias=True, name=name)
-            x = max_pool(nn.relu(layer(x, context)), 2, 2)
+            x = max_pool(nn.relu(layer(x, context)), 2, 2, form=context.form)
         return nn.relu(Linear(512, name="fc1.0")(flatten(x)))

@@ -118,4 +118,4 @@ class TinyResNet(nn.Module):
 
 def _stem(x: jax.Array, context: Context) -> jax.Array:
     x = nn.relu(conv_norm(x, context, 64, "conv1", "bn1", kernel=7, stride=2))
-    return max_pool(x, 3, 2, 1)
+    return max_pool(x, 3, 2, 1, form=context.form)

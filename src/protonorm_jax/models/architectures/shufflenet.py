@@ -60,7 +60,7 @@ class ShuffleNetV2(nn.Module):
     def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """Maps `[B, H, W, channels]` to `[B, 1024]`."""
         x = nn.relu(conv_norm(x, context, 24, "conv1.0", "conv1.1", stride=2))
-        x = max_pool(x, 3, 2, 1)
+        x = max_pool(x, 3, 2, 1, form=context.form)
         for stage, (channels, blocks) in enumerate(_STAGES, start=2):
             for block in range(blocks):
                 stride = 2 if block == 0 else 1

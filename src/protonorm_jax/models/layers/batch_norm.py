@@ -6,16 +6,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from protonorm_jax.models.layers import forms
 from protonorm_jax.models.layers.precision import accumulator
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def normalize_batch(
     x: jax.Array,
     scale: jax.Array,
     bias: jax.Array,
     mask: jax.Array | None,
     epsilon: float,
+    form: str = "auto",
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel by the mean and the variance of the batch.
 
@@ -29,11 +31,12 @@ def normalize_batch(
       mask: `[B]` float, 1 for real rows and 0 for padding, or None if all rows are real. Padding
         counts in no sum, and comes out as `bias` so that no layer can blow it up.
       epsilon: added to the variance.
+      form: see `forms.FORMS`.
     Returns:
       `[B, H, W, C]` in the dtype of `x`, and the mean and the biased variance, `[C]` each, through
       which no gradient flows.
     """
-    return _forward(x, scale, bias, mask, epsilon)[0]
+    return _forward(x, scale, bias, mask, epsilon, form)[0]
 
 
 def count_elements(x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -50,12 +53,15 @@ def _row(mask: jax.Array) -> jax.Array:
     return mask.reshape(-1, 1, 1, 1)
 
 
-def _total(x, mask):
+def _total(x, mask, form):
     """Adds up each channel of `[B, H, W, C]` over the rows that are real.
 
     Row by row first, so that the mask meets `[B, C]` numbers only: the CPU's compiler would write
-    out a masked `x`, or one with the mean subtracted, before it adds it up.
+    out a masked `x`, or one with the mean subtracted, before it adds it up. The TPU's adds up
+    masked numbers in one pass, and would need two for rows.
     """
+    if forms.chosen(form) == "native":
+        return jnp.sum(x if mask is None else x * _row(mask), axis=(0, 1, 2))
     rows = jnp.sum(x, axis=(1, 2))
     return jnp.sum(rows if mask is None else rows * mask.reshape(-1, 1), axis=0)
 
@@ -66,29 +72,29 @@ def _normalized(x, mean, inverse, mask):
     return result if mask is None else result * _row(mask)
 
 
-def _forward(x, scale, bias, mask, epsilon):
+def _forward(x, scale, bias, mask, epsilon, form):
     dtype, x = x.dtype, x.astype(accumulator(x.dtype))
     # XLA may or may not turn a division by a broadcast number into this product; written out, the
     # bits do not depend on its choice.
     share = 1.0 / jnp.maximum(count_elements(x, mask), 1.0).astype(x.dtype)
-    mean = _total(x, mask) * share
+    mean = _total(x, mask, form) * share
     # In one pass over `x`. The mean of what a layer puts out is at most a few deviations; taking it
     # away first would cost the step of MobileNet a quarter more time.
-    variance = jnp.maximum(_total(x * x, mask) * share - mean * mean, 0.0)
+    variance = jnp.maximum(_total(x * x, mask, form) * share - mean * mean, 0.0)
     inverse = lax.rsqrt(variance + epsilon)
     y = _normalized(x, mean, inverse, mask) * _channel(scale) + _channel(bias)
     return (y.astype(dtype), mean, variance), (x.astype(dtype), mean, inverse, scale, mask, share)
 
 
-def _backward(epsilon, residuals, gradients):
+def _backward(epsilon, form, residuals, gradients):
     del epsilon
     x, mean, inverse, scale, mask, share = residuals
     dtype, x = x.dtype, x.astype(accumulator(x.dtype))
     gradient = gradients[0].astype(x.dtype)
-    bias_gradient = _total(gradient, None)
-    total = bias_gradient if mask is None else _total(gradient, mask)
+    bias_gradient = _total(gradient, None, form)
+    total = bias_gradient if mask is None else _total(gradient, mask, form)
     # The sum over the gradient times the normalized `x`, which is zero in padding.
-    scale_gradient = (_total(gradient * x, mask) - mean * total) * inverse
+    scale_gradient = (_total(gradient * x, mask, form) - mean * total) * inverse
     shared = (x - _channel(mean)) * _channel(inverse * scale_gradient * share)
     x_gradient = (gradient - _channel(total * share) - shared) * _channel(scale * inverse)
     if mask is not None:

@@ -24,13 +24,13 @@ class Context(NamedTuple):
       train: whether batch norm uses, and updates, the statistics of the batch.
       mask: `[B]` float, 1 for real rows and 0 for padding; None if all rows are real.
       key: switches dropout and stochastic depth on; None switches them off.
-      convolution: one of `convolution.FORMS`.
+      form: how layers are computed, one of `forms.FORMS`.
     """
 
     train: bool = False
     mask: jax.Array | None = None
     key: jax.Array | None = None
-    convolution: str = "auto"
+    form: str = "auto"
 
 
 class Conv(nn.Module):
@@ -59,7 +59,7 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, inputs, self.channels)
         kernel = self.param("kernel", nn.initializers.zeros, shape, jnp.float32)
         padding = self.kernel // 2 if self.padding is None else self.padding
-        y = convolve(x, kernel, stride=self.stride, padding=padding, form=context.convolution)
+        y = convolve(x, kernel, stride=self.stride, padding=padding, form=context.form)
         if not self.bias:
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
@@ -113,7 +113,7 @@ class BatchNorm(nn.Module):
             y = centred * factor.reshape(1, 1, 1, -1) + bias.reshape(1, 1, 1, -1)
             return y.astype(x.dtype)
         y, batch_mean, batch_variance = batch_norm.normalize_batch(
-            x, scale, bias, context.mask, self.epsilon
+            x, scale, bias, context.mask, self.epsilon, context.form
         )
         count = batch_norm.count_elements(x, context.mask)
         momentum = jnp.where(count > 0, self.momentum, 0.0)

@@ -8,13 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from protonorm_jax.models.layers import windows
+from protonorm_jax.models.layers import forms, windows
 from protonorm_jax.models.layers.precision import accumulator
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
 def max_pool(
-    x: jax.Array, kernel: int, stride: int, padding: int = 0, incomplete: bool = False
+    x: jax.Array,
+    kernel: int,
+    stride: int,
+    padding: int = 0,
+    incomplete: bool = False,
+    form: str = "auto",
 ) -> jax.Array:
     """Takes the maximum of every window.
 
@@ -27,9 +31,27 @@ def max_pool(
       padding: how far windows reach over the border; at most half of `kernel`.
       incomplete: whether windows that reach further over the far border count, too, as in PyTorch
         with `ceil_mode`.
+      form: see `forms.FORMS`.
     Returns:
       `[B, H', W', channels]`.
     """
+    if forms.chosen(form) != "native":
+        return _max_of_shifted(x, kernel, stride, padding, incomplete)
+    pads = [(0, 0)] * 4
+    for axis in (1, 2):
+        size = x.shape[axis]
+        count = windows.output_size(size, kernel, stride, padding, incomplete)
+        end = (count - 1) * stride + kernel - padding  # Of the last window.
+        pads[axis] = (padding, max(end - size, 0))
+    sides, steps = (1, kernel, kernel, 1), (1, stride, stride, 1)
+    return lax.reduce_window(x, -jnp.inf, lax.max, sides, steps, pads)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _max_of_shifted(
+    x: jax.Array, kernel: int, stride: int, padding: int, incomplete: bool
+) -> jax.Array:
+    """The maximum over shifted copies of the batch; arguments as for `max_pool`."""
     return _max_pool_forward(x, kernel, stride, padding, incomplete)[0]
 
 
@@ -89,10 +111,10 @@ def _to_winners(winner, gradient, kernel, size):
     return lax.pad(whole, jnp.zeros((), whole.dtype), ((0, 0, 0), *missing, (0, 0, 0)))
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+_max_of_shifted.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+def adaptive_average_pool(x: jax.Array, size: int, form: str = "auto") -> jax.Array:
     """Averages each row of `x` to `size` numbers, or stretches it if it has fewer.
 
     Output `i` is the mean of the inputs from `floor(i F / size)` up to, not including,
@@ -101,14 +123,16 @@ def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
     Args:
       x: `[B, F]`.
       size: length of the result.
+      form: see `forms.FORMS`.
     Returns:
       `[B, size]`.
     """
     length = x.shape[1]
     if length == size:
         return x
-    # The pattern repeats: `period` inputs make `results` outputs.
-    repeats = math.gcd(length, size)
+    # The pattern repeats: `period` inputs make `results` outputs. A TPU takes one product with the
+    # whole matrix for less than the change of shape.
+    repeats = 1 if forms.chosen(form) == "native" else math.gcd(length, size)
     period, results = length // repeats, size // repeats
     weights = np.zeros((period, results), np.float32)
     for result in range(results):

@@ -200,7 +200,7 @@ def make(
                 for place, (name, rank) in enumerate(content.ranks.items(), 1)
             ],
             tuning=[
-                tuned.part(one.name, one.tuning, one.choices, one.done, f"tuning-{place}")
+                tuned.part(one.name, one.tuning, one.choices, one.done, f"tuning-{place}", palette)
                 for place, one in enumerate(experiments, 1)
             ],
             apart=_apart(content.apart),

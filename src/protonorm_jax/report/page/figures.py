@@ -55,8 +55,7 @@ class Bounds(NamedTuple):
     @property
     def legend(self) -> list[tuple[str, str, str]]:
         """As of `Part`."""
-        words = {"yardstick": "yardstick", "pooled": "pooled (upper bound)"}
-        return [("", f"reference {style}", words[label]) for label, style, _ in self.lines]
+        return [("", f"reference {style}", label) for label, style, _ in self.lines]
 
 
 def legend(drawn: Sequence[Drawn]) -> list[tuple[str, str, str]]:

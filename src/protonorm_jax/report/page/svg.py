@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from protonorm_jax.report.page import escapes
 
-COLOURS = 8
+COLOURS = 16
 """How many series the page has colours for: the CSS classes `s0`, `s1`, ..."""
 _WIDTH, _HEIGHT = 460, 300
 _LETTER = 6.1  # Of an average letter of the labels, which are 11 units high.
@@ -31,7 +31,7 @@ class Series(NamedTuple):
 
     Attributes:
       label: what it is.
-      style: CSS classes, `s0` to `s7` for its colour.
+      style: CSS classes, `s0` to `s15` for its colour.
       x: `[n]` ascending.
       y: `[n]`; the line has gaps where they are NaN.
       low: `[n]` lower edge of the band around it.

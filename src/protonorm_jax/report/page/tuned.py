@@ -9,6 +9,7 @@ from protonorm_jax.report.page import svg
 from protonorm_jax.report.page.parts import Figure, Part, counted, listed
 from protonorm_jax.report.page.results import tried_text
 from protonorm_jax.report.page.tables import Cell, Column, Row, Table, number, percent, text
+from protonorm_jax.statistics.tables import LOCAL
 from protonorm_jax.statistics.tuning import budget_curve
 
 
@@ -18,6 +19,7 @@ def part(
     choices: Sequence[Mapping[str, Any]],
     done: int,
     name: str,
+    palette: Mapping[str, str],
 ) -> Part:
     """One tuned experiment.
 
@@ -27,6 +29,7 @@ def part(
       choices: what `choices.json` holds; empty while tuning goes on.
       done: tuning runs that have a result.
       name: of its files.
+      palette: the CSS classes of methods that have one in other pictures.
     """
     cells = tuning.get("cells", [])
     seeds = tuning.get("seeds", [])
@@ -49,10 +52,12 @@ def part(
         for one in choices
         if one.get("edges")
     ]
-    drawn = [(_label(one["changes"]), _budget(one["tried"])) for one in choices][: svg.COLOURS]
+    every = [(_label(one["changes"]), _budget(one["tried"])) for one in choices]
+    styles = _styles([label for label, _ in every], palette)
+    drawn = [(label, values) for label, values in every if label in styles]
     series = [
-        svg.Series(label, f"s{k}", list(range(1, len(values) + 1)), values)
-        for k, (label, values) in enumerate(drawn)
+        svg.Series(label, styles[label], list(range(1, len(values) + 1)), values)
+        for label, values in drawn
     ]
     text_below = (
         "Expected test accuracy of the choice among so many points: the mean over all subsets of "
@@ -76,10 +81,18 @@ def part(
         [*given, *_turns(drawn)],
         warnings=warnings,
         tables=[_ranges(cells, name), _chosen(choices, name)],
-        legend=[(f"s{k}", "line", label) for k, (label, _) in enumerate(drawn)],
+        legend=[(styles[label], "line", label) for label, _ in drawn],
         figures=[Figure(picture, text_below)],
         folded=[Part("", "All points that were tried", tables=[_tried(choices, name)])],
     )
+
+
+def _styles(labels: Sequence[str], palette: Mapping[str, str]) -> dict[str, str]:
+    """The CSS class of each label, as long as there are any: its own, or one that is free."""
+    known = {**palette, LOCAL: LOCAL}
+    free = (style for k in range(svg.COLOURS) if (style := f"s{k}") not in palette.values())
+    found = {label: known.get(label) or next(free, None) for label in labels}
+    return {label: style for label, style in found.items() if style}
 
 
 def _label(changes: Mapping[str, Any]) -> str:

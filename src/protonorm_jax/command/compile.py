@@ -1,0 +1,85 @@
+"""The command `protonorm compile`: every program of a run or sweep, compiled and not run."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from protonorm_jax import report
+from protonorm_jax.command import asked as asking
+from protonorm_jax.command import start
+from protonorm_jax.command.console import Console
+from protonorm_jax.command.progress import LoadDisplay
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import devices, targets
+from protonorm_jax.running import ahead, record, sweep
+
+
+def command(parsed: argparse.Namespace) -> int:
+    """Plans and compiles, and says what the programs will need; returns the exit code.
+
+    Raises:
+      UsageError: settings that cannot be used, a target that cannot be compiled for, too little
+        memory, or a folder that cannot be written.
+    """
+    asked = asking.read(parsed)
+    target = _target(parsed)
+    if target is None:
+        start.start_up(parsed, asked.base.devices)
+    folder = Path(parsed.dump_hlo) if parsed.dump_hlo else None
+    if folder:
+        with record.writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    out = Console(quiet=parsed.json or not devices.is_first())
+    with LoadDisplay(out):
+        if asked.budget:
+            experiment = asking.plan_tuned(asked, target)
+            assert experiment.tuning is not None
+            planned = {"tuning": experiment.tuning, "final runs": experiment.final}
+        else:
+            planned = {"": asking.plan_sweep(asked, target)}
+    for name, one in planned.items():
+        out.print(report.plan_table(sweep.description(one), name))
+    rows: list[dict[str, Any]] = []
+    if not parsed.dry_run:
+        for row, text in _compiled(planned, target):
+            rows.append(row)
+            if folder and devices.is_first():
+                path = folder / f"{len(rows):02d}-{row['name']}.hlo.txt"
+                with record.writing(folder), record.replacing(path) as file:
+                    file.write(text.encode())
+            out.say(f"{row['program']} {row['name']}: compiled in {row['seconds']:.1f} s")
+    if parsed.json:
+        if devices.is_first():
+            print(json.dumps({"target": parsed.target, "programs": rows}))
+    elif rows:
+        out.print(report.compiled_table(rows, parsed.target))
+    return 0
+
+
+def _target(parsed: argparse.Namespace) -> targets.Target | None:
+    """The chips that are not there; None for the devices that are."""
+    if parsed.target == targets.HERE:
+        return None
+    for name in ("distributed", "coordinator", "num_processes", "process_id"):
+        if getattr(parsed, name):
+            raise UsageError(
+                f"--{name.replace('_', '-')} must be left out but for --target here, got "
+                f"--target {parsed.target}"
+            )
+    return targets.absent(parsed.target)
+
+
+def _compiled(
+    planned: dict[str, sweep.Sweep], target: targets.Target | None
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """For each program what there is to say of it, and its text."""
+    for name, one in planned.items():
+        for number, (plan, described) in enumerate(
+            zip(one.plans, sweep.description(one), strict=True), start=1
+        ):
+            program = f"{name} {number}".strip()
+            for compiled in ahead.compile_ahead(plan, target):
+                row = {"program": program, **described, **compiled.description()}
+                yield row, compiled.text

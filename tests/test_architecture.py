@@ -49,7 +49,7 @@ ORDER = {
     "config": ("dealing", "training", "fields", "recorded"),
     "engine": (
         *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
-        "simulate",
+        *("draws", "cohort", "absent", "simulate"),
     ),
     "planning": (
         *("samples", "deal", "devices", "targets", "layout", "memory", "added", "plan", "inputs"),

@@ -13,6 +13,7 @@ compilation cache, its own.
     client_step  on one core and on two devices; how near to the least time of its operations
     round        20 clients of the paper's four architectures: time, and memory against its floor
     methods      a round of each method, beside local training of the same clients
+    participation  rounds of few participants, beside a lean program of the same steps
     server       what servers do beyond averaging: training, decompositions
     start        seconds from `protonorm run` to the first accuracy, with and without a cache
     scale        what more runs in a program, more clients and more devices cost; memory expected

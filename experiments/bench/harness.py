@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from protonorm_jax import methods, models
 from protonorm_jax.config import Config
@@ -43,6 +44,7 @@ class Federation(NamedTuple):
       images: a key of `SHAPES`.
       last_batch: as in `Config`.
       method: as in `Config`.
+      participation: as in `Config`.
     """
 
     family: str
@@ -54,6 +56,7 @@ class Federation(NamedTuple):
     images: str = "digits"
     last_batch: str = "mask"
     method: str = "protonorm"
+    participation: float = 1.0
 
     def __str__(self) -> str:
         runs = "1 run" if self.num_runs == 1 else f"{self.num_runs} runs"
@@ -69,6 +72,16 @@ class Federation(NamedTuple):
     def train_steps(self) -> int:
         """Of all clients together in a round of one run."""
         return self.num_clients * (self.train_samples // BATCH_SIZE)
+
+    @property
+    def participants(self) -> int:
+        """Clients that train in a round of one run."""
+        return max(round(self.participation * self.num_clients), 1)
+
+    @property
+    def rounds(self) -> int:
+        """Rounds in a call where the call itself, a millisecond, is not to be measured."""
+        return min(max(200 // self.participants, 2), 50)
 
 
 def paper(family: str, num_clients: int, num_devices: int) -> Federation:
@@ -106,6 +119,7 @@ def compiled(federation: Federation) -> driver.Simulation:
         batch_size=BATCH_SIZE,
         last_batch=federation.last_batch,
         devices=federation.num_devices,
+        participation=federation.participation,
     )
     simulation = driver.prepare(
         [config.replace(seed=seed) for seed in range(federation.num_runs)],
@@ -137,8 +151,13 @@ class Running:
         for run, report in zip(self.simulation.plan.runs, reports, strict=True):
             driver.check_finite(run.config, report)
 
+    def train(self, num_rounds: int) -> None:
+        """Runs so many rounds, and evaluates nobody."""
+        self._states, _ = self.simulation.advance(self._states, self._inputs, num_rounds, False)
+
 
 _running: dict[Federation, Running] = {}
+_lean: dict[Federation, Callable[[], None]] = {}
 
 
 def prepare(federation: Federation) -> dict[str, Any]:
@@ -156,10 +175,69 @@ def time_round(federation: Federation) -> timing.Times:
     return timing.clock(_running[federation].advance)
 
 
+def time_rounds(federation: Federation) -> timing.Times:
+    """The times of a round of a prepared simulation among many, without evaluation."""
+    train = functools.partial(_running[federation].train, federation.rounds)
+    return timing.clock(train).over(federation.rounds)
+
+
+def prepare_lean(federation: Federation) -> None:
+    """Compiles the rounds of a program of the same steps without an engine, and makes them once."""
+    (name,) = set(federation.architectures)
+    net = models.build(
+        name,
+        num_classes=NUM_CLASSES,
+        feature_dim=FEATURE_DIM,
+        image_shape=SHAPES[federation.images],
+        convolution="canonical" if jax.default_backend() == "cpu" else "im2col",
+    )
+    count, steps = federation.num_clients, federation.train_samples // BATCH_SIZE
+    images, labels = map(
+        jnp.asarray, random_samples(count * federation.train_samples, federation.images)
+    )
+    rows = jnp.arange(len(labels)).reshape(count, steps, BATCH_SIZE)
+
+    def step(variables: Any, batch: jax.Array) -> tuple[Any, jax.Array]:
+        def loss(params: Any) -> tuple[jax.Array, Any]:
+            pixels = images[batch].astype(jnp.float32) / 127.5 - 1.0
+            outputs, new = net.apply(variables | {"params": params}, pixels, train=True)
+            wanted = jax.nn.one_hot(labels[batch], NUM_CLASSES)
+            return optax.softmax_cross_entropy(outputs.logits, wanted).mean(), new
+
+        (value, new), slope = jax.value_and_grad(loss, has_aux=True)(variables["params"])
+        params = jax.tree.map(lambda leaf, one: leaf - 0.01 * one, variables["params"], slope)
+        return new | {"params": params}, value
+
+    def one_round(index: jax.Array, clients: Any) -> Any:
+        chosen = (jnp.arange(federation.participants) + index) % count
+        own = jax.tree.map(lambda leaf: leaf[chosen], (clients, rows))
+        trained, _ = jax.lax.map(lambda given: jax.lax.scan(step, *given), own)
+        return jax.tree.map(lambda leaf, some: leaf.at[chosen].set(some), clients, trained)
+
+    init = jax.jit(lambda keys: jax.lax.map(net.init, keys))
+    rounds = jax.jit(
+        lambda clients: jax.lax.fori_loop(0, federation.rounds, one_round, clients),
+        donate_argnums=0,
+    )
+    clients = [init(jax.random.split(jax.random.key(0), count))]
+
+    def train() -> None:
+        clients[0] = jax.block_until_ready(rounds(clients[0]))
+
+    train()
+    _lean[federation] = train
+
+
+def time_lean(federation: Federation) -> timing.Times:
+    """The times of a round among many of what `prepare_lean` made."""
+    return timing.clock(_lean[federation]).over(federation.rounds)
+
+
 def forget(*federations: Federation) -> None:
     """Frees federations that were prepared in this process; without any, all."""
     for federation in federations or list(_running):
         del _running[federation]
+        _lean.pop(federation, None)
 
 
 def sizes(simulation: driver.Simulation) -> dict[str, Any]:

@@ -20,7 +20,8 @@ class Loop(NamedTuple):
     """One of the engine's loops.
 
     Attributes:
-      name: `runs` over the runs of a device, `rounds`, `clients` over those of an architecture,
+      name: `runs` over the runs of a device, `rounds`, `clients` over those of an architecture that
+        train or are evaluated, `absent` over them all where also those who are away receive,
         `steps` of training, `batches` over samples without training.
       within_round: whether it is in a round, or else in the evaluation after rounds.
       architecture: the number of that of the clients; None outside of them.
@@ -63,5 +64,5 @@ def read(name: str) -> Loop | int | None:
     width = int(number) if kind == "width" else None
     if kind == "width":
         kind = named[-2][0]
-    clients = [int(own) for one, own in _BEFORE.findall(name) if one == "clients"]
+    clients = [int(own) for one, own in _BEFORE.findall(name) if one in ("clients", "absent")]
     return Loop(kind, "loop.rounds" in outer, clients[-1] if clients else None, width)

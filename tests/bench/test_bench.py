@@ -14,6 +14,7 @@ from experiments.bench import (
     federated_round,
     harness,
     method_round,
+    participation,
     processes,
     profile,
     scale,
@@ -124,6 +125,20 @@ def test_a_round_of_a_method_beside_local_training(here):
     row = figures["fedproto"]
     times = row["milliseconds"]
     assert row["over_local"] == times["method"] / times["local"] > 0 and row["family"] == "tiny"
+
+
+@pytest.mark.large
+def test_a_round_of_few_participants_beside_a_lean_program(monkeypatch):
+    """In this process, of federations of its own."""
+    monkeypatch.setattr(harness, "child", lambda stack, **_: lambda f, *given: f(*given))
+    figures = participation.measure((("mlp", (4,)),), (1.0, 0.5), 1)
+    assert {"engine / lean", "over wanted"} <= printed(participation, figures)
+    full, half = figures["rows"]
+    assert (full["participants"], half["participants"]) == (4, 2)
+    times = half["milliseconds"]
+    assert half["over_lean"] == times["engine"] / times["lean"] > 0
+    assert half["share_of_full"] == full["milliseconds"]["engine"] / 2
+    assert half["over_wanted"] == times["engine"] / (1.1 * half["share_of_full"] + 0.2)
 
 
 @pytest.mark.large

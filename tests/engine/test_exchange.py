@@ -8,11 +8,9 @@ import pytest
 from protonorm_jax.engine import exchange
 from protonorm_jax.methods.method import Method, Upload
 
-WITNESS = jnp.int32(0)
-
 
 def average(places, order, weights):
-    return exchange.average(places, jnp.array(order), jnp.array(weights), witness=WITNESS)
+    return exchange.average(places, jnp.array(order), jnp.array(weights))
 
 
 def test_the_average_is_weighted_and_knows_who_stands_where():
@@ -35,6 +33,14 @@ def test_who_weighs_nothing_has_no_say():
     assert np.isnan(average(places, [0, 1, 3], [1, 5, 5])).any()
 
 
+def test_who_is_away_needs_no_place():
+    """Clients 1, 2 and 4 of five have one; those of the others are anybody's."""
+    places = jnp.array([[3.0], [1.0], [2.0]])
+    for elsewhere in (0, 2):
+        mean = average(places, [elsewhere, 1, 2, elsewhere, 0], [0, 1, 1, 0, 2])
+        np.testing.assert_array_equal(mean, [(1 + 2 + 2 * 3) / 4])
+
+
 def test_without_any_weight_the_average_is_zero():
     mean = average(jnp.array([[jnp.nan, 1.0], [2.0, 3.0]]), [0, 1], [0, 0])
     np.testing.assert_array_equal(mean, [0.0, 0.0])
@@ -52,7 +58,7 @@ def test_the_average_has_the_bits_of_clients_added_in_order():
         order = rng.permutation(9)
         places = np.empty_like(values)
         places[order] = values
-        results.append(function(places, order, weights, witness=WITNESS))
+        results.append(function(places, order, weights))
     for result in results:
         np.testing.assert_array_equal(result, results[0])
     wanted = np.zeros(40, np.float32)
@@ -85,7 +91,6 @@ def test_what_is_lost_is_not_received(weighting, mean):
         jnp.array([10, 50, 30]),
         method=Method(weighting=weighting),
         client_devices=1,
-        witness=WITNESS,
     )
     np.testing.assert_array_equal(received.each["number"], [1, 0, 2])
     wanted = np.stack([tables[0], np.zeros((2, 3)), tables[1]])
@@ -98,18 +103,20 @@ def test_what_is_lost_is_not_received(weighting, mean):
 def test_a_run_gathers_from_its_own_devices_alone():
     """Two runs on two devices each; a client of the first architecture and two of the second."""
     values = jnp.arange(24.0).reshape(4, 3, 2)
-    order = jnp.array([5, 0, 3, 2])
+    order, there = jnp.array([5, 0, 3, 2]), jnp.array([True, False, True, True])
 
     def gathered(leaf):
         outputs = ({"x": leaf[:1]}, {"x": leaf[1:]})
-        ordered = exchange.in_client_order(outputs, order, 2)
-        return exchange.gather(outputs, 2)["x"], ordered["x"]
+        ordered = exchange.in_client_order(outputs, order, None, 2)
+        some = exchange.in_client_order(outputs, order, there, 2)
+        return exchange.gather(outputs, 2)["x"], ordered["x"], some["x"]
 
-    places, clients = jax.pmap(gathered, axis_name=exchange.AXIS)(values)
+    places, clients, some = jax.pmap(gathered, axis_name=exchange.AXIS)(values)
     for device in range(4):
         run = values[:2] if device < 2 else values[2:]
         np.testing.assert_array_equal(places[device], run.reshape(6, 2))
         np.testing.assert_array_equal(clients[device], run.reshape(6, 2)[order])
+        np.testing.assert_array_equal(some[device], clients[device] * there[:, None])
 
 
 def as_int(total):

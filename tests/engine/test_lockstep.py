@@ -154,3 +154,11 @@ def test_widths_are_few_for_usual_counts():
     assert len(widths) <= 4 and lockstep.work(steps, widths) / steps.sum() <= 1.15
     assert len(lockstep.choose_widths(np.arange(100)[None], waste=1.0)) == 8
     assert lockstep.choose_widths(np.full((2, 6), 7)) == (6,)
+
+
+def test_of_very_many_rows_some_widths_are_tried():
+    """Enough of them to keep the bound; all of a hundred thousand would take hours."""
+    counts = np.arange(1, 100_001)[None]
+    widths = lockstep.choose_widths(counts)
+    assert widths[0] == 100_000 and len(widths) <= 8
+    assert lockstep.work(counts, widths) <= 1.15 * counts.sum()

@@ -127,6 +127,72 @@ def test_update_works_on_whole_chunks_of_the_first_slots(chunk, count):
     np.testing.assert_array_equal(pairs, wanted)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+@pytest.mark.parametrize("chosen", [[], [5], [4, 1, 2], [0, 2, 3, 5]])
+def test_chosen_slots_alone_are_worked_on(chosen, chunk):
+    """Wherever they stand; what the rest of a chunk gets has an input of zeros."""
+
+    def function(state, given):
+        new, outputs = advance(state, given)
+        return jax.tree.map(lambda leaf: jnp.where(given == 0, jnp.nan, leaf), new), outputs
+
+    places = jnp.array(chosen + [6] * (4 - len(chosen)))
+    states, (doubled, pairs) = jax.jit(
+        lambda count: loops.update_chosen(function, STATES, INPUTS[:6], places, count, chunk=chunk)
+    )(jnp.int32(len(chosen)))
+    done = np.isin(np.arange(6), chosen)
+    x = STATES["x"] + np.where(done, INPUTS[:6], 0)
+    np.testing.assert_array_equal(states["x"], x)
+    np.testing.assert_array_equal(states["y"], np.stack([done, done], 1))
+    chosen = np.array(chosen, int)
+    np.testing.assert_array_equal(doubled[: len(chosen)], 2 * INPUTS[chosen])
+    wanted = np.stack([STATES["x"][chosen], x[chosen]], 1)
+    np.testing.assert_array_equal(pairs[: len(chosen)], wanted)
+
+
+def test_the_loop_over_chosen_slots_has_no_more_turns_than_those():
+    turns = []
+
+    def function(state, given):
+        jax.debug.callback(lambda: turns.append(1))
+        return state + given, ()
+
+    places = jnp.array([3, 7, 1000, 1000])
+    loops.update_chosen(function, jnp.zeros(1000), jnp.arange(1000), places, WITNESS - 1, chunk=1)
+    jax.effects_barrier()
+    assert len(turns) == 2
+
+
+def test_vmapped_rows_share_the_longest_loop():
+    """The predicate is not mapped: there is no choice between old and new states in any turn."""
+
+    def run(count, chosen):
+        return loops.update_chosen(
+            advance, STATES, INPUTS[:6], chosen, loops.longest(count), chunk=1
+        )[0]
+
+    counts, places = jnp.array([1, 3]), jnp.array([[2, 6, 6], [0, 4, 5]])
+    text = jax.jit(jax.vmap(run)).lower(counts, places).as_text()
+    assert "stablehlo.while" in text
+    states = jax.vmap(run)(counts, places)
+    for row in range(2):
+        jax.tree.map(
+            lambda leaf, alone, row=row: np.testing.assert_array_equal(leaf[row], alone),
+            states,
+            run(counts[row], places[row]),
+        )
+    assert loops.longest(counts).tolist() == [1, 3]
+    assert jax.vmap(loops.longest)(counts).tolist() == [3, 3]
+
+
+def test_where_a_mask_is_true():
+    mask = jnp.array([0, 1, 1, 0, 1, 0], bool)
+    assert loops.first_where(mask, 5).tolist() == [1, 2, 4, 6, 6]
+    assert loops.first_where(mask, 2).tolist() == [1, 2]
+    assert loops.first_where(mask & False, 2).tolist() == [6, 6]
+    assert loops.first_where(mask | True, 6).tolist() == list(range(6))
+
+
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_map_gives_zeros_beyond_the_work_done(chunk):
     result = loops.map(lambda given: given + 0.5, INPUTS, jnp.int32(3), chunk=chunk)

@@ -90,12 +90,16 @@ def test_what_is_done_seldom_counts_in_part(program):
 
     def changed(**changes):
         config = plan.program.config.replace(**changes)
-        return plan._replace(program=plan.program._replace(config=config))
+        (run,) = plan.runs
+        runs = (run._replace(config=config),)
+        return plan._replace(program=plan.program._replace(config=config), runs=runs)
 
     every = costs.of_round(plan, counted, None).by_part
     seldom = costs.of_round(changed(eval_every=4), counted, None).by_part
     assert seldom["evaluation"].flops == pytest.approx(every["evaluation"].flops / 4)
     assert seldom["training"] == every["training"]
+    assert costs.turns(changed(eval_every=4), Loop("absent", True, 0)) == [4 / 4]
+    assert costs.turns(changed(participation=0.5), Loop("clients", True, 0)) == [2]
     half = costs.of_round(changed(participation=0.5), counted, None).by_part
     assert half["training"].flops == pytest.approx(every["training"].flops / 2)
     assert half["evaluation"] == every["evaluation"]
@@ -132,7 +136,7 @@ def test_turns_of_batches_that_narrow_are_the_work_that_lockstep_does(small_set)
     steps = client.num_steps(plan.runs[0].partition.train_count, plan.program.config)
     (work,) = layout.work_of([[plan.runs[0].layout]], [[steps]], plan.spread)
     rows = sum(loop.width * costs.turns(plan, loop) for loop in found)
-    assert rows == [lockstep.work(work.steps[0], widths)]
+    assert rows == [lockstep.work(work.steps[0, 0], widths)]
     # Of a step of three clients three times as much is to do as of one.
     by_width = {loop.width: counted.by_loop[loop].flops for loop in found}
     least = min(by_width)

@@ -47,8 +47,8 @@ def test_devices_are_balanced_by_time():
 
 def test_efficiency_of_unequal_architectures_and_devices_by_hand():
     """Device 0 computes 2 x 9 and 3 x 2 steps, device 1 2 x 5 and 2 x 1 + 1 x 4."""
-    cheap = layout.Work("cheap", np.array([[[9, 4]], [[5, 5]]]))
-    dear = layout.Work("dear", np.array([[[2, 0, 1]], [[5, 0, 1]]]))
+    cheap = layout.Work("cheap", np.array([[[[9, 4]], [[5, 5]]]]))
+    dear = layout.Work("dear", np.array([[[[2, 0, 1]], [[5, 0, 1]]]]))
     widths = [(2,), (3, 1)]
     found = layout.efficiency([cheap, dear], widths, {"cheap": 1.0, "dear": 10.0})
     done = [2 * 9 + 10 * (3 * 1 + 1 * 1), 2 * 5 + 10 * (3 * 1 + 1 * 4)]
@@ -64,6 +64,60 @@ def test_batches_of_several_rows_narrow_and_those_of_one_do_not():
         work = layout.work_of([[one]], [[steps]], layout.spread(1, 1, 1))
         assert layout.choose_widths(work) == [widths]
         assert layout.efficiency(work, [widths], {"a": 1.0}) == (1.0, 1.0)
+
+
+def test_the_busiest_device_is_that_of_each_round():
+    """Each of two devices has all the work of one of two rounds."""
+    work = layout.Work("a", np.array([[[[4]], [[0]]], [[[0]], [[4]]]]))
+    assert layout.efficiency([work], [()], {"a": 1.0}) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(("vmap_clients", "together"), [(0, 6), (4, 4), (1, 1)])
+def test_batches_are_made_of_those_who_train(vmap_clients, together):
+    """Six of sixty, on two devices: the work is that of six in every round, of which all differ."""
+    steps = np.arange(1, 61)
+    one = layout.arrange(["a"] * 60, steps, [1.0] * 60, num_devices=2, vmap_clients=vmap_clients)
+    room = layout.room_of(one.placements[0], 6, 60)
+    assert room == (-(-6 // together) * together, together)
+    (work,) = layout.work_of([[one]], [[steps]], layout.spread(1, 2, 1), [[6]])
+    rounds, *rest = work.steps.shape
+    assert rounds == 64 and rest == [2, room.clients // together, together]
+    rounds = work.steps.reshape(64, -1)
+    assert np.all((rounds > 0).sum(axis=1) == 6)
+    assert all(len(set(row[row > 0])) == 6 for row in rounds) and set(rounds.flat) == set(range(61))
+    for device in range(2):
+        # Those of a device stand first, in the order of its slots, which is that of their steps.
+        for row in work.steps[:, device].reshape(64, -1):
+            count = (row > 0).sum()
+            assert np.all(row[:count] > 0) and np.all(np.diff(row[:count]) < 0)
+    found = layout.efficiency([work], layout.choose_widths([work]), {"a": 1.0})
+    assert 1.0 <= found.waste <= 1.15 and 1.1 < found.imbalance < 2.0
+    assert (found.waste == 1.0) == (vmap_clients == 1)
+
+
+def test_no_more_are_vmapped_than_usually_train():
+    """40 of 1,000, on a device that has a quarter: hardly ever more than 19 of its own."""
+    ids = np.arange(250)[None]
+    assert layout.room_of(layout.Placement("a", ids, 250), 40, 1000) == (57, 19)
+    assert layout.room_of(layout.Placement("a", ids, 250), 1000, 1000) == (250, 250)
+    assert layout.room_of(layout.Placement("a", ids, 5), 40, 1000) == (40, 5)
+    assert layout.room_of(layout.Placement("a", np.arange(1000)[None], 1000), 40, 1000) == (40, 40)
+    assert layout.room_of(layout.Placement("a", np.array([[0]]), 1), 1, 1) == (1, 1)
+    drawn = np.random.default_rng(0).hypergeometric(250, 750, 40, 10_000)
+    assert (drawn > 19).mean() < 0.005
+
+
+def test_work_of_runs_in_which_unequal_numbers_train():
+    """Two vmapped runs; the room is for the one with more, and all of three train in it."""
+    steps = [np.array([5, 6, 7]), np.array([1, 2, 3])]
+    layouts = [
+        layout.arrange(["a"] * 3, one, [1.0] * 3, num_devices=1, vmap_clients=1) for one in steps
+    ]
+    (work,) = layout.work_of([layouts], [steps], layout.spread(2, 1, 2), [[1, 3]])
+    assert work.steps.shape == (64, 1, 3, 2)
+    first, second = np.moveaxis(work.steps[:, 0], 2, 0)
+    assert np.all(second == [3, 2, 1]) and np.all(first[:, 1:] == 0)
+    assert set(first[:, 0]) == {5, 6, 7}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +153,7 @@ def test_steps_stand_where_their_run_and_client_do():
     places = {int(step): place for place, step in np.ndenumerate(steps)}
     for index, work in enumerate(layout.work_of(layouts, list(map(list, steps)), spread)):
         found = []
-        for device, batches in enumerate(work.steps):
+        for device, batches in enumerate(work.steps[0]):
             for batch in batches:
                 inside = [places[int(step)] for step in batch if step]
                 slots = set()
@@ -120,8 +174,8 @@ def test_steps_of_vmapped_runs_make_one_batch():
         layout.arrange(["a", "a"], one, [1.0, 1.0], num_devices=1, vmap_clients=0) for one in steps
     ]
     (work,) = layout.work_of([layouts], [steps], layout.spread(3, 1, 2))
-    assert work.steps.shape == (1, 2, 4)
-    assert [sorted(batch) for batch in work.steps[0].tolist()] == [[1, 2, 4, 8], [0, 0, 5, 6]]
+    assert work.steps.shape == (1, 1, 2, 4)
+    assert [sorted(batch) for batch in work.steps[0, 0].tolist()] == [[1, 2, 4, 8], [0, 0, 5, 6]]
 
 
 def test_members_are_the_rows_of_their_clients_cut_to_what_the_longest_of_all_runs_needs():

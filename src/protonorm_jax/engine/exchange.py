@@ -1,5 +1,6 @@
 """What crosses between clients and server: gathered over devices, averaged, and counted."""
 
+import functools
 from typing import Any
 
 import jax
@@ -24,15 +25,21 @@ def gather(outputs: tuple[Any, ...], client_devices: int) -> Any:
     )
 
 
-def in_client_order(outputs: tuple[Any, ...], order: jax.Array, client_devices: int) -> Any:
+def in_client_order(
+    outputs: tuple[Any, ...], order: jax.Array, there: jax.Array | None, client_devices: int
+) -> Any:
     """The outputs of all clients, leaves `[num_clients, ...]`.
 
     Args:
       outputs: of each architecture, leaves `[slots, ...]`.
       order: `[num_clients]` int32, the place of each client.
+      there: `[num_clients]` bool, who has an output; those of the others are zero. None for all.
       client_devices: see `gather`.
     """
-    return jax.tree.map(lambda leaf: leaf[order], gather(outputs, client_devices))
+    ordered = jax.tree.map(lambda leaf: leaf[order], gather(outputs, client_devices))
+    if there is None:
+        return ordered
+    return jax.tree.map(functools.partial(_select, there), ordered)
 
 
 def receive(
@@ -43,7 +50,6 @@ def receive(
     *,
     method: Method,
     client_devices: int,
-    witness: jax.Array,
 ) -> tuple[Received, jax.Array]:
     """What the server gets of the clients' uploads.
 
@@ -54,48 +60,52 @@ def receive(
       num_samples: `[num_clients]` int32, all training samples.
       method: its `weighting` counts.
       client_devices: see `gather`.
-      witness: see `loops.hidden`.
 
     Returns:
       What is received, and the floats of each upload `[num_clients]` int32, zero if it was lost.
     """
-    each = in_client_order(tuple(one.each for one in uploads), order, client_devices)
-    floats = in_client_order(tuple(one.floats for one in uploads), order, client_devices)
+    each, floats = in_client_order(
+        tuple((one.each, one.floats) for one in uploads), order, arrived, client_devices
+    )
     weights = num_samples if method.weighting == "samples" else jnp.ones_like(num_samples)
     mean = average(
         gather(tuple(one.mean for one in uploads), client_devices),
         order,
         jnp.where(arrived, weights, 0),
-        witness=witness,
     )
-    each = jax.tree.map(lambda leaf: _select(arrived, leaf), each)
-    return Received(each, mean, arrived, num_samples), jnp.where(arrived, floats, 0)
+    return Received(each, mean, arrived, num_samples), floats
 
 
-def average(places: Any, order: jax.Array, weights: jax.Array, *, witness: jax.Array) -> Any:
+def average(places: Any, order: jax.Array, weights: jax.Array) -> Any:
     """The weighted mean over clients, leaf by leaf and client by client: equal bits anywhere.
 
     Args:
       places: leaves `[places, ...]`.
-      order: `[num_clients]` int32, the place of each client.
+      order: `[num_clients]` int32, the place of each client that weighs anything.
       weights: `[num_clients]` int32; clients of weight 0 are left out, whatever they hold.
-      witness: see `loops.hidden`.
 
     Returns:
       Leaves `[...]`; zero if all weights are.
     """
     share = 1.0 / jnp.maximum(jnp.sum(weights), 1).astype(jnp.float32)
     shares = weights.astype(jnp.float32) * share
-    count = loops.hidden(order.shape[0], witness)
+    counted = weights > 0
+    count = loops.longest(jnp.sum(counted, dtype=jnp.int32))
 
     def one(index: jax.Array, given: Any) -> jax.Array:
         leaf, order, shares = given
         return jnp.where(shares[index] > 0, shares[index] * leaf[order[index]], 0.0)
 
-    with scopes.loop("times", order.shape[0]):
-        return jax.tree.map(
-            lambda leaf: loops.accumulate(count, one, (leaf, order, shares)), places
-        )
+    def total(leaf: jax.Array) -> jax.Array:
+        # No more clients have a place than there are places.
+        most = min(leaf.shape[0], len(order))
+        own = loops.first_where(counted, most)
+        ordered = order.at[own].get(mode="clip")
+        weighed = shares.at[own].get(mode="fill", fill_value=0.0)
+        with scopes.loop("times", most):
+            return loops.accumulate(count, one, (leaf, ordered, weighed))
+
+    return jax.tree.map(total, places)
 
 
 def no_floats() -> jax.Array:

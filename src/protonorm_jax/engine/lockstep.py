@@ -19,6 +19,8 @@ from protonorm_jax import scopes
 
 Body = Callable[[jax.Array, Any, Any], Any]
 
+_WIDTHS_TRIED = 128
+
 
 def repeat(
     count: jax.Array, body: Body, carry: Any, constants: Any, *, widths: Sequence[int] = ()
@@ -182,6 +184,10 @@ def choose_widths(counts: np.ndarray, *, waste: float = 1.15, most: int = 8) -> 
     rows = counts.shape[1]
     ends = np.append(np.sort(counts, axis=1)[:, ::-1], np.zeros((len(counts), 1), int), axis=1)
     ends = ends.sum(axis=0)  # Batches share the widths, and their work adds up.
+    # Of very many rows only some widths are tried, each a few per cent above the next.
+    tried = np.arange(1, rows + 1)
+    if rows > _WIDTHS_TRIED:
+        tried = np.unique(np.geomspace(1, rows, _WIDTHS_TRIED).astype(int))
     # best[width]: the least work from the start to the point where `width` rows are left, and
     # the widths it takes; one more width each time round.
     best: dict[int, tuple[int, tuple[int, ...]]] = {rows: (0, ())}
@@ -192,7 +198,8 @@ def choose_widths(counts: np.ndarray, *, waste: float = 1.15, most: int = 8) -> 
                 for width, (done, taken) in best.items()
                 if width > left
             )
-            for left in range(max(best))
+            for left in (0, *tried.tolist())
+            if left < max(best)
         }
         total, taken = best[0]
         if total <= waste * counts.sum():

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
 
 from protonorm_jax import scopes
 
@@ -72,6 +73,28 @@ def isolated(function: Callable[..., Any], *given: Any, witness: jax.Array) -> A
         return jax.lax.fori_loop(0, hidden(1, witness), body, zero)
 
 
+@custom_vmap
+def longest(count: jax.Array) -> jax.Array:
+    """The count of a loop `[]` int32: under `vmap`, where all rows share it, the longest of all.
+
+    With a count of its own for each row, every step would have to choose between old and new. What
+    a row does beyond its own end must change nothing.
+    """
+    return count
+
+
+@longest.def_vmap
+def _longest_of_rows(size: int, batched: list[bool], count: jax.Array) -> tuple[jax.Array, bool]:
+    del size
+    return (jnp.max(count) if batched[0] else count), False
+
+
+def first_where(mask: jax.Array, length: int) -> jax.Array:
+    """Where `mask` `[n]` is true, in order: the first `length` places, int32; n beyond the last."""
+    found = jnp.cumsum(mask, dtype=jnp.int32)
+    return jnp.searchsorted(found, jnp.arange(1, length + 1, dtype=jnp.int32)).astype(jnp.int32)
+
+
 def update(
     function: Callable[[Any, Any], tuple[Any, Any]],
     states: Any,
@@ -99,29 +122,57 @@ def update(
     function = jax.jit(function)  # Traced once, though used twice.
     mapped = jax.vmap(function) if chunk > 1 else function
 
-    def read(tree: Any, index: jax.Array) -> Any:
-        if chunk == 1:
-            return jax.tree.map(lambda leaf: leaf[index], tree)
-        return jax.tree.map(
-            lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, index * chunk, chunk), tree
-        )
+    def body(index: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        states, outputs = carry
+        state, output = mapped(_read(states, index, chunk), _read(inputs, index, chunk))
+        return _written(states, state, index, chunk), _written(outputs, output, index, chunk)
 
-    def write(tree: Any, part: Any, index: jax.Array) -> Any:
-        if chunk == 1:
-            return jax.tree.map(lambda leaf, one: leaf.at[index].set(one), tree, part)
-        return jax.tree.map(
-            lambda leaf, some: jax.lax.dynamic_update_slice_in_dim(leaf, some, index * chunk, 0),
-            tree,
-            part,
-        )
+    outputs = _no_outputs(function, states, inputs, slots)
+    return jax.lax.fori_loop(0, -(-count // chunk), body, (states, outputs))
+
+
+def update_chosen(
+    function: Callable[[Any, Any], tuple[Any, Any]],
+    states: Any,
+    inputs: Any,
+    chosen: jax.Array,
+    count: jax.Array,
+    *,
+    chunk: int,
+) -> tuple[Any, Any]:
+    """Runs `state, output = function(state, input)` for chosen slots; the others cost nothing.
+
+    Otherwise as `update`. Where a chunk, or a vmapped run, has fewer, the rest of it gets the state
+    of any slot and an input of zeros; what comes of that is in no state.
+
+    Args:
+      function: for one client.
+      states: leaves `[slots, ...]`.
+      inputs: leaves `[slots, ...]`.
+      chosen: `[n]` int32, slots, none of them twice; the number of slots beyond the first `count`.
+      count: `[]` int32.
+      chunk: divides n.
+
+    Returns:
+      The states, and the outputs with leaves `[n, ...]` in the order of `chosen`; beyond `count`
+      anything.
+    """
+    function = jax.jit(function)  # Traced once, though used twice.
+    mapped = jax.vmap(function) if chunk > 1 else function
 
     def body(index: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         states, outputs = carry
-        state, output = mapped(read(states, index), read(inputs, index))
-        return write(states, state, index), write(outputs, output, index)
+        own = chosen[index] if chunk == 1 else _rows_at(chosen, index, chunk)
+        state, output = mapped(
+            jax.tree.map(lambda leaf: leaf.at[own].get(mode="clip"), states),
+            jax.tree.map(lambda leaf: leaf.at[own].get(mode="fill", fill_value=0), inputs),
+        )
+        states = jax.tree.map(
+            lambda leaf, new: leaf.at[own].set(new, mode="drop", unique_indices=True), states, state
+        )
+        return states, _written(outputs, output, index, chunk)
 
-    _, shapes = jax.eval_shape(function, *first_of((states, inputs)))
-    outputs = jax.tree.map(lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype), shapes)
+    outputs = _no_outputs(function, states, inputs, chosen.shape[0])
     return jax.lax.fori_loop(0, -(-count // chunk), body, (states, outputs))
 
 
@@ -133,3 +184,31 @@ def map(function: Callable[[Any], Any], inputs: Any, count: jax.Array, *, chunk:
 def first_of(tree: Any) -> Any:
     """The first entry of every leaf."""
     return jax.tree.map(lambda leaf: leaf[0], tree)
+
+
+def _no_outputs(function: Callable[..., Any], states: Any, inputs: Any, length: int) -> Any:
+    """Zeros in place of the outputs of so many slots."""
+    _, shapes = jax.eval_shape(function, *first_of((states, inputs)))
+    return jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), shapes)
+
+
+def _read(tree: Any, index: jax.Array, chunk: int) -> Any:
+    """Chunk `index` of every leaf; of a chunk of one the entry itself."""
+    if chunk == 1:
+        return jax.tree.map(lambda leaf: leaf[index], tree)
+    return jax.tree.map(lambda leaf: _rows_at(leaf, index, chunk), tree)
+
+
+def _rows_at(leaf: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
+    return jax.lax.dynamic_slice_in_dim(leaf, index * chunk, chunk)
+
+
+def _written(tree: Any, part: Any, index: jax.Array, chunk: int) -> Any:
+    """The tree with chunk `index` of every leaf replaced."""
+    if chunk == 1:
+        return jax.tree.map(lambda leaf, one: leaf.at[index].set(one), tree, part)
+    return jax.tree.map(
+        lambda leaf, some: jax.lax.dynamic_update_slice_in_dim(leaf, some, index * chunk, 0),
+        tree,
+        part,
+    )

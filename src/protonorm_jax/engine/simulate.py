@@ -7,7 +7,6 @@ not change a bit of the result. `protonorm_jax.loop` does the same in plain Pyth
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 
 from protonorm_jax import keys, scopes
 from protonorm_jax.config import Config
-from protonorm_jax.engine import evaluate, exchange, lockstep, loops
+from protonorm_jax.engine import absent, cohort, draws, evaluate, exchange, lockstep, loops
 from protonorm_jax.engine.client import local_update, num_steps
 from protonorm_jax.engine.exchange import AXIS as AXIS
 from protonorm_jax.methods.descent import Descent
@@ -29,19 +28,23 @@ class Architecture(NamedTuple):
     Attributes:
       models: theirs, and the shared one.
       client: shapes and dtypes of what one of them keeps.
-      chunk: clients that a device trains in one vmapped step; 1 means no vmap. Divides the slots.
-      widths: how a batch of clients, and of vmapped runs, narrows as they finish; see
-        `lockstep.repeat`.
+      chunk: clients that a device evaluates in one vmapped step; 1 means no vmap. Divides the
+        slots.
+      room: no device has more clients that train in a round, nor outputs of them. Divided by
+        `together`.
+      together: of these, how many train in one vmapped step; 1 means no vmap.
+      widths: how a batch of clients, and of vmapped runs, narrows as they finish their training;
+        see `lockstep.repeat`.
+      evaluation_widths: the same of their evaluation.
     """
 
     models: Models
     client: Client
     chunk: int
+    room: int
+    together: int
     widths: tuple[int, ...]
-
-    def repeat(self) -> Callable[..., Any]:
-        """The loop over a client's batches."""
-        return functools.partial(lockstep.repeat, widths=self.widths)
+    evaluation_widths: tuple[int, ...]
 
 
 def flatten(client: Client) -> Client:
@@ -106,6 +109,7 @@ class RunInputs(NamedTuple):
       descent: the clients' optimiser.
       settings: the method's, traced ones as `[]` float32.
       class_counts: `[num_clients, num_classes]` int32, see `Round`.
+      num_samples: `[num_clients]` int32, all training samples of each client.
       members: for each architecture, the clients on this device.
       num_members: `[architectures]` int32, how many they are; beyond, slots are empty.
       order: `[num_clients]` int32, where client i stands in the concatenation over the run's
@@ -123,6 +127,7 @@ class RunInputs(NamedTuple):
     descent: Descent
     settings: Any
     class_counts: jax.Array
+    num_samples: jax.Array
     members: tuple[Members, ...]
     num_members: jax.Array
     order: jax.Array
@@ -236,10 +241,10 @@ def advance(
     """
     one_round = jax.jit(functools.partial(_round, program))  # Traced once, though used twice.
 
-    def step(_: jax.Array, carry: Any) -> Any:
-        return one_round(carry[0], run, num_members, samples)
+    def step(index: jax.Array, carry: Any) -> Any:
+        return one_round(carry[0], run, num_members, samples, index + 1 == num_rounds)
 
-    _, report = loops.zeros_of(one_round, state, run, num_members, samples)
+    _, report = loops.zeros_of(one_round, state, run, num_members, samples, evaluated)
     # A traced trip count keeps this a loop, whatever its length: the bits of a round do not
     # depend on how many rounds share a call.
     with scopes.loop("rounds"):
@@ -269,12 +274,16 @@ def participants(
       is not lost (each independently with probability `dropout`).
     """
     order_key = keys.derive(key, keys.Stream.PARTICIPATION, round_index)
-    rank = jnp.argsort(jax.random.permutation(order_key, num_clients)).astype(jnp.float32)
-    wanted = jnp.round(participation * num_clients)
-    trains = rank < jnp.maximum(wanted, 1)
+    wanted = num_participants(jnp.asarray(participation, jnp.float32), num_clients)
+    trains = draws.among_first(order_key, num_clients, wanted.astype(jnp.int32))
     loss_key = keys.derive(key, keys.Stream.DROPOUT, round_index)
     lost = jax.random.uniform(loss_key, (num_clients,)) < dropout
     return trains, trains & ~lost
+
+
+def num_participants(participation: Any, num_clients: int) -> Any:
+    """How many clients take part in a round, a float; of a traced or numpy float32."""
+    return (participation * num_clients).round().clip(1)
 
 
 def failing(
@@ -299,10 +308,10 @@ def work(
       replacement, which have a number each drawn evenly from `least` to 1.
     """
     order_key = keys.derive(key, keys.Stream.STRAGGLERS, round_index)
-    rank = jnp.argsort(jax.random.permutation(order_key, num_clients))
+    wanted = jnp.round(stragglers * num_clients).astype(jnp.int32)
+    slow = draws.among_first(order_key, num_clients, wanted)
     work_key = keys.derive(key, keys.Stream.WORK, round_index)
     drawn = least + (1 - least) * jax.random.uniform(work_key, (num_clients,))
-    slow = rank < jnp.round(stragglers * num_clients).astype(rank.dtype)
     return jnp.where(slow, drawn, 1.0)
 
 
@@ -317,10 +326,16 @@ def _round_of(state: State, run: RunInputs) -> Round:
 
 
 def _round(
-    program: Program, state: State, run: RunInputs, num_members: jax.Array, samples: Samples
+    program: Program,
+    state: State,
+    run: RunInputs,
+    num_members: jax.Array,
+    samples: Samples,
+    last: jax.Array,
 ) -> tuple[State, dict[str, Any]]:
     """One round, and its report: by client (`[num_clients]`) `terms`, `trained`, `arrived`,
-    `floats_up`, `floats_down`; and the server's `server`.
+    `floats_up`, `floats_down`; and the server's `server`. `last` `[]` bool is whether another
+    follows in this call.
     """
     config, method, round = program.config, program.method, _round_of(state, run)
     key, index = keys.root(run.seed), state.round_index
@@ -350,38 +365,53 @@ def _round(
         return most
 
     def train(architecture: Architecture, client: Client, member: Members) -> tuple[Client, Any]:
-        here = trains[member.client_ids]
         client = unflatten(client, architecture.client)
-        received = method.receive(client, down, architecture.models)
-        if method.sent_to == "trained" and method.receive is not keep:
-            received = jax.tree.map(functools.partial(jnp.where, here), received, client)
-        count = jnp.where(here, member.train_count, 0)
         client, upload, info = local_update(
             keys.derive(key, keys.Stream.LOCAL_UPDATE, index, member.client_ids),
-            received,
+            method.receive(client, down, architecture.models),
             down,
-            ClientData(samples.inputs, samples.labels, member.train, count),
+            ClientData(samples.inputs, samples.labels, member.train, member.train_count),
             local,
             models=architecture.models,
             method=method,
             config=config,
-            budget=budget(member.client_ids, count),
-            repeat=architecture.repeat(),
+            budget=budget(member.client_ids, member.train_count),
+            repeat=functools.partial(lockstep.repeat, widths=architecture.widths),
         )
-        info["num_samples"] = member.train_count
         return flatten(client), (upload, info)
 
-    clients, outputs = _update_clients(train, program, state.clients, run.members, num_members)
+    clients = state.clients
+    if method.sent_to == "all" and method.receive is not keep:
+        clients = _received_by_absent(program, clients, down, run, trains, num_members, last)
+    chosen = cohort.choose(
+        trains,
+        run.order,
+        [members.client_ids for members in run.members],
+        [architecture.room for architecture in program.architectures],
+        program.client_devices,
+    )
+    results = []
+    for number, architecture in enumerate(program.architectures):
+        with scopes.loop("clients", number):
+            result = loops.update_chosen(
+                functools.partial(train, architecture),
+                clients[number],
+                run.members[number],
+                chosen.chosen[number],
+                chosen.counts[number],
+                chunk=architecture.together,
+            )
+        results.append(result)
+    clients, outputs = zip(*results, strict=True)
     uploads, infos = zip(*outputs, strict=True)
-    info = exchange.in_client_order(infos, run.order, program.client_devices)
+    info = exchange.in_client_order(infos, chosen.places, trains, program.client_devices)
     received, floats_up = exchange.receive(
         uploads,
-        run.order,
+        chosen.places,
         arrives,
-        info["num_samples"],
+        run.num_samples,
         method=method,
         client_devices=program.client_devices,
-        witness=index,
     )
     server, server_info = loops.isolated(
         method.aggregate,
@@ -396,13 +426,13 @@ def _round(
     sent_down = jnp.where(sent_to, jnp.asarray(floats_down, jnp.int32), 0)
     report = {
         "terms": info["terms"],
-        "trained": trains & (info["num_steps"] > 0),
+        "trained": info["num_steps"] > 0,
         "arrived": arrives,
         "floats_up": floats_up,
         "floats_down": sent_down,
         "server": server_info,
     }
-    first = (state.diverged < 0) & ~info["finite"]
+    first = (state.diverged < 0) & trains & ~info["finite"]
     state = State(
         clients,
         server,
@@ -414,6 +444,46 @@ def _round(
         },
     )
     return state, report
+
+
+def _received_by_absent(
+    program: Program,
+    clients: tuple[Client, ...],
+    down: Any,
+    run: RunInputs,
+    trains: jax.Array,
+    num_members: jax.Array,
+    last: jax.Array,
+) -> tuple[Client, ...]:
+    """The states in which clients that do not train have received what was sent to all.
+
+    Where each replaces what came before, they do so in the last round of a call alone: none of
+    those in between is seen by anybody.
+    """
+    method = program.method
+
+    def receive(
+        architecture: Architecture, client: Client, client_id: jax.Array
+    ) -> tuple[Client, tuple[()]]:
+        own = unflatten(client, architecture.client)
+        received = flatten(method.receive(own, down, architecture.models))
+        here = trains[client_id]
+        return jax.tree.map(functools.partial(jnp.where, here), client, received), ()
+
+    results = []
+    for number, architecture in enumerate(program.architectures):
+        once = absent.overwrites(method.receive, architecture.client, down, architecture.models)
+        count = num_members[number]
+        with scopes.loop("absent", number):
+            received, _ = loops.update(
+                functools.partial(receive, architecture),
+                clients[number],
+                run.members[number].client_ids,
+                jnp.where(last, count, 0) if once else count,
+                chunk=architecture.chunk,
+            )
+        results.append(received)
+    return tuple(results)
 
 
 def _evaluate(
@@ -436,7 +506,7 @@ def _evaluate(
             models=architecture.models,
             method=method,
             batch_size=program.config.eval_batch_size,
-            repeat=architecture.repeat(),
+            repeat=functools.partial(lockstep.repeat, widths=architecture.evaluation_widths),
         )
 
     correct = []
@@ -449,7 +519,7 @@ def _evaluate(
                 chunk=architecture.chunk,
             )
         correct.append(hits)
-    return exchange.in_client_order(tuple(correct), run.order, program.client_devices)
+    return exchange.in_client_order(tuple(correct), run.order, None, program.client_devices)
 
 
 def features_of_runs(
@@ -488,29 +558,6 @@ def features_of_runs(
             )
             for number, architecture in enumerate(program.architectures)
         )
-        return exchange.in_client_order(features, run.order, program.client_devices)
+        return exchange.in_client_order(features, run.order, None, program.client_devices)
 
     return jax.lax.map(one, (states, runs))
-
-
-def _update_clients(
-    function: Callable[..., Any],
-    program: Program,
-    states: tuple[Any, ...],
-    inputs: tuple[Any, ...],
-    num_members: jax.Array,
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """`loops.update` for all architectures, with `function(architecture, state, input)`."""
-    results = []
-    for number, architecture in enumerate(program.architectures):
-        with scopes.loop("clients", number):
-            result = loops.update(
-                functools.partial(function, architecture),
-                states[number],
-                inputs[number],
-                num_members[number],
-                chunk=architecture.chunk,
-            )
-        results.append(result)
-    new_states, outputs = zip(*results, strict=True)
-    return new_states, outputs

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protonorm_jax.engine import client
+from protonorm_jax.engine import client, simulate
 from protonorm_jax.planning import layout
 from protonorm_jax.planning.hlo import Cost, Counted
 from protonorm_jax.planning.plan import Plan
@@ -18,8 +18,8 @@ PARTS = ("training", "collection", "evaluation", "rest")
 class Round(NamedTuple):
     """What a round of all runs that go on side by side costs the busiest device.
 
-    It is the least that it can be: the usual number of clients trains, of vmapped ones none waits
-    for another, and nothing is read twice. Of the evaluation it has the part of one round. Loops
+    It is the least that it can be: in the mean over drawn rounds where not all clients train, and
+    nothing is read twice. Of the evaluation it has the part of one round. Loops
     that end by themselves are counted to their limit.
 
     Attributes:
@@ -98,9 +98,11 @@ def turns(plan: Plan, loop: Loop | None) -> np.ndarray:
         return np.full(len(plan.devices), each * often)
     runs = plan.runs[: plan.runs_per_program]
     counts = [run.partition.train_count for run in runs]
-    if loop.name == "clients":
+    if loop.name in ("clients", "absent"):
         work = _work(plan, loop, [np.ones_like(count) for count in counts])
-        return work.any(axis=2).sum(axis=1) * often
+        # Those who are away mostly receive in the last round of a call.
+        often = calls if loop.name == "absent" else often
+        return work.any(axis=3).sum(axis=2).mean(axis=0) * often
     if loop.name == "steps":
         of_clients = [client.num_steps(count, config, method.reserve) for count in counts]
     elif loop.within_round:
@@ -109,25 +111,35 @@ def turns(plan: Plan, loop: Loop | None) -> np.ndarray:
     else:
         samples = [run.scored.counts.sum(axis=1) for run in runs]
         of_clients = [-(-count // config.eval_batch_size) for count in samples]
-    if loop.within_round:
-        often *= max(round(config.participation * config.num_clients), 1) / config.num_clients
-    return _turns_at(_work(plan, loop, of_clients), plan, loop) * often
+    return _turns_at(_work(plan, loop, of_clients), plan, loop).mean(axis=0) * often
 
 
 def _work(plan: Plan, loop: Loop, counts: list[np.ndarray]) -> np.ndarray:
-    """`[num_devices, batches, rows]` int: counts of clients, in batches of those vmapped."""
-    layouts = [run.layout for run in plan.runs[: plan.runs_per_program]]
+    """`[rounds, num_devices, batches, rows]` int: counts of clients, in batches of those vmapped;
+    in the loops of training of those who train.
+    """
+    runs = plan.runs[: plan.runs_per_program]
     assert loop.architecture is not None
-    return layout.work_of([layouts], [counts], plan.spread)[loop.architecture].steps
+    participants = None
+    if loop.within_round and loop.name != "absent":
+        wanted = np.array([run.config.participation for run in runs], np.float32)
+        found = simulate.num_participants(wanted, plan.program.config.num_clients)
+        participants = [found.astype(int).tolist()]
+    work = layout.work_of([[run.layout for run in runs]], [counts], plan.spread, participants)
+    return work[loop.architecture].steps
 
 
 def _turns_at(work: np.ndarray, plan: Plan, loop: Loop) -> np.ndarray:
-    """How often the loop over batches goes round at the width of this one, see `lockstep`."""
+    """How often the loop over batches goes round at the width of this one, see `lockstep`.
+
+    `[rounds, num_devices]` int.
+    """
     if loop.width is None:
-        return work.max(axis=2).sum(axis=1)
+        return work.max(axis=3).sum(axis=2)
     assert loop.architecture is not None
-    rows, narrowing = work.shape[2], plan.program.architectures[loop.architecture].widths
-    ends = np.append(np.sort(work, axis=2)[..., ::-1], np.zeros_like(work[..., :1]), axis=2)
+    rows, own = work.shape[3], plan.program.architectures[loop.architecture]
+    narrowing = own.widths if loop.within_round else own.evaluation_widths
+    ends = np.append(np.sort(work, axis=3)[..., ::-1], np.zeros_like(work[..., :1]), axis=3)
     widths = [rows, *(width for width in narrowing if width < rows), 0]
     following = widths[widths.index(loop.width) + 1]
-    return (ends[..., following] - ends[..., loop.width]).sum(axis=1)
+    return (ends[..., following] - ends[..., loop.width]).sum(axis=2)

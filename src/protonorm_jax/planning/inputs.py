@@ -78,6 +78,7 @@ def _of_run(
         jax.tree.map(lambda value: repeated(np.float32(value)), descent.of(config)),
         jax.tree.map(lambda value: repeated(np.float32(value)), own),
         repeated(run.class_counts),
+        repeated(run.partition.train_count * (not empty)),
         members,
         _num_members(run),
         repeated(run.layout.order),

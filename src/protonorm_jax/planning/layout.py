@@ -2,6 +2,7 @@
 architecture. Host side, numpy.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,10 @@ import numpy as np
 
 from protonorm_jax.engine import lockstep
 from protonorm_jax.types import Members, Partition, Scored
+
+_DRAWN_CLIENTS = 2**20
+_DRAWN_ROUNDS = (8, 64)
+"""So many rounds, at least and at most, stand for all: as many as have so many clients in all."""
 
 
 class Placement(NamedTuple):
@@ -18,7 +23,8 @@ class Placement(NamedTuple):
       architecture: name of the model.
       client_ids: `[num_devices, slots]` int32; each row ends in -1 where a device holds fewer
         clients than it has slots.
-      chunk: clients that a device trains in one vmapped step; 1 means no vmap. Divides `slots`.
+      chunk: clients that a device trains, or evaluates, in one vmapped step at most; 1 means no
+        vmap. Divides `slots`.
     """
 
     architecture: str
@@ -123,12 +129,41 @@ def spread(num_runs: int, num_devices: int, vmap_runs: int) -> Spread:
     )
 
 
+class Room(NamedTuple):
+    """How the clients of one architecture train on a device.
+
+    Attributes:
+      clients: no device has more of them that train in a round; a multiple of `together`.
+      together: in one vmapped step; 1 means no vmap.
+    """
+
+    clients: int
+    together: int
+
+
+def room_of(placement: Placement, participants: int, num_clients: int) -> Room:
+    """The room for those who train, if so many of all clients do.
+
+    No more are vmapped than there rarely are on one device (the mean and three standard
+    deviations): a second step is for the others.
+    """
+    there = int((placement.client_ids >= 0).sum(axis=1).max())
+    clients = min(there, participants)
+    share = there / num_clients
+    variance = (
+        participants * share * (1 - share) * (1 - (participants - 1) / max(num_clients - 1, 1))
+    )
+    usual = math.ceil(participants * share + 3 * math.sqrt(max(variance, 0.0)))
+    together = min(placement.chunk, clients, usual)
+    return Room(-(-clients // together) * together, together)
+
+
 class Work(NamedTuple):
-    """The training steps of one architecture's clients in one round, all of them training.
+    """The training steps of one architecture's clients in some rounds.
 
     Attributes:
       architecture: name of the model.
-      steps: `[num_devices, batches, rows]` int; the rows of a batch are vmapped.
+      steps: `[rounds, num_devices, batches, rows]` int; the rows of a batch are vmapped.
     """
 
     architecture: str
@@ -136,7 +171,10 @@ class Work(NamedTuple):
 
 
 def work_of(
-    programs: Sequence[Sequence[Layout]], steps: Sequence[Sequence[np.ndarray]], spread: Spread
+    programs: Sequence[Sequence[Layout]],
+    steps: Sequence[Sequence[np.ndarray]],
+    spread: Spread,
+    participants: Sequence[Sequence[int]] | None = None,
 ) -> list[Work]:
     """Who steps together with whom.
 
@@ -144,47 +182,74 @@ def work_of(
       programs: the layouts of the runs of each call of the program.
       steps: `[num_clients]` of each of these runs.
       spread: of the runs over devices.
+      participants: how many clients of each of these runs train in a round: of rounds drawn here,
+        which stand for those to come. By default all of them do, in one round.
     """
     places = spread.run_devices * spread.runs_each
+    trained = _drawn(steps, participants)
+    most = max(int(mask.sum()) for round in trained for call in round for mask in call)
     result = []
     for number, group in enumerate(programs[0][0].placements):
-        counts = np.zeros((len(programs), places, *group.client_ids.shape), int)
-        for call, layouts in enumerate(programs):
-            for run, layout in enumerate(layouts):
-                ids = layout.placements[number].client_ids
-                counts[call, run] = np.where(ids < 0, 0, steps[call][run][ids])
-        # [call, local chunk, vmapped run, run device, client device, slot chunk, vmapped client]
+        room = room_of(group, most, len(steps[0][0]))
+        shape = len(trained), len(programs), places, spread.client_devices, room.clients
+        counts = np.zeros(shape, int)
+        for index, call, run in np.ndindex(len(trained), len(programs), len(programs[0])):
+            if run < len(programs[call]):
+                ids = programs[call][run].placements[number].client_ids
+                trains = (ids >= 0) & trained[index][call][run][ids]
+                own = np.where(trains, steps[call][run][ids], 0)
+                first = np.argsort(~trains, axis=1, kind="stable")[:, : room.clients]
+                own = np.take_along_axis(own, first, axis=1)
+                counts[index, call, run, :, : own.shape[1]] = own
+        # [round, call, local chunk, vmapped run, run device, client device, batch, vmapped client]
         split = counts.reshape(
+            len(trained),
             len(programs),
             spread.runs_each // spread.vmap_runs,
             spread.vmap_runs,
             spread.run_devices,
             spread.client_devices,
             -1,
-            group.chunk,
-        ).transpose(3, 4, 0, 1, 5, 2, 6)
+            room.together,
+        ).transpose(0, 4, 5, 1, 2, 6, 3, 7)
         num_devices = spread.run_devices * spread.client_devices
-        rows = split.reshape(num_devices, -1, spread.vmap_runs * group.chunk)
+        rows = split.reshape(len(trained), num_devices, -1, spread.vmap_runs * room.together)
         result.append(Work(group.architecture, rows))
     return result
+
+
+def _drawn(
+    steps: Sequence[Sequence[np.ndarray]], participants: Sequence[Sequence[int]] | None
+) -> list[list[list[np.ndarray]]]:
+    """Who trains, `[num_clients]` bool by round, call and run; one round where all do."""
+    num_clients = len(steps[0][0])
+    if participants is None or min(map(min, participants)) >= num_clients:
+        return [[[np.ones(num_clients, bool) for _ in call] for call in steps]]
+    generator = np.random.default_rng(0)
+    num_runs = sum(map(len, steps))
+    rounds = int(np.clip(_DRAWN_CLIENTS // (num_clients * num_runs), *_DRAWN_ROUNDS))
+    return [
+        [[generator.permutation(num_clients) < count for count in call] for call in participants]
+        for _ in range(rounds)
+    ]
 
 
 def choose_widths(work: Sequence[Work]) -> list[tuple[int, ...]]:
     """How the batches of each architecture narrow, see `lockstep`; none for batches of one row."""
     return [
-        lockstep.choose_widths(one.steps.reshape(-1, one.steps.shape[2]))
-        if one.steps.shape[2] > 1
+        lockstep.choose_widths(one.steps.reshape(-1, one.steps.shape[3]))
+        if one.steps.shape[3] > 1
         else ()
         for one in work
     ]
 
 
 class Efficiency(NamedTuple):
-    """What becomes of the steps of one round in which all clients train.
+    """What becomes of the steps of rounds, in the mean over drawn ones where not all clients train.
 
     Attributes:
       waste: steps computed over steps needed; above 1 where clients or runs are vmapped.
-      imbalance: the expected time of the busiest device over the mean of all.
+      imbalance: the expected time of each round's busiest device over the mean of all devices.
     """
 
     waste: float
@@ -201,12 +266,14 @@ def efficiency(
       widths: as `choose_widths` gives them.
       step_cost: by architecture, expected time of one step of one client, in any unit.
     """
-    needed, done = 0.0, np.zeros(len(work[0].steps))
+    needed, done = 0.0, np.zeros(work[0].steps.shape[:2])
     for one, narrowing in zip(work, widths, strict=True):
         a_step = step_cost[one.architecture]
         needed += a_step * one.steps.sum()
-        done += [a_step * lockstep.work(rows, narrowing) for rows in one.steps]
-    return Efficiency(float(done.sum() / needed), float(done.max() / done.mean()))
+        for place in np.ndindex(done.shape):
+            done[place] += a_step * lockstep.work(one.steps[place], narrowing)
+    busiest = done.max(axis=1).sum() / done.mean(axis=1).sum()
+    return Efficiency(float(done.sum() / needed), float(busiest))
 
 
 def row_lengths(

@@ -24,7 +24,8 @@ class Memory(NamedTuple):
       states: clients and servers of all runs.
       uploads: of all clients, as they come and put in order.
       work: of what needs most: a step (what its backward pass keeps, gradients, new parameters),
-        making an upload, or the server's own work.
+        making an upload, the server's own work, or the evaluation where more clients are evaluated
+        side by side than trained.
     """
 
     samples: int
@@ -96,12 +97,15 @@ def expected(
         server, upload = num_bytes(shapes.server), shapes.upload
         state += count * num_bytes(architecture.client)
         index += count * 4 * sum(length)
-        rows = architecture.chunk * spread.vmap_runs
+        rows = architecture.together * spread.vmap_runs
         work = max(work, rows * _client_bytes(program, architecture, shapes))
+        if architecture.chunk > architecture.together:
+            rows = architecture.chunk * spread.vmap_runs
+            work = max(work, rows * _evaluation_bytes(program, architecture, shapes))
         work = max(work, spread.vmap_runs * _server_bytes(program, shapes))
         each = 2 * num_clients * num_bytes(upload.each)
         # The average is taken leaf by leaf, from the uploads as they come.
-        mean += count * spread.client_devices * num_bytes(upload.mean)
+        mean += architecture.room * spread.client_devices * num_bytes(upload.mean)
         largest = max([largest, *(num_bytes(leaf) for leaf in jax.tree.leaves(upload.mean))])
     state += server
     # Where a device has several runs, those that train are copied out of the rest.
@@ -174,6 +178,19 @@ def _client_bytes(program: Program, architecture: Architecture, given: Shapes) -
     )
     step = num_bytes(jax.eval_shape(backward, given)) + 2 * num_bytes(given.client.params)
     return max(step + num_bytes(optimizer), _peak_bytes(upload, given))
+
+
+def _evaluation_bytes(program: Program, architecture: Architecture, given: Shapes) -> int:
+    """What the evaluation of a client needs beside its state."""
+    method, models = program.method, architecture.models
+    images = given.batch.inputs
+    inputs = jax.ShapeDtypeStruct((program.config.eval_batch_size, *images.shape[1:]), images.dtype)
+
+    def predict(given: tuple[Client, Any, Any]) -> Any:
+        client, down, inputs = given
+        return method.predict(client, down, inputs, models=models)
+
+    return num_bytes(inputs) + _peak_bytes(predict, (given.client, given.down, inputs))
 
 
 def _server_bytes(program: Program, given: Shapes) -> int:

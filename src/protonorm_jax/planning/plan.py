@@ -135,15 +135,19 @@ class Arrangement(NamedTuple):
       runs_per_program: how many runs one call of the program advances.
       spread: of runs over devices.
       layouts: of each run.
+      rooms: of each architecture, for those who train.
       work: who steps together with whom.
-      widths: of each architecture, how its batches narrow.
+      widths: of each architecture, how its batches narrow in training.
+      evaluation_widths: and in evaluation, where all clients are.
     """
 
     runs_per_program: int
     spread: layout.Spread
     layouts: list[layout.Layout]
+    rooms: list[layout.Room]
     work: list[layout.Work]
     widths: list[tuple[int, ...]]
+    evaluation_widths: list[tuple[int, ...]]
 
 
 def arrange(
@@ -170,11 +174,20 @@ def arrange(
         )
         for steps in dealt.steps
     ]
-    calls = range(0, len(layouts), count)
-    work = layout.work_of(
-        [layouts[i : i + count] for i in calls], [dealt.steps[i : i + count] for i in calls], spread
-    )
-    return Arrangement(count, spread, layouts, work, layout.choose_widths(work))
+    num_clients = len(dealt.architectures)
+    wanted = np.array([share.config.participation for share in dealt.shares], np.float32)
+    participants = simulate.num_participants(wanted, num_clients).astype(int).tolist()
+    rooms = [layout.room_of(one, max(participants), num_clients) for one in layouts[0].placements]
+
+    def by_call(runs: list[Any]) -> list[list[Any]]:
+        return [runs[i : i + count] for i in range(0, len(runs), count)]
+
+    given = by_call(layouts), by_call(dealt.steps), spread
+    work = layout.work_of(*given, by_call(participants))
+    widths = evaluation_widths = layout.choose_widths(work)
+    if min(participants) < num_clients:
+        evaluation_widths = layout.choose_widths(layout.work_of(*given))
+    return Arrangement(count, spread, layouts, rooms, work, widths, evaluation_widths)
 
 
 def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> simulate.Program:
@@ -223,10 +236,17 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> simulat
                 both,
                 _client(method, both, architectures[first], dataset.num_classes),
                 placement.chunk,
-                widths,
+                room.clients,
+                room.together,
+                *widths,
             )
-            for both, placement, widths in zip(
-                architectures, placements, arrangement.widths, strict=True
+            for both, placement, room, *widths in zip(
+                architectures,
+                placements,
+                arrangement.rooms,
+                arrangement.widths,
+                arrangement.evaluation_widths,
+                strict=True,
             )
         ),
         first,

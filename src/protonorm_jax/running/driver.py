@@ -20,6 +20,8 @@ from protonorm_jax.types import Dataset, Images
 
 # A call of the program ends after about so many seconds, that a request to stop is soon heard.
 _SECONDS_A_CALL = 5.0
+# The shortest and the longest time between two looks at whether it has ended.
+_NAPS = 0.00002, 0.001
 
 
 class Simulation(NamedTuple):
@@ -322,10 +324,8 @@ def compile_plan(plan: Plan) -> Simulation:
     ) -> tuple[simulate.State, list[dict[str, Any]]]:
         scalars = devices.put((np.int32(num_rounds), np.bool_(evaluated)), everywhere)
         states, report = compiled(states, given, samples, *scalars)
-        # Waiting also keeps two programs with collectives from being in flight at once. It is done
-        # in naps, between which Python sees signals.
-        while not states.round_index.is_ready():  # type: ignore[attr-defined]
-            time.sleep(0.001)
+        # Waiting also keeps two programs with collectives from being in flight at once.
+        _wait(states.round_index)
         return states, fetch(report if evaluated else {"diverged": report["diverged"]})
 
     def nets(states: simulate.State) -> list[dict[str, Any]]:
@@ -347,6 +347,18 @@ def compile_plan(plan: Plan) -> Simulation:
         needed,
         compile_seconds,
     )
+
+
+def _wait(array: jax.Array) -> None:
+    """Waits until an array is there, in naps, between which Python sees signals.
+
+    A nap is a tenth of the time waited so far, so that a short round is not waited for longer than
+    it takes.
+    """
+    began = time.perf_counter()
+    while not array.is_ready():  # type: ignore[attr-defined]
+        waited = time.perf_counter() - began
+        time.sleep(min(max(waited / 10, _NAPS[0]), _NAPS[1]))
 
 
 def compiler_options(precision: str, platform: str) -> dict[str, bool | str]:

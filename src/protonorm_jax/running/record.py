@@ -391,7 +391,7 @@ def manifest(
         "runs_per_program": plan.runs_per_program,
         "vmapped": {
             "runs": plan.spread.vmap_runs,
-            "clients": max(one.chunk for one in plan.program.architectures),
+            "clients": max(one.together for one in plan.program.architectures),
         },
         "efficiency": plan.efficiency._asdict(),
         "product_operands": product_operands(run.config.precision, device.platform),

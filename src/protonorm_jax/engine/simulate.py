@@ -334,7 +334,7 @@ def _round(
     last: jax.Array,
 ) -> tuple[State, dict[str, Any]]:
     """One round, and its report: by client (`[num_clients]`) `terms`, `trained`, `arrived`,
-    `floats_up`, `floats_down`; and the server's `server`. `last` `[]` bool is whether another
+    `floats_up`, `floats_down`; and the server's `server`. `last` `[]` bool is whether no other
     follows in this call.
     """
     config, method, round = program.config, program.method, _round_of(state, run)

@@ -27,7 +27,8 @@ HloModule tiled, is_scheduled=true
   %turn = s32[]{:T(128)S(1)} get-tuple-element(%state), index=0
   %rows = f32[100,3]{1,0:T(8,128)} get-tuple-element(%state), index=1
   %one = f32[1,3]{1,0:T(1,128)S(1)} constant({...})
-  %new = f32[100,3]{1,0:T(8,128)} fusion(%rows, %turn, %one), kind=kLoop, calls=%fused
+  %new = f32[100,3]{1,0:T(8,128)} fusion(%rows, %turn, %one), kind=kLoop, calls=%fused, \
+backend_config={"window_config":{},"estimated_cycles":"70","flag":false}
   ROOT %both = (s32[]{:T(128)}, f32[100,3]{1,0:T(8,128)}) tuple(%turn, %new)
 }
 

@@ -25,6 +25,7 @@ class Round(NamedTuple):
     Attributes:
       flops: floating-point operations.
       bytes: read from and written to its memory.
+      cycles: of its clock, as the compiler estimates them; zero where it does not.
       by_part: of each of `PARTS`: steps of training; passes over training samples without a step,
         as for prototypes; the evaluation; and all else, as what the server does.
       seconds: by the published peaks of the chip, whichever of the two takes longer; None if there
@@ -33,6 +34,7 @@ class Round(NamedTuple):
 
     flops: float
     bytes: float
+    cycles: float
     by_part: dict[str, Cost]
     seconds: float | None
 
@@ -58,7 +60,7 @@ def of_round(plan: Plan, counted: Counted, chip: Chip | None) -> Round:
 
     busiest = max(found, key=lambda by_part: seconds(_total(by_part)))
     cost = _total(busiest)
-    return Round(cost.flops, cost.bytes, busiest, seconds(cost) if chip else None)
+    return Round(*cost, busiest, seconds(cost) if chip else None)
 
 
 def _total(by_part: Mapping[str, Cost]) -> Cost:

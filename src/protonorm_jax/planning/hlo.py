@@ -22,14 +22,17 @@ class Cost(NamedTuple):
     Attributes:
       flops: floating-point operations; a multiplication and an addition of a product are two.
       bytes: read from and written to the main memory of a device, paddings of tiles included.
+      cycles: of a core's clock, as the compiler estimates them; zero where it does not.
     """
 
     flops: float = 0.0
     bytes: float = 0.0
+    cycles: float = 0.0
 
     def plus(self, other: "Cost", times: float = 1.0) -> "Cost":
         """The sum with so many of the other."""
-        return Cost(self.flops + times * other.flops, self.bytes + times * other.bytes)
+        pairs = zip(self, other, strict=True)
+        return Cost(*(own + times * further for own, further in pairs))
 
 
 class Counted(NamedTuple):
@@ -89,6 +92,7 @@ _NAME = re.compile(r"%([^\s,()]+)")
 _BITS = re.compile(r"\d+")
 _PARENTHESIS = re.compile(r"[()]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # They name a place, or are done with what an earlier operation has begun.
 _FREE = {
@@ -161,10 +165,13 @@ class _Counter:
         if one.opcode in ("call", "async-start"):
             (name,) = _called(one, "to_apply") or _called(one, "calls")
             return self.of(name)
+        estimated = _CYCLES.search(one.attributes)
+        cycles = float(estimated[1]) if estimated else 0.0
         if one.opcode == "fusion":
             (name,) = _called(one, "calls")
-            return _Parts(Cost(self._flops(name), _fusion_bytes(one, within, self._fused(one))), {})
-        return _Parts(Cost(_flops(one, within), _bytes(one, within)), {})
+            moved = _fusion_bytes(one, within, self._fused(one))
+            return _Parts(Cost(self._flops(name), moved, cycles), {})
+        return _Parts(Cost(_flops(one, within), _bytes(one, within), cycles), {})
 
     def _of_loop(self, one: _Instruction) -> _Parts:
         """One turn if it is one of the engine's, else all of them."""

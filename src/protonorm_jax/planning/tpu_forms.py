@@ -1,0 +1,50 @@
+"""Whose clients go together in one vmapped step on a TPU: a table of what its compiler expects.
+
+`experiments/bench/tpu_forms.py` makes it.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from protonorm_jax.models import heads
+
+PATH = Path(__file__).with_suffix(".json")
+_TIE = 1.2  # Estimates that differ by less say nothing.
+
+
+def go_together(name: str, image_shape: Sequence[int]) -> bool:
+    """Whether clients of a model are better vmapped; false for models that are not in the table.
+
+    Args:
+      name: of the model.
+      image_shape: of its images; of several in the table that with the nearest number of pixels
+        counts.
+    """
+    net, _ = heads.split(name)
+    rows = [row for row in read()["rows"] if row["net"] == net]
+    if not rows:
+        return False
+
+    def distance(row: Mapping[str, Any]) -> float:
+        return abs(math.log(math.prod(row["shape"][:2]) / math.prod(image_shape[:2])))
+
+    return is_better_together(min(rows, key=distance))
+
+
+def is_better_together(row: Mapping[str, Any]) -> bool:
+    """Whether a row of the table speaks for one vmapped step: by cycles, or else by compilation."""
+    in_turn, together = row["in_turn"], row["together"]
+    ratio = in_turn["kilocycles"] / together["kilocycles"]
+    if 1 / _TIE <= ratio <= _TIE:
+        return together["compile_cpu_seconds"] < in_turn["compile_cpu_seconds"]
+    return ratio > 1
+
+
+@functools.cache
+def read() -> dict[str, Any]:
+    """The table: `rows`, and what they were made for and with."""
+    return json.loads(PATH.read_text(encoding="utf-8"))

@@ -52,7 +52,8 @@ ORDER = {
         *("draws", "cohort", "absent", "simulate"),
     ),
     "planning": (
-        *("samples", "deal", "devices", "targets", "layout", "memory", "added", "plan", "inputs"),
+        *("samples", "deal", "devices", "targets", "layout", "memory", "added"),
+        *("tpu_forms", "plan", "inputs"),
         *("hlo", "costs"),
     ),
     "running": (

@@ -71,8 +71,21 @@ def measure(net: str, shape: Sequence[int], target: targets.Target) -> dict[str,
     return row
 
 
+def _write(rows: Sequence[dict[str, Any]], target: str) -> None:
+    """Writes the table, a row a line."""
+    made = {
+        "target": target,
+        "versions": {name: metadata.version(name) for name in ("jax", "libtpu")},
+        "num_clients": NUM_CLIENTS,
+        "batch_size": BATCH_SIZE,
+    }
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    text = f'{{{json.dumps(made)[1:-1]}, "rows": [\n{lines}\n]}}\n'
+    tpu_forms.PATH.write_text(text, encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints, and writes the table."""
+    """Measures, writes the table after each row, and prints it."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench.tpu_forms")
     parser.add_argument("nets", nargs="*", metavar="NET", help=f"by default {', '.join(NETS)}")
     parser.add_argument("--shapes", default=",".join(SHAPES), help="of images (%(default)s)")
@@ -91,16 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 out.print(f"left out: {error}")
                 continue
             out.print(f"{net} {text}: {row}")
-    found = {
-        "target": parsed.target,
-        "versions": {name: metadata.version(name) for name in ("jax", "libtpu")},
-        "num_clients": NUM_CLIENTS,
-        "batch_size": BATCH_SIZE,
-        "rows": [rows[key] for key in sorted(rows)],
-    }
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in found.pop("rows"))
-    head = json.dumps(found)[1:-1]
-    tpu_forms.PATH.write_text(f'{{{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+            _write([rows[key] for key in sorted(rows)], parsed.target)
     cells = [
         (
             row["net"],

@@ -40,12 +40,16 @@ def test_the_shared_model_is_that_of_the_family_or_the_one_asked_for(asked, want
         ("gpu", 1, 1, set(), False),
         # Depthwise layers, and the gradients of their kernels, have a group for each channel.
         ("tpu", 0, 1, {1, 16, 32, 64}, True),
+        ("tpu, together", 0, 3, {1, 16, 32, 64}, True),
+        ("tpu, together", 1, 1, {1, 16, 32, 64}, True),
     ],
 )
 def test_who_trains_together_and_in_what_form_goes_by_the_platform(
-    platform, vmap_clients, chunk, groups, convolutions, small_set
+    platform, vmap_clients, chunk, groups, convolutions, small_set, monkeypatch
 ):
     """Of three clients on one device."""
+    platform, _, together = platform.partition(", ")
+    monkeypatch.setattr(plan.tpu_forms, "go_together", lambda name, image_shape: bool(together))
     config = Config(
         method="local", family="tiny_mobilenet", num_clients=3, vmap_clients=vmap_clients
     )

@@ -155,4 +155,5 @@ def test_paddings_are_moved_and_fast_memory_is_free():
     assert found.by_loop[None].bytes == padded + 20 * padded / 100
     # Products with the holes between batches are none.
     assert found.by_loop[None].flops == 2 * 20 * 32 * 64 * 8
+    assert found.by_loop[None].cycles == 20 * 70
     assert not found.uncounted

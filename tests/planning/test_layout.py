@@ -14,7 +14,11 @@ ARCHITECTURES = ["a", "b", "a", "c", "a", "b", "a"]
 def test_every_client_has_one_place(num_devices, vmap_clients):
     steps = np.array([5, 1, 9, 4, 0, 7, 2])
     result = layout.arrange(
-        ARCHITECTURES, steps, [1.0] * 7, num_devices=num_devices, vmap_clients=vmap_clients
+        ARCHITECTURES,
+        steps,
+        [1.0] * 7,
+        num_devices=num_devices,
+        vmap_clients=dict.fromkeys(ARCHITECTURES, vmap_clients),
     )
     flat = np.concatenate([group.client_ids for group in result.placements], axis=1).reshape(-1)
     np.testing.assert_array_equal(flat[result.order], np.arange(7))
@@ -33,7 +37,13 @@ def test_devices_are_balanced_by_time():
     """Ten steps of a slow net weigh more than twenty of a fast one."""
     architectures, steps = ["fast", "slow"] * 3, np.array([21, 17, 17, 10, 22, 4])
     step_cost = [1.0, 8.0] * 3
-    result = layout.arrange(architectures, steps, step_cost, num_devices=2, vmap_clients=1)
+    result = layout.arrange(
+        architectures,
+        steps,
+        step_cost,
+        num_devices=2,
+        vmap_clients=dict.fromkeys(architectures, 1),
+    )
     cost = steps * step_cost
     loads = [
         sum(cost[row[row >= 0]].sum() for row in rows)
@@ -60,7 +70,9 @@ def test_efficiency_of_unequal_architectures_and_devices_by_hand():
 def test_batches_of_several_rows_narrow_and_those_of_one_do_not():
     steps = np.array([8, 4])
     for vmap_clients, widths in ((0, (2, 1)), (1, ())):
-        one = layout.arrange(["a"] * 2, steps, [1.0] * 2, num_devices=1, vmap_clients=vmap_clients)
+        one = layout.arrange(
+            ["a"] * 2, steps, [1.0] * 2, num_devices=1, vmap_clients={"a": vmap_clients}
+        )
         work = layout.work_of([[one]], [[steps]], layout.spread(1, 1, 1))
         assert layout.choose_widths(work) == [widths]
         assert layout.efficiency(work, [widths], {"a": 1.0}) == (1.0, 1.0)
@@ -76,7 +88,9 @@ def test_the_busiest_device_is_that_of_each_round():
 def test_batches_are_made_of_those_who_train(vmap_clients, together):
     """Six of sixty, on two devices: the work is that of six in every round, of which all differ."""
     steps = np.arange(1, 61)
-    one = layout.arrange(["a"] * 60, steps, [1.0] * 60, num_devices=2, vmap_clients=vmap_clients)
+    one = layout.arrange(
+        ["a"] * 60, steps, [1.0] * 60, num_devices=2, vmap_clients={"a": vmap_clients}
+    )
     room = layout.room_of(one.placements[0], 6, 60)
     assert room == (-(-6 // together) * together, together)
     (work,) = layout.work_of([[one]], [[steps]], layout.spread(1, 2, 1), [[6]])
@@ -111,7 +125,8 @@ def test_work_of_runs_in_which_unequal_numbers_train():
     """Two vmapped runs; the room is for the one with more, and all of three train in it."""
     steps = [np.array([5, 6, 7]), np.array([1, 2, 3])]
     layouts = [
-        layout.arrange(["a"] * 3, one, [1.0] * 3, num_devices=1, vmap_clients=1) for one in steps
+        layout.arrange(["a"] * 3, one, [1.0] * 3, num_devices=1, vmap_clients={"a": 1})
+        for one in steps
     ]
     (work,) = layout.work_of([layouts], [steps], layout.spread(2, 1, 2), [[1, 3]])
     assert work.steps.shape == (64, 1, 3, 2)
@@ -145,7 +160,13 @@ def test_steps_stand_where_their_run_and_client_do():
     steps = 1 + np.arange(calls * runs * 7).reshape(calls, runs, 7)  # No two are equal.
     layouts = [
         [
-            layout.arrange(ARCHITECTURES, one, [1.0] * 7, num_devices=2, vmap_clients=1)
+            layout.arrange(
+                ARCHITECTURES,
+                one,
+                [1.0] * 7,
+                num_devices=2,
+                vmap_clients=dict.fromkeys(ARCHITECTURES, 1),
+            )
             for one in call
         ]
         for call in steps
@@ -171,7 +192,8 @@ def test_steps_of_vmapped_runs_make_one_batch():
     """Three runs of two clients, two of them vmapped: an empty run fills the second batch."""
     steps = [np.array([8, 4]), np.array([1, 2]), np.array([5, 6])]
     layouts = [
-        layout.arrange(["a", "a"], one, [1.0, 1.0], num_devices=1, vmap_clients=0) for one in steps
+        layout.arrange(["a", "a"], one, [1.0, 1.0], num_devices=1, vmap_clients={"a": 0})
+        for one in steps
     ]
     (work,) = layout.work_of([layouts], [steps], layout.spread(3, 1, 2))
     assert work.steps.shape == (1, 1, 2, 4)

@@ -51,7 +51,7 @@ def arrange(
     step_cost: Sequence[float],
     *,
     num_devices: int,
-    vmap_clients: int,
+    vmap_clients: Mapping[str, int],
 ) -> Layout:
     """Spreads the clients over the devices, most expensive first.
 
@@ -63,7 +63,8 @@ def arrange(
       steps: `[num_clients]` int, training steps a round.
       step_cost: `[num_clients]`, expected time of one step, in any unit.
       num_devices: how many devices share the work.
-      vmap_clients: clients to train in one vmapped step; 0 for all that a device has.
+      vmap_clients: by architecture, clients to train in one vmapped step; 0 for all that a device
+        has.
     """
     cost = steps * np.asarray(step_cost)
     names = list(dict.fromkeys(architectures))
@@ -79,7 +80,7 @@ def arrange(
 
     placements = []
     for name in names:
-        chunk = min(vmap_clients or capacity[name], capacity[name])
+        chunk = min(vmap_clients[name] or capacity[name], capacity[name])
         slots = -(-capacity[name] // chunk) * chunk
         ids = np.array([row + [-1] * (slots - len(row)) for row in rows[name]], np.int32)
         placements.append(Placement(name, ids, chunk))

@@ -13,7 +13,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import descent
-from protonorm_jax.planning import added, devices, layout, memory, targets
+from protonorm_jax.planning import added, devices, layout, memory, targets, tpu_forms
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.planning.samples import DataSets
 from protonorm_jax.types import Client, Dataset, Model, Models, Partition, Scored
@@ -23,7 +23,8 @@ IN_TURN = ("cpu", "tpu")
 """Where clients and runs train one after the other unless told otherwise; on GPU they are vmapped.
 
 A core has no use for more than one client's arithmetic at a time. A TPU's step takes as long as its
-bytes take to move, and under `vmap` these are as many for each client.
+bytes take to move, and under `vmap` these are as many for each client; `tpu_forms` has the clients
+of which nets go together nevertheless.
 """
 
 
@@ -162,15 +163,19 @@ def arrange(
       vmap_runs: of these, how many a device trains in one vmapped program; 0 chooses.
       platform: of the devices: `cpu`, `gpu` or `tpu`.
     """
-    config, together = dealt.config, 1 if platform in IN_TURN else 0
-    spread = layout.spread(count, num_devices, vmap_runs or together)
+    config, image_shape = dealt.config, dealt.dataset.images.shape[1:]
+    spread = layout.spread(count, num_devices, vmap_runs or (1 if platform in IN_TURN else 0))
+    together = {
+        name: config.vmap_clients or _clients_together(platform, name, image_shape)
+        for name in dict.fromkeys(dealt.architectures)
+    }
     layouts = [
         layout.arrange(
             dealt.architectures,
             steps,
             [dealt.step_cost[name] for name in dealt.architectures],
             num_devices=spread.client_devices,
-            vmap_clients=config.vmap_clients or together,
+            vmap_clients=together,
         )
         for steps in dealt.steps
     ]
@@ -290,6 +295,13 @@ def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -
         added=added.to_local_training(program, given),
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),
     )
+
+
+def _clients_together(platform: str, name: str, image_shape: tuple[int, ...]) -> int:
+    """How many clients of an architecture are best vmapped, 0 for all of a device."""
+    if platform == "tpu" and tpu_forms.go_together(name, image_shape):
+        return 0
+    return 1 if platform in IN_TURN else 0
 
 
 def _form(platform: str, alone: bool) -> str:

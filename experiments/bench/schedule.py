@@ -46,14 +46,15 @@ def _split(
     """The figures of one split, where clients take so many steps."""
     spread = layout.spread(1, num_devices, 1)
     cost = [step_cost[name] for name in architectures]
-    mapped, by_turns = (
-        layout.work_of(
-            [[layout.arrange(architectures, steps, cost, num_devices=num_devices, vmap_clients=n)]],
-            [[steps]],
-            spread,
+
+    def work(vmap_clients: int) -> list[layout.Work]:
+        together = dict.fromkeys(architectures, vmap_clients)
+        arranged = layout.arrange(
+            architectures, steps, cost, num_devices=num_devices, vmap_clients=together
         )
-        for n in (0, 1)
-    )
+        return layout.work_of([[arranged]], [[steps]], spread)
+
+    mapped, by_turns = work(0), work(1)
     widths = layout.choose_widths(mapped)
     never: list[tuple[int, ...]] = [()] * len(widths)
     return {

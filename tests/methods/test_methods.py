@@ -145,7 +145,7 @@ def test_fedavg_weights_clients_by_their_samples():
     assert method.weighting == "samples"
     places = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(one.mean for one in uploads))
     order, weights = jnp.arange(3), jnp.array([10, 30, 0])
-    mean = exchange.average(places, order, weights, witness=jnp.int32(0))
+    mean = exchange.average(places, order, weights)
     server, _ = method.aggregate(KEY, uploads[0].mean, received(mean=mean), round)
     np.testing.assert_allclose(server["params"]["w"], [4.0, 5.0])
     np.testing.assert_allclose(server["batch_stats"]["mean"], 5.0)

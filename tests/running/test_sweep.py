@@ -130,7 +130,7 @@ def test_only_what_is_compiled_takes_another_program(small_set):
 def test_a_program_takes_as_many_runs_as_fit(small_set, monkeypatch):
     """On an accelerator, where all of them are tried first; a number asked for is kept."""
     configs = [SMALL.replace(seed=seed) for seed in range(8)]
-    monkeypatch.setattr(plan, "_by_turns", lambda devices: False)
+    monkeypatch.setattr(plan, "IN_TURN", ())
     need = plan.make(configs, small_set, runs_per_program=4, vmap_runs=1).memory.total()
     monkeypatch.setattr(plan.devices, "free_bytes", lambda _: need * 3)
     chosen = plan.make(configs, small_set, vmap_runs=1)

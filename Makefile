@@ -16,7 +16,7 @@ help:
 	@echo "make lint    check style, format and types"
 	@echo "make bench   measure speed and memory"
 	@echo "make profile write a trace of one round"
-	@echo "make paper-quick  run all experiments at their quick size, and write one page (45 minutes)"
+	@echo "make paper-quick  run all experiments at their quick size, and write one page (20 minutes)"
 	@echo "make paper   the same at full size, for accelerators and with the original data"
 	@echo "make format  put the code in format"
 	@echo "make clean   remove the virtual environment and caches"

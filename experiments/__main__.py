@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import Timing
-from experiments.runner import arguments, catalogue, compiling, cost, pages, place, stand_in
+from experiments.runner import arguments, catalogue, cost, pages, place, stand_in
 from protonorm_jax.command import cli, console
 from protonorm_jax.errors import Caution, UsageError
 
@@ -89,12 +89,10 @@ def _one(
     if isinstance(chosen, Timing):
         return _time(chosen, folder, parsed, out)
     asked = arguments.words(chosen, name, rest)
-    if parsed.compile:
-        for line in compiling.lines([*asked["flags"], *passing], asked["grids"]):
-            out.say(line)
-        return 0
     with arguments.grid_file(asked["grids"]) as path:
         words = ["sweep", *asked["flags"], *passing, "--grid-file", str(path)]
+        if parsed.compile:
+            return cli.main(["compile", *words[1:]])
         if parsed.dry_run:
             return cli.main([*words, "--dry-run"])
         found = place.state(folder)
@@ -143,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", metavar="DIR", help="default runs/paper-SIZE")
     parser.add_argument("--dry-run", action="store_true", help="plan, say what it needs, and end")
-    parser.add_argument("--compile", action="store_true", help="plan and compile, and end")
+    parser.add_argument("--compile", action="store_true", help="protonorm compile, and end")
     parser.add_argument(
         "--stand-in",
         action="store_true",

@@ -80,7 +80,7 @@ REFUSED = {
     "--target must be one of here, v5e:1x1": ("--target", "v5e:3x3"),
     "--process-id must be left out": ("--target", "v5e:1x1", "--process-id", "1"),
     "--tune-seeds must be left out without --tune": ("--tune-seeds", "2"),
-    "--out must be writable": ("--dump-hlo", "/dev/null/texts"),
+    "--dump-hlo must be writable": ("--dump-hlo", "/dev/null/texts"),
 }
 
 

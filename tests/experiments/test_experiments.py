@@ -247,7 +247,7 @@ def test_programs_are_compiled_and_nothing_is_trained(tiny, tmp_path, capsys):
     words = ["scale", "--compile", "--out", str(tmp_path), "--seeds", "2"]
     assert __main__.main(words) == 0
     text = capsys.readouterr().out
-    assert "4 runs, 1 programs" in text and "protonorm on digits" in text and "MiB" in text
+    assert "4 runs, 1 program to compile" in text and "1 rounds: compiled in" in text
     assert list(tmp_path.iterdir()) == []
 
 

@@ -29,7 +29,7 @@ def command(parsed: argparse.Namespace) -> int:
         start.start_up(parsed, asked.base.devices)
     folder = Path(parsed.dump_hlo) if parsed.dump_hlo else None
     if folder:
-        with record.writing(folder):
+        with record.writing(folder, "--dump-hlo"):
             folder.mkdir(parents=True, exist_ok=True)
     out = Console(quiet=parsed.json or not devices.is_first())
     with LoadDisplay(out):
@@ -47,7 +47,7 @@ def command(parsed: argparse.Namespace) -> int:
             rows.append(row)
             if folder and devices.is_first():
                 path = folder / f"{len(rows):02d}-{row['name']}.hlo.txt"
-                with record.writing(folder), record.replacing(path) as file:
+                with record.writing(folder, "--dump-hlo"), record.replacing(path) as file:
                     file.write(text.encode())
             out.say(f"{row['program']} {row['name']}: compiled in {row['seconds']:.1f} s")
     if parsed.json:

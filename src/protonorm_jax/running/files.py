@@ -18,12 +18,12 @@ _TEMPORARY = re.compile(r"\..+\.(\d+-[0-9a-f]{8}\.)?tmp")
 
 
 @contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """Turns a failure to write into a `UsageError`."""
+def writing(directory: Path, flag: str = "--out") -> Iterator[None]:
+    """Turns a failure to write into a `UsageError`, which names the flag that gave the place."""
     try:
         yield
     except OSError as error:
-        raise UsageError(f"--out must be writable, got {str(directory)!r}: {error}") from error
+        raise UsageError(f"{flag} must be writable, got {str(directory)!r}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -59,10 +59,11 @@ def read(name: str) -> Loop | int | None:
     kind, number = last[1], last[2]
     if kind == "times":
         return int(number)
-    outer, _, inner = name.rpartition("/while/body/")
+    inner = name.rpartition("/while/body/")[2]
     named = _BEFORE.findall(inner)
     width = int(number) if kind == "width" else None
     if kind == "width":
         kind = named[-2][0]
     clients = [int(own) for one, own in _BEFORE.findall(name) if one in ("clients", "absent")]
-    return Loop(kind, "loop.rounds" in outer, clients[-1] if clients else None, width)
+    within_round = _MARK + "rounds" in name[: last.start()]
+    return Loop(kind, within_round, clients[-1] if clients else None, width)

@@ -7,6 +7,7 @@ not change a bit of the result. `protonorm_jax.loop` does the same in plain Pyth
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -71,6 +72,9 @@ class Program(NamedTuple):
       first: which of them is client 0's.
       client_devices: over how many devices, next to each other, the clients of a run are spread.
       vmap_runs: runs that a device trains in one vmapped program; 1 means one after the other.
+      apart: whether a round is several programs, which are compiled side by side: `open_round`,
+        `train_clients` of each architecture, `close_round`; and `evaluate_clients` of each and
+        `score`. Otherwise `advance` is one.
     """
 
     config: Config
@@ -79,6 +83,7 @@ class Program(NamedTuple):
     first: int
     client_devices: int
     vmap_runs: int
+    apart: bool = False
 
 
 class Samples(NamedTuple):
@@ -153,6 +158,28 @@ class State(NamedTuple):
     floats: dict[str, jax.Array]
 
 
+class Opened(NamedTuple):
+    """What is settled of a round before anybody trains.
+
+    Attributes:
+      down: what the server sends.
+      sent_down: `[num_clients]` int32, how many numbers that is to each client.
+      trains: `[num_clients]` bool, who trains.
+      arrives: `[num_clients]` bool, whose upload arrives.
+      parts: `[num_clients]` float32, the part of its steps that each client does; None for all.
+      local: what the clients' hooks know of the round.
+      cohort: where those are who train.
+    """
+
+    down: Any
+    sent_down: jax.Array
+    trains: jax.Array
+    arrives: jax.Array
+    parts: jax.Array | None
+    local: Round
+    cohort: cohort.Cohort
+
+
 def init_runs(program: Program, runs: RunInputs) -> State:
     """The states of all runs on this device before the first round, leaves `[num_runs, ...]`."""
     return jax.lax.map(functools.partial(init, program), runs)
@@ -171,19 +198,102 @@ def advance_runs(
     Runs are independent: none changes a bit of another's result unless they are vmapped.
     """
 
-    # Not mapped: were it different for vmapped runs, every step of the loop over clients would have
-    # to choose between old and new states. It is the same, as a device with several runs has all
-    # of their clients.
-    num_members = runs.num_members[0]
+    num_members = _num_members(runs)
 
     def one(state: State, run: RunInputs) -> tuple[State, dict[str, Any]]:
         return advance(program, state, run, num_members, samples, num_rounds, evaluated)
 
-    num_runs = runs.seed.shape[0]
+    return _over_runs(program, one, states, runs)
+
+
+def _num_members(runs: RunInputs) -> jax.Array:
+    """Clients on this device, see `advance`, for all of its runs.
+
+    Not mapped: were it different for vmapped runs, every step of the loop over clients would have
+    to choose between old and new states. It is the same, as a device with several runs has all of
+    their clients.
+    """
+    return runs.num_members[0]
+
+
+def _over_runs(
+    program: Program, function: Callable[[Any, Any], tuple[Any, Any]], states: Any, given: Any
+) -> tuple[Any, Any]:
+    """`state, output = function(state, given)` for all runs on this device, leaves `[num_runs]`."""
+    num_runs = jax.tree.leaves(given)[0].shape[0]
     if num_runs == 1:  # The general way would copy the state.
-        return jax.tree.map(lambda leaf: leaf[None], one(*loops.first_of((states, runs))))
+        return jax.tree.map(lambda leaf: leaf[None], function(*loops.first_of((states, given))))
     with scopes.loop("runs"):
-        return loops.update(one, states, runs, jnp.int32(num_runs), chunk=program.vmap_runs)
+        return loops.update(function, states, given, jnp.int32(num_runs), chunk=program.vmap_runs)
+
+
+def open_runs(program: Program, rests: State, runs: RunInputs) -> Opened:
+    """`open_round` for all runs on this device, leaves `[num_runs, ...]`, as for the next four."""
+
+    def one(_: tuple[()], given: tuple[State, RunInputs]) -> tuple[tuple[()], Opened]:
+        return (), open_round(program, *given)
+
+    with scopes.loop("rounds"):
+        return _over_runs(program, one, (), (rests, runs))[1]
+
+
+def train_runs(
+    program: Program,
+    number: int,
+    clients: Client,
+    runs: RunInputs,
+    opened: Opened,
+    samples: Samples,
+    last: jax.Array,
+) -> tuple[Client, Any]:
+    """`train_clients` for all runs on this device."""
+    num_members = _num_members(runs)
+
+    def one(clients: Client, given: tuple[RunInputs, Opened]) -> tuple[Client, Any]:
+        return train_clients(program, number, clients, *given, num_members, samples, last)
+
+    with scopes.loop("rounds"):
+        return _over_runs(program, one, clients, (runs, opened))
+
+
+def close_runs(
+    program: Program, rests: State, runs: RunInputs, opened: Opened, outputs: tuple[Any, ...]
+) -> tuple[State, dict[str, Any]]:
+    """`close_round` for all runs on this device."""
+
+    def one(rest: State, given: tuple[Any, ...]) -> tuple[State, dict[str, Any]]:
+        return close_round(program, rest, *given)
+
+    with scopes.loop("rounds"):
+        return _over_runs(program, one, rests, (runs, opened, outputs))
+
+
+def evaluate_runs(
+    program: Program,
+    number: int,
+    clients: Client,
+    rests: State,
+    runs: RunInputs,
+    samples: Samples,
+) -> dict[str, jax.Array]:
+    """`evaluate_clients` for all runs on this device."""
+    num_members = _num_members(runs)
+
+    def one(_: tuple[()], given: tuple[Client, State, RunInputs]) -> tuple[tuple[()], Any]:
+        return (), evaluate_clients(program, number, *given, num_members, samples)
+
+    return _over_runs(program, one, (), (clients, rests, runs))[1]
+
+
+def score_runs(
+    program: Program, hits: tuple[dict[str, jax.Array], ...], rests: State, runs: RunInputs
+) -> dict[str, Any]:
+    """`score` for all runs on this device."""
+
+    def one(_: tuple[()], given: tuple[Any, ...]) -> tuple[tuple[()], dict[str, Any]]:
+        return (), score(program, *given)
+
+    return _over_runs(program, one, (), (hits, rests, runs))[1]
 
 
 def init(program: Program, run: RunInputs) -> State:
@@ -235,9 +345,8 @@ def advance(
       evaluated: `[]` bool; if false, the evaluation is left out and `correct` is zero.
 
     Returns:
-      The state, and equal on all devices of the run: what the last of the rounds reported (see
-      `_round`), `correct` `{predictor: [num_clients, parts]}`, of the state `diverged` and
-      `floats`, and what the method has to `show` of the server.
+      The state, and equal on all devices of the run what the last of the rounds reported, see
+      `close_round`, and what there is beside it, see `score`.
     """
     one_round = jax.jit(functools.partial(_round, program))  # Traced once, though used twice.
 
@@ -249,14 +358,12 @@ def advance(
     # depend on how many rounds share a call.
     with scopes.loop("rounds"):
         state, report = jax.lax.fori_loop(0, num_rounds, step, (state, report))
-    correct = _evaluate(program, state, run, jnp.where(evaluated, num_members, 0), samples)
-    report |= {
-        "correct": correct,
-        "diverged": state.diverged,
-        "floats": state.floats,
-        "shown": program.method.show(state.server),
-    }
-    return state, report
+    num_evaluated, rest = jnp.where(evaluated, num_members, 0), state._replace(clients=())
+    hits = tuple(
+        evaluate_clients(program, number, clients, rest, run, num_evaluated, samples)
+        for number, clients in enumerate(state.clients)
+    )
+    return state, report | score(program, hits, rest, run)
 
 
 def participants(
@@ -333,13 +440,29 @@ def _round(
     samples: Samples,
     last: jax.Array,
 ) -> tuple[State, dict[str, Any]]:
-    """One round, and its report: by client (`[num_clients]`) `terms`, `trained`, `arrived`,
-    `floats_up`, `floats_down`; and the server's `server`. `last` `[]` bool is whether no other
-    follows in this call.
+    """One round, and its report, see `close_round`."""
+    rest = state._replace(clients=())
+    opened = open_round(program, rest, run)
+    results = [
+        train_clients(program, number, clients, run, opened, num_members, samples, last)
+        for number, clients in enumerate(state.clients)
+    ]
+    clients, outputs = zip(*results, strict=True)
+    rest, report = close_round(program, rest, run, opened, outputs)
+    return rest._replace(clients=clients), report
+
+
+def open_round(program: Program, rest: State, run: RunInputs) -> Opened:
+    """Sends, and settles who trains.
+
+    Args:
+      program: what is fixed.
+      rest: the state without clients.
+      run: what distinguishes the run.
     """
-    config, method, round = program.config, program.method, _round_of(state, run)
-    key, index = keys.root(run.seed), state.round_index
-    down, floats_down = method.broadcast(state.server, round)
+    config, method, round = program.config, program.method, _round_of(rest, run)
+    key, index = keys.root(run.seed), rest.round_index
+    down, floats_down = method.broadcast(rest.server, round)
     trains, arrives = participants(key, index, config.num_clients, run.participation, run.dropout)
     sent_to = trains if method.sent_to == "trained" else jnp.ones_like(trains)
     if run.failures is not None:
@@ -352,24 +475,64 @@ def _round(
     local = round._replace(
         learning_rate=round.learning_rate * factor, schedule=factor, descent=run.descent
     )
+    chosen = cohort.choose(
+        trains,
+        run.order,
+        [members.client_ids for members in run.members],
+        [architecture.room for architecture in program.architectures],
+        program.client_devices,
+    )
+    sent_down = jnp.where(sent_to, jnp.asarray(floats_down, jnp.int32), 0)
+    return Opened(down, sent_down, trains, arrives, parts, local, chosen)
+
+
+def train_clients(
+    program: Program,
+    number: int,
+    clients: Client,
+    run: RunInputs,
+    opened: Opened,
+    num_members: jax.Array,
+    samples: Samples,
+    last: jax.Array,
+) -> tuple[Client, Any]:
+    """The part in a round of the clients of one architecture.
+
+    Args:
+      program: what is fixed.
+      number: of the architecture.
+      clients: its clients, see `State`.
+      run: what distinguishes the run.
+      opened: the round.
+      num_members: see `advance`.
+      samples: the data set.
+      last: `[]` bool, whether no other round follows in this call.
+
+    Returns:
+      The clients, and of those who train the uploads and what there is to say of them, leaves
+      `[room, ...]`.
+    """
+    config, method, local = program.config, program.method, opened.local
+    architecture, members = program.architectures[number], run.members[number]
+    key, index = keys.root(run.seed), local.index
 
     def budget(client_id: jax.Array, count: jax.Array) -> jax.Array | None:
         """The most steps of a client with so many samples."""
         most = None
-        if parts is not None:
-            most = budget_of(parts[client_id], num_steps(count, config, method.reserve))
+        if opened.parts is not None:
+            most = budget_of(opened.parts[client_id], num_steps(count, config, method.reserve))
         if method.warmup:
             most = jnp.where(
                 index < method.warmup, 0, jnp.int32(2**31 - 1) if most is None else most
             )
         return most
 
-    def train(architecture: Architecture, client: Client, member: Members) -> tuple[Client, Any]:
+    def train(client: Client, member: Members) -> tuple[Client, Any]:
         client = unflatten(client, architecture.client)
         client, upload, info = local_update(
             keys.derive(key, keys.Stream.LOCAL_UPDATE, index, member.client_ids),
-            method.receive(client, down, architecture.models),
-            down,
+            method.receive(client, opened.down, architecture.models),
+            opened.down,
             ClientData(samples.inputs, samples.labels, member.train, member.train_count),
             local,
             models=architecture.models,
@@ -380,67 +543,75 @@ def _round(
         )
         return flatten(client), (upload, info)
 
-    clients = state.clients
     if method.sent_to == "all" and method.receive is not keep:
-        clients = _received_by_absent(program, clients, down, run, trains, num_members, last)
-    chosen = cohort.choose(
-        trains,
-        run.order,
-        [members.client_ids for members in run.members],
-        [architecture.room for architecture in program.architectures],
-        program.client_devices,
-    )
-    results = []
-    for number, architecture in enumerate(program.architectures):
-        with scopes.loop("clients", number):
-            result = loops.update_chosen(
-                functools.partial(train, architecture),
-                clients[number],
-                run.members[number],
-                chosen.chosen[number],
-                chosen.counts[number],
-                chunk=architecture.together,
-            )
-        results.append(result)
-    clients, outputs = zip(*results, strict=True)
+        clients = _received_by_absent(
+            program, number, clients, members, opened, num_members[number], last
+        )
+    with scopes.loop("clients", number):
+        return loops.update_chosen(
+            train,
+            clients,
+            members,
+            opened.cohort.chosen[number],
+            opened.cohort.counts[number],
+            chunk=architecture.together,
+        )
+
+
+def close_round(
+    program: Program, rest: State, run: RunInputs, opened: Opened, outputs: tuple[Any, ...]
+) -> tuple[State, dict[str, Any]]:
+    """The server's part of a round.
+
+    Args:
+      program: what is fixed.
+      rest: the state without clients.
+      run: what distinguishes the run.
+      opened: the round.
+      outputs: of each architecture, from `train_clients`.
+
+    Returns:
+      The state without clients, and a report: by client (`[num_clients]`) `terms`, `trained`,
+      `arrived`, `floats_up`, `floats_down`; and the server's `server`.
+    """
+    method, index, places = program.method, rest.round_index, opened.cohort.places
     uploads, infos = zip(*outputs, strict=True)
-    info = exchange.in_client_order(infos, chosen.places, trains, program.client_devices)
+    info = exchange.in_client_order(infos, places, opened.trains, program.client_devices)
     received, floats_up = exchange.receive(
         uploads,
-        chosen.places,
-        arrives,
+        places,
+        opened.arrives,
         run.num_samples,
         method=method,
         client_devices=program.client_devices,
     )
     server, server_info = loops.isolated(
         method.aggregate,
-        keys.derive(key, keys.Stream.AGGREGATE, index),
-        state.server,
+        keys.derive(keys.root(run.seed), keys.Stream.AGGREGATE, index),
+        rest.server,
         received,
-        round,
+        _round_of(rest, run),
         witness=index,
     )
-    some = arrives.any()
-    server = jax.tree.map(functools.partial(jnp.where, some), server, state.server)
-    sent_down = jnp.where(sent_to, jnp.asarray(floats_down, jnp.int32), 0)
+    some = opened.arrives.any()
+    server = jax.tree.map(functools.partial(jnp.where, some), server, rest.server)
     report = {
         "terms": info["terms"],
         "trained": info["num_steps"] > 0,
-        "arrived": arrives,
+        "arrived": opened.arrives,
         "floats_up": floats_up,
-        "floats_down": sent_down,
+        "floats_down": opened.sent_down,
         "server": server_info,
     }
-    first = (state.diverged < 0) & trains & ~info["finite"]
+    first = (rest.diverged < 0) & opened.trains & ~info["finite"]
     state = State(
-        clients,
+        (),
         server,
         index + 1,
-        jnp.where(first, index, state.diverged),
+        jnp.where(first, index, rest.diverged),
         {
-            "up": exchange.add_floats(state.floats["up"], floats_up),
-            "down": exchange.add_floats(state.floats["down"], sent_down),
+            "up": exchange.add_floats(rest.floats["up"], floats_up),
+            "down": exchange.add_floats(rest.floats["down"], opened.sent_down),
         },
     )
     return state, report
@@ -448,52 +619,65 @@ def _round(
 
 def _received_by_absent(
     program: Program,
-    clients: tuple[Client, ...],
-    down: Any,
-    run: RunInputs,
-    trains: jax.Array,
-    num_members: jax.Array,
+    number: int,
+    clients: Client,
+    members: Members,
+    opened: Opened,
+    count: jax.Array,
     last: jax.Array,
-) -> tuple[Client, ...]:
+) -> Client:
     """The states in which clients that do not train have received what was sent to all.
 
     Where each replaces what came before, they do so in the last round of a call alone: none of
     those in between is seen by anybody.
     """
-    method = program.method
+    method, architecture, down = program.method, program.architectures[number], opened.down
 
-    def receive(
-        architecture: Architecture, client: Client, client_id: jax.Array
-    ) -> tuple[Client, tuple[()]]:
+    def receive(client: Client, client_id: jax.Array) -> tuple[Client, tuple[()]]:
         own = unflatten(client, architecture.client)
         received = flatten(method.receive(own, down, architecture.models))
-        here = trains[client_id]
+        here = opened.trains[client_id]
         return jax.tree.map(functools.partial(jnp.where, here), client, received), ()
 
-    results = []
-    for number, architecture in enumerate(program.architectures):
-        once = absent.overwrites(method.receive, architecture.client, down, architecture.models)
-        count = num_members[number]
-        with scopes.loop("absent", number):
-            received, _ = loops.update(
-                functools.partial(receive, architecture),
-                clients[number],
-                run.members[number].client_ids,
-                jnp.where(last, count, 0) if once else count,
-                chunk=architecture.chunk,
-            )
-        results.append(received)
-    return tuple(results)
+    once = absent.overwrites(method.receive, architecture.client, down, architecture.models)
+    with scopes.loop("absent", number):
+        received, _ = loops.update(
+            receive,
+            clients,
+            members.client_ids,
+            jnp.where(last, count, 0) if once else count,
+            chunk=architecture.chunk,
+        )
+    return received
 
 
-def _evaluate(
-    program: Program, state: State, run: RunInputs, num_members: jax.Array, samples: Samples
+def evaluate_clients(
+    program: Program,
+    number: int,
+    clients: Client,
+    rest: State,
+    run: RunInputs,
+    num_members: jax.Array,
+    samples: Samples,
 ) -> dict[str, jax.Array]:
-    """Right predictions of every client, `{predictor: [num_clients, parts] int32}`."""
-    method = program.method
-    down, _ = method.broadcast(state.server, _round_of(state, run))
+    """Right predictions of the clients of one architecture.
 
-    def count(architecture: Architecture, given: tuple[Client, Members]) -> Any:
+    Args:
+      program: what is fixed.
+      number: of the architecture.
+      clients: its clients, see `State`.
+      rest: the state without clients.
+      run: what distinguishes the run.
+      num_members: see `advance`; those beyond are not evaluated.
+      samples: the data set.
+
+    Returns:
+      `{predictor: [slots, parts] int32}`.
+    """
+    method, architecture = program.method, program.architectures[number]
+    down, _ = method.broadcast(rest.server, _round_of(rest, run))
+
+    def count(given: tuple[Client, Members]) -> Any:
         client, member = given
         total = jnp.sum(member.test_count)
         data = ClientData(samples.inputs, samples.labels, member.test, total)
@@ -509,17 +693,36 @@ def _evaluate(
             repeat=functools.partial(lockstep.repeat, widths=architecture.evaluation_widths),
         )
 
-    correct = []
-    for number, architecture in enumerate(program.architectures):
-        with scopes.loop("clients", number):
-            hits = loops.map(
-                functools.partial(count, architecture),
-                (state.clients[number], run.members[number]),
-                num_members[number],
-                chunk=architecture.chunk,
-            )
-        correct.append(hits)
-    return exchange.in_client_order(tuple(correct), run.order, None, program.client_devices)
+    with scopes.loop("clients", number):
+        return loops.map(
+            count,
+            (clients, run.members[number]),
+            num_members[number],
+            chunk=architecture.chunk,
+        )
+
+
+def score(
+    program: Program, hits: tuple[dict[str, jax.Array], ...], rest: State, run: RunInputs
+) -> dict[str, Any]:
+    """What is reported beside a round, equal on all devices of the run.
+
+    Args:
+      program: what is fixed.
+      hits: of each architecture, from `evaluate_clients`.
+      rest: the state without clients.
+      run: what distinguishes the run.
+
+    Returns:
+      `correct` `{predictor: [num_clients, parts]}`, of the state `diverged` and `floats`, and
+      `shown`, what the method has to show of the server.
+    """
+    return {
+        "correct": exchange.in_client_order(hits, run.order, None, program.client_devices),
+        "diverged": rest.diverged,
+        "floats": rest.floats,
+        "shown": program.method.show(rest.server),
+    }
 
 
 def features_of_runs(

@@ -221,16 +221,35 @@ def build(
         dropped_features=dropped_features,
     )
 
-    def init(key: jax.Array) -> Variables:
+    @functools.cache
+    def template() -> Variables:
+        """The shapes of all variables."""
         images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         declare = functools.partial(net.init, context=layers.Context(form="native"))
-        template = jax.eval_shape(declare, key, images)
-        params = initialize(key, template["params"], row.kernels)
+        return jax.eval_shape(declare, jax.eval_shape(lambda: jax.random.key(0)), images)
+
+    def init(key: jax.Array) -> Variables:
+        shapes = template()
+        params = initialize(key, shapes["params"], row.kernels)
         statistics = jax.tree_util.tree_map_with_path(
             lambda path, leaf: jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype),
-            template.get("batch_stats", {}),
+            shapes.get("batch_stats", {}),
         )
         return {"params": params, "batch_stats": statistics}
+
+    # Jitted so that Python walks through the layers once, however often the pass is traced: by the
+    # plan, the collection and the evaluation. For `forward`, which is differentiated, it gains
+    # nothing, as the jitted function is walked through to be differentiated.
+    @functools.partial(jax.jit, inline=True)
+    def infer(variables: Variables, images: jax.Array) -> Outputs:
+        return Outputs(*net.apply(variables, images, layers.Context(False, None, None, form)))
+
+    def forward(
+        variables: Variables, images: jax.Array, rows: jax.Array | None, key: jax.Array | None
+    ) -> tuple[Outputs, Variables]:
+        context = layers.Context(True, rows, key, form)
+        outputs, updates = net.apply(variables, images, context, mutable=["batch_stats"])
+        return Outputs(*outputs), {**variables, "batch_stats": updates.get("batch_stats", {})}
 
     def apply(
         variables: Variables,
@@ -242,12 +261,10 @@ def build(
     ) -> tuple[Outputs, Variables]:
         if images.shape[1:] != shape:
             raise ValueError(f"images must be [B, {shape}], got {images.shape}")
-        rows = None if mask is None else mask.astype(images.dtype)
-        context = layers.Context(train, rows, key if train else None, form)
         if not train:
-            return Outputs(*net.apply(variables, images, context)), variables
-        outputs, updates = net.apply(variables, images, context, mutable=["batch_stats"])
-        return Outputs(*outputs), {**variables, "batch_stats": updates.get("batch_stats", {})}
+            return infer(variables, images), variables
+        rows = None if mask is None else mask.astype(images.dtype)
+        return forward(variables, images, rows, key)
 
     def classify(
         variables: Variables,

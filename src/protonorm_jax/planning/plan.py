@@ -27,6 +27,15 @@ bytes take to move, and under `vmap` these are as many for each client; `tpu_for
 of which nets go together nevertheless.
 """
 
+ARRAYS_OF_ONE_PROGRAM = 200
+"""With more arrays than this in the clients of all architectures together, a round is several
+programs.
+
+Compilers take their time for arrays rather than for numbers. Several programs are compiled side by
+side and with less memory each; to call them costs about a millisecond a round, which is nothing to
+nets of so many arrays, and would be felt by small ones.
+"""
+
 
 class PlannedRun(NamedTuple):
     """One run of a program.
@@ -233,20 +242,24 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> simulat
             both = Models(private, build(field, shared, placement, feature_dim))
         architectures.append(both)
     first = [one.architecture for one in placements].index(dealt.architectures[0])
+    clients = [
+        _client(method, both, architectures[first], dataset.num_classes) for both in architectures
+    ]
     return simulate.Program(
         config,
         method,
         tuple(
             simulate.Architecture(
                 both,
-                _client(method, both, architectures[first], dataset.num_classes),
+                client,
                 placement.chunk,
                 room.clients,
                 room.together,
                 *widths,
             )
-            for both, placement, room, *widths in zip(
+            for both, client, placement, room, *widths in zip(
                 architectures,
+                clients,
                 placements,
                 arrangement.rooms,
                 arrangement.widths,
@@ -257,6 +270,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> simulat
         first,
         arrangement.spread.client_devices,
         arrangement.spread.vmap_runs,
+        apart=len(jax.tree.leaves(clients)) > ARRAYS_OF_ONE_PROGRAM,
     )
 
 

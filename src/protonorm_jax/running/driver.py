@@ -1,6 +1,5 @@
 """From a plan to finished runs: compilation, the loop over rounds, what comes of each."""
 
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,17 +10,16 @@ import numpy as np
 
 from protonorm_jax import methods, metrics
 from protonorm_jax.config import Config
-from protonorm_jax.engine import exchange, simulate
+from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.types import Dataset, Images
+from protonorm_jax.running import programs
+from protonorm_jax.types import Dataset
 
 # A call of the program ends after about so many seconds, that a request to stop is soon heard.
 _SECONDS_A_CALL = 5.0
-# The shortest and the longest time between two looks at whether it has ended.
-_NAPS = 0.00002, 0.001
 
 
 class Simulation(NamedTuple):
@@ -278,40 +276,28 @@ def prepare(
     return compile_plan(planning.make(configs, dataset, **settings))
 
 
-def _promoting() -> contextlib.AbstractContextManager:
-    """Traces as by default: optax is not made for strict types, nor need a user's method be."""
-    return jax.numpy_dtype_promotion("standard")
-
-
 def compile_plan(plan: Plan) -> Simulation:
-    """Puts the data on the devices and compiles both programs ahead of time.
+    """Puts the data on the devices and compiles all programs ahead of time.
 
     Raises:
       UsageError: too little memory.
     """
     devices.make_room_for_programs()
     program = plan.program
-    everywhere, by_device = _shardings(plan)
-    samples = devices.put(_samples(plan.dataset), everywhere)
+    everywhere, by_device = programs.shardings(plan)
+    samples = devices.put(programs.samples_of(plan.dataset), everywhere)
 
     def put(tree: Any) -> Any:
         return devices.put(tree, by_device)
 
     start = time.perf_counter()
-    told = told_shapes(plan)
-    lowered_init = lower_init(plan, told)
-    compiled_init = lowered_init.compile()
-    lowered = lower_advance(plan, told, lowered_init.out_info)
-    compiled = lowered.compile(options_of(plan))
+    told = programs.told_shapes(plan)
+    compiled = programs.compile_all(plan, told)
     # Every process gets what all devices have to say.
     several = jax.process_count() > 1
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
     compile_seconds = time.perf_counter() - start
-
-    usage: Any = compiled.memory_analysis()
-    needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes
-    planning.check_memory(plan, needed, devices.free_bytes(plan.devices), "")
-    shapes = _shapes(lowered_init.out_info)
+    planning.check_memory(plan, compiled.needed, devices.free_bytes(plan.devices), "")
     places = [inputs.place_of(plan, number) for number in range(plan.runs_per_program)]
 
     def fetch(tree: Any) -> list[Any]:
@@ -322,171 +308,30 @@ def compile_plan(plan: Plan) -> Simulation:
     def run_advance(
         states: simulate.State, given: Any, num_rounds: int, evaluated: bool = True
     ) -> tuple[simulate.State, list[dict[str, Any]]]:
-        scalars = devices.put((np.int32(num_rounds), np.bool_(evaluated)), everywhere)
-        states, report = compiled(states, given, samples, *scalars)
-        # Waiting also keeps two programs with collectives from being in flight at once.
-        _wait(states.round_index)
+        states, report = compiled.advance(states, given, samples, num_rounds, evaluated)
         return states, fetch(report if evaluated else {"diverged": report["diverged"]})
 
     def nets(states: simulate.State) -> list[dict[str, Any]]:
         return fetch(program.method.nets(states.server))
 
     def features(states: simulate.State, given: Any) -> list[np.ndarray]:
-        return fetch(lower_features(plan, told, shapes).compile()(states, given, samples))
+        return fetch(
+            programs.lower_features(plan, told, compiled.shapes).compile()(states, given, samples)
+        )
 
     return Simulation(
         plan,
         functools.partial(inputs.of_call, plan),
         put,
-        shapes,
-        methods.own_predictor(program.method, lowered.out_info[1]["correct"].keys()),
-        compiled_init,
+        compiled.shapes,
+        methods.own_predictor(program.method, compiled.predictors),
+        compiled.init,
         run_advance,
         nets,
         features,
-        needed,
+        compiled.needed,
         compile_seconds,
     )
-
-
-def _wait(array: jax.Array) -> None:
-    """Waits until an array is there, in naps, between which Python sees signals.
-
-    A nap is a tenth of the time waited so far, so that a short round is not waited for longer than
-    it takes.
-    """
-    began = time.perf_counter()
-    while not array.is_ready():  # type: ignore[attr-defined]
-        waited = time.perf_counter() - began
-        time.sleep(min(max(waited / 10, _NAPS[0]), _NAPS[1]))
-
-
-def compiler_options(precision: str, platform: str) -> dict[str, bool | str]:
-    """What XLA must do otherwise than it would.
-
-    Args:
-      precision: see `Config`.
-      platform: of the devices.
-    """
-    options: dict[str, bool | str] = {}
-    if precision == "bfloat16":
-        # Otherwise XLA leaves out roundings to bfloat16 where it can, which depends on the layout
-        # of the clients; the bits would differ with the number of devices.
-        options["xla_allow_excess_precision"] = False
-    if platform == "gpu":
-        # Choosing what to fuse with a product for Triton ends the process (a failed check in
-        # jaxlib 0.11.2) where a convolution is made of windows.
-        options["xla_gpu_enable_triton_gemm"] = False
-    return options
-
-
-def _samples(dataset: Dataset) -> Any:
-    """`simulate.Samples` of numpy arrays."""
-    return simulate.Samples(Images.of(dataset.images), dataset.labels)  # type: ignore[arg-type]
-
-
-def options_of(plan: Plan) -> dict[str, bool | str]:
-    """See `compiler_options`; of the program that advances runs."""
-    return compiler_options(plan.program.config.precision, plan.devices[0].platform)
-
-
-def _shardings(plan: Plan) -> tuple[jax.sharding.NamedSharding, jax.sharding.NamedSharding]:
-    """Of what all devices have whole, and of what each has its part of."""
-    mesh = jax.sharding.Mesh(np.array(plan.devices), (exchange.AXIS,))
-    specs = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(exchange.AXIS)
-    everywhere, by_device = (jax.sharding.NamedSharding(mesh, spec) for spec in specs)
-    return everywhere, by_device
-
-
-def _shapes(tree: Any) -> Any:
-    """Shapes and dtypes of a tree of arrays, or of what has both.
-
-    Of such a kind that `jax.pmap` takes them for those of all processes together.
-    """
-    return jax.tree.map(lambda leaf: jax.core.ShapedArray(leaf.shape, leaf.dtype), tree)
-
-
-def told_shapes(plan: Plan) -> Any:
-    """The shapes of what a program is told of its runs, see `inputs.of_call`."""
-    return _shapes(inputs.of_call(plan, 0))
-
-
-def lower_init(plan: Plan, told: Any) -> jax.stages.Lowered:
-    """The program that makes the states before the first round, to be compiled without options.
-
-    Of shapes alone, as the others: it needs no device, and what is compiled ahead is what is run.
-
-    Args:
-      plan: whose.
-      told: of runs, see `inputs.of_call`; or the shapes of that.
-    """
-    init = _pmapped(plan, simulate.init_runs)
-    with _promoting():
-        return init.lower(_shapes(told))
-
-
-def lower_advance(plan: Plan, told: Any, states: Any) -> jax.stages.Lowered:
-    """The program that goes on from states, to be compiled with `options_of(plan)`.
-
-    Args:
-      plan: whose.
-      told: see `lower_init`.
-      states: or their shapes.
-    """
-    axes = (0, 0, None, None, None)
-    advance = _pmapped(plan, simulate.advance_runs, in_axes=axes, donate_argnums=0)
-    given = (states, told, _samples(plan.dataset), np.int32(1), np.bool_(True))
-    with _promoting():
-        return advance.lower(*_shapes(given))
-
-
-def lower_features(plan: Plan, told: Any, states: Any) -> jax.stages.Lowered:
-    """The program for `Config.keep_features`, to be compiled without options.
-
-    Args:
-      plan: whose.
-      told: see `lower_init`.
-      states: or their shapes.
-    """
-    config = plan.program.config
-    each = -(-config.keep_features // config.num_clients)
-    each = min(each, max(int(run.scored.counts[:, 0].max()) for run in plan.runs))
-    infer = _pmapped(plan, simulate.features_of_runs, each, in_axes=(0, 0, None))
-    with _promoting():
-        return infer.lower(*_shapes((states, told, _samples(plan.dataset))))
-
-
-def _pmapped(plan: Plan, function: Callable[..., Any], *fixed: Any, **options: Any) -> Any:
-    """`function(plan.program, *fixed, ...)` on all devices of a plan."""
-    return jax.pmap(
-        functools.partial(function, plan.program, *fixed),
-        axis_name=exchange.AXIS,
-        devices=plan.devices,
-        **options,
-    )
-
-
-def have_one_course(first: Plan, second: Plan) -> bool:
-    """Whether two plans on the same data compute the same, round by round, as far as both go.
-
-    Asked of the programs as they are before compilation, and of what they are told of their runs.
-
-    Args:
-      first: of two that differ in the number of rounds.
-      second: the other one.
-    """
-    told = [inputs.of_call(plan, 0) for plan in (first, second)]
-    leaves = [jax.tree.leaves_with_path(one) for one in told]
-    same = len(leaves[0]) == len(leaves[1]) and all(
-        name == other and np.array_equal(leaf, another)
-        for (name, leaf), (other, another) in zip(*leaves, strict=True)
-    )
-    return same and _text(first, told[0]) == _text(second, told[1])
-
-
-def _text(plan: Plan, told: Any) -> str:
-    """The program of a plan, lowered but not compiled."""
-    return lower_advance(plan, told, lower_init(plan, told).out_info).as_text()
 
 
 def check_finite(config: Config, report: dict[str, Any]) -> None:

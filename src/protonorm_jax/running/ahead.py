@@ -1,6 +1,8 @@
 """Programs compiled without being run, also for absent chips, and what they will need."""
 
+import bisect
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,34 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import psutil
 
-from protonorm_jax.planning import costs, devices, hlo
+from protonorm_jax.planning import costs, devices, hlo, memory, need
 from protonorm_jax.planning import plan as planning
+from protonorm_jax.planning.need import Need
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.planning.targets import CHIPS, Target
 from protonorm_jax.running import driver
 
 _SECONDS_BETWEEN_LOOKS = 0.02
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
-
-
-class Memory(NamedTuple):
-    """What a compiled program needs of a device's memory, in bytes.
-
-    Attributes:
-      arguments: the data set, and the states and index rows of its runs.
-      results: that are not written over arguments.
-      temporaries: of the computation.
-      code: the program itself; zero where it lies elsewhere, as on CPU.
-    """
-
-    arguments: int
-    results: int
-    temporaries: int
-    code: int
-
-    def total(self) -> int:
-        """The sum."""
-        return sum(self)
 
 
 class Compiled(NamedTuple):
@@ -59,7 +42,7 @@ class Compiled(NamedTuple):
     seconds: float
     cached: bool
     host_bytes: int
-    memory: Memory
+    memory: Need
     available: int
     round: costs.Round | None
     runs_that_fit: int | None
@@ -103,58 +86,62 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
         name: str,
         lower: Callable[[], jax.stages.Lowered],
         options: dict[str, bool | str] | None = None,
+        by_run: Any = None,
     ) -> tuple[jax.stages.Lowered, Compiled]:
-        """One program, traced and compiled."""
+        """One program, traced and compiled; that of rounds with what it is given of its runs."""
         start = time.perf_counter()
         with _watched_memory() as most, _watched_cache() as hits:
             lowered = lower()
             program = lowered.compile(options)
         seconds = time.perf_counter() - start
-        usage: Any = program.memory_analysis()
-        text = program.as_text() or ""
-        memory = Memory(
-            usage.argument_size_in_bytes,
-            usage.output_size_in_bytes - usage.alias_size_in_bytes,
-            usage.temp_size_in_bytes,
-            usage.generated_code_size_in_bytes,
-        )
+        text, needed = program.as_text() or "", need.of(program)
         cost = fit = None
-        if name == "rounds":
+        if by_run is not None:
             cost = costs.of_round(plan, hlo.count(text), chip)
-            fit = runs_that_fit(plan, memory, available)
-        found = Compiled(name, seconds, bool(hits), most[0], memory, available, cost, fit, text)
+            fit = runs_that_fit(plan, by_run, needed, available)
+        found = Compiled(name, seconds, bool(hits), most[0], needed, available, cost, fit, text)
         return lowered, found
 
     lowered, init = compiled("init", lambda: driver.lower_init(plan, told))
     yield init
     states = lowered.out_info
     options = driver.options_of(plan)
-    yield compiled("rounds", lambda: driver.lower_advance(plan, told, states), options)[1]
+    advance = functools.partial(driver.lower_advance, plan, told, states)
+    yield compiled("rounds", advance, options, (states, told))[1]
     if plan.program.config.keep_features:
         yield compiled("features", lambda: driver.lower_features(plan, told, states))[1]
 
 
-def runs_that_fit(plan: Plan, memory: Memory, available: int) -> int:
+def runs_that_fit(plan: Plan, by_run: Any, needed: Need, available: int) -> int:
     """How many runs could train at a time on the devices of a plan.
 
-    The data set and the code are there once, however many runs a device has; all else grows with
-    the number of its runs, but temporaries where they train in turn.
+    What a run has of its own is there for each of them, as `planning.memory` counts it; all else is
+    there once, but temporaries where runs are vmapped.
 
     Args:
       plan: of a program for some number of runs.
-      memory: that the program needs of a device.
+      by_run: the shapes of what it is given of its runs, `[num_devices, runs_each, ...]`.
+      needed: by the program, of a device.
       available: bytes of a device.
     """
-    spread = plan.spread
-    shared = plan.dataset.images.nbytes + plan.dataset.labels.nbytes + memory.code
-    arguments = max(memory.arguments - shared + memory.code, 0) + memory.results
-    each = arguments / spread.runs_each * spread.client_devices
-    alone = spread.vmap_runs == 1 and plan.devices[0].platform in planning.IN_TURN
+    spread, platform = plan.spread, plan.devices[0].platform
+    run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), by_run)
+    alone = spread.vmap_runs == 1 and platform in planning.IN_TURN
     in_turn = alone or spread.runs_each > spread.vmap_runs
-    if not in_turn:
-        each += memory.temporaries / spread.vmap_runs * spread.client_devices
-    left = available - shared - (memory.temporaries if in_turn else 0)
-    return max(int(left // max(each, 1)), 0) * len(plan.devices)
+    beside = plan.memory.uploads + plan.memory.work
+
+    def with_runs(runs_each: int) -> int:
+        """What a device would need for so many; of client devices, for their parts of so many."""
+        own = spread._replace(runs_each=runs_each)
+        states = memory.states_bytes(run, own, beside, tiled=platform == "tpu")
+        return states + (0 if in_turn else needed.temporaries * runs_each // spread.vmap_runs)
+
+    left = available - needed.total() + with_runs(spread.runs_each)
+    most = 1
+    while with_runs(most) <= left:
+        most *= 2
+    fit = bisect.bisect_right(range(most), left, key=with_runs) - 1
+    return max(fit, 0) // spread.client_devices * len(plan.devices)
 
 
 @contextlib.contextmanager

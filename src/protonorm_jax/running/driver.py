@@ -13,7 +13,7 @@ from protonorm_jax import methods, metrics
 from protonorm_jax.config import Config
 from protonorm_jax.engine import exchange, simulate
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import devices, inputs
+from protonorm_jax.planning import devices, inputs, need
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.types import Dataset, Images
@@ -308,8 +308,7 @@ def compile_plan(plan: Plan) -> Simulation:
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
     compile_seconds = time.perf_counter() - start
 
-    usage: Any = compiled.memory_analysis()
-    needed = usage.argument_size_in_bytes + usage.temp_size_in_bytes
+    needed = need.of(compiled).total()
     planning.check_memory(plan, needed, devices.free_bytes(plan.devices), "")
     shapes = _shapes(lowered_init.out_info)
     places = [inputs.place_of(plan, number) for number in range(plan.runs_per_program)]

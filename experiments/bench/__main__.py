@@ -20,6 +20,7 @@ from . import (
     client_step,
     environment,
     federated_round,
+    memory,
     method_round,
     participation,
     scale,
@@ -41,6 +42,7 @@ SECTIONS: dict[str, Any] = {
     "schedule": schedule,
     "start": start,
     "scale": scale,
+    "memory": memory,
 }
 # What `--quick` measures of each instead of the usual sizes, which are the defaults of `measure`.
 QUICK: dict[str, dict[str, Any]] = {
@@ -67,6 +69,13 @@ QUICK: dict[str, dict[str, Any]] = {
         "device_counts": (),
         "memory_of": (scale.Federation("mlp", 2),),
         "repetitions": 1,
+    },
+    "memory": {
+        "target_names": (memory.targets.HERE,),
+        "family": "mlp",
+        "names": ("local",),
+        "of_many": (),
+        "of_paper": (),
     },
 }
 

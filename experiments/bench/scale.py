@@ -170,7 +170,7 @@ def tables(figures: dict[str, Any]) -> list[Table]:
     runs, clients = figures["runs"], figures["clients"]
     fewest, most = clients[0]["num_clients"], clients[-1]["num_clients"]
     parts = "estimate_parts.samples estimate_parts.states estimate_parts.uploads "
-    parts += "estimate_parts.work"
+    parts += "estimate_parts.work estimate_parts.code"
 
     def rows(part: str, names: str) -> list[list[Any]]:
         return [values(row, names) for row in figures[part]]
@@ -204,13 +204,13 @@ def tables(figures: dict[str, Any]) -> list[Table]:
         table(
             "Memory expected before compiling, MiB on one device",
             "program | estimate:.1fM | samples:.1fM | states:.1fM | uploads:.1fM | work:.1fM | "
-            "XLA:.1fM | ratio:.2f | process:.1fM | ratio:.2f",
+            "code:.1fM | XLA:.1fM | ratio:.2f | process:.1fM | ratio:.2f",
             rows(
                 "memory",
                 f"program estimate_bytes {parts} needed_bytes estimate_over_needed "
                 "measured_bytes estimate_over_measured",
             ),
-            "XLA: arguments and temporaries of the program; process: the data set, and the\n"
+            "XLA: all that the compiled program needs of a device; process: the data set, and the\n"
             "growth of the process over two rounds, inputs and states included; the compiler, the\n"
             "program's code and the heaps of threads are there before\n"
             "wanted: estimate over both within 25 % of 1",

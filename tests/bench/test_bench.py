@@ -1,3 +1,4 @@
+import contextlib
 import json
 import operator
 import sys
@@ -13,6 +14,7 @@ from experiments.bench import (
     client_step,
     federated_round,
     harness,
+    memory,
     method_round,
     participation,
     processes,
@@ -99,6 +101,22 @@ def test_the_scale_of_runs_clients_and_devices(here):
     assert row["program"] == "mlp, 2 clients, 2 runs"
     assert row["estimate_bytes"] == sum(row["estimate_parts"].values())
     assert row["estimate_over_needed"] == row["estimate_bytes"] / row["needed_bytes"]
+
+
+@pytest.mark.large
+def test_the_memory_of_programs_before_and_after_compilation(monkeypatch):
+    """In this process."""
+    here = contextlib.nullcontext(lambda function, *given: function(*given))
+    monkeypatch.setattr(processes, "child", lambda **_: here)
+    figures = memory.measure(
+        target_names=("here",), family="mlp", names=("local",), of_many=(), of_paper=()
+    )
+    assert {"states", "temporaries", "ratio"} <= printed(memory, figures)
+    (row,) = figures["programs"]
+    assert row["program"] == "here, local, mlp, 1 run" and row["code_ratio"] is None
+    for one in (row["expected"], row["needed"]):
+        assert one["total"] == sum(one.values()) - one["total"] > 0
+    assert row["ratio"] == row["expected"]["total"] / row["needed"]["total"]
 
 
 @pytest.mark.large

@@ -103,13 +103,14 @@ def process(command, **variables):
 
 @needs_libtpu
 def test_a_program_is_compiled_for_a_chip_that_is_not_there(small_file):
-    flags = ("--data", small_file, *FAST, "--method", "local", "--rounds", "1", "--json")
+    flags = ("--data", small_file, *FAST, "--rounds", "1", "--json")
     done = process(("compile", "--target", "v5e:1x1", *flags), JAX_PLATFORMS="cpu")
     assert done.returncode == 0 and done.stderr == ""
     found = json.loads(done.stdout)
     assert found["target"] == "v5e:1x1" and [row["name"] for row in found["programs"]] == PROGRAMS
     rounds = found["programs"][1]
     assert rounds["available"] == 15.75 * 2**30 and rounds["memory"]["code"] > 0
+    assert 0.8 <= rounds["bytes_per_device"] / rounds["memory"]["total"] <= 1.25
     cost, (flops, moved) = rounds["round"], (197e12, 819e9)
     assert cost["seconds"] == max(cost["flops"] / flops, cost["bytes"] / moved) > 0
 

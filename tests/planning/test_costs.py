@@ -7,7 +7,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.engine import client, lockstep
 from protonorm_jax.planning import costs, hlo, layout, targets
 from protonorm_jax.planning import plan as planning
-from protonorm_jax.running import driver
+from protonorm_jax.running import programs
 from protonorm_jax.scopes import Loop
 from protonorm_jax.types import Dataset
 
@@ -31,9 +31,9 @@ CHIP = targets.Chip(2**34, 1e9, 1e9)
 def compiled(config, dataset, **arguments):
     """The plan, and its program, counted."""
     plan = planning.make([config], dataset, **arguments)
-    told = driver.told_shapes(plan)
-    lowered = driver.lower_advance(plan, told, driver.lower_init(plan, told).out_info)
-    return plan, hlo.count(lowered.compile().as_text())
+    told = programs.told_shapes(plan)
+    _, rounds = programs.traced(plan, told)
+    return plan, hlo.count(programs.compiled(rounds).as_text())
 
 
 @pytest.fixture(scope="module")

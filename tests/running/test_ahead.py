@@ -3,11 +3,14 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from protonorm_jax.config import Config
 from protonorm_jax.planning import plan as planning
+from protonorm_jax.planning.need import Need
+from protonorm_jax.planning.targets import Chip, Target
 from protonorm_jax.running import ahead, driver
 
 pytestmark = pytest.mark.usefixtures("hastily")
@@ -86,16 +89,39 @@ def test_a_run_finds_its_programs_in_the_cache(plan, new_cache, monkeypatch):
 
 
 def test_so_many_runs_fit_as_there_is_room_for(plan):
-    samples = plan.dataset.images.nbytes + plan.dataset.labels.nbytes
-    memory = ahead.Memory(samples + 100, 20, 50, 1000)
-    room = samples + 1000 + 50  # Which are there once, as runs take turns on CPU.
+    needed = Need(100_000, 20, 50, 1000)
+    own = jax.ShapeDtypeStruct((1, 1, 25), jnp.float32)  # 100 bytes of each run.
 
-    def fit(available, **spread):
-        return ahead.runs_that_fit(
-            plan._replace(spread=plan.spread._replace(**spread)), memory, available
-        )
+    def fit(more, **spread):
+        """With so many bytes more than the program needs."""
+        one = plan._replace(spread=plan.spread._replace(**spread))
+        return ahead.runs_that_fit(one, [own], needed, needed.total() + more)
 
-    assert fit(room + 359) == 2 and fit(room + 360) == 3
-    assert fit(room + 360, runs_each=3) == 9  # Each of these needs a third.
-    assert fit(room + 360, client_devices=3) == 1  # Here it has a third of a run's clients.
-    assert fit(room) == fit(10) == 0
+    # Runs take turns on CPU; where a device has several, one is copied out of the rest.
+    assert fit(0) == fit(199) == 1 and fit(200) == 2 and fit(300) == 3
+    assert fit(0, runs_each=3) == 3 and fit(100, runs_each=3) == 4 and fit(-1, runs_each=3) == 2
+    assert fit(299, client_devices=3) == 0 and fit(300, client_devices=3) == 1
+    assert fit(-100) == fit(-100_000) == 0
+    # Of vmapped runs each has temporaries of its own, here a quarter of them.
+    vmapped = {"runs_each": 4, "vmap_runs": 4}
+    assert fit(111, **vmapped) == 4 and fit(112, **vmapped) == 5
+
+
+def test_as_many_runs_fit_as_are_planned(plan, small_set):
+    """By the compiled program of one run, and by the estimate of so many."""
+    device = plan.devices[0]
+    config = CONFIG.replace(feature_dim=64)
+    roomy = Target("v5e:1x1", [device], Chip(2**60, 1e12, 1e12))
+    one = planning.make([config], small_set, target=roomy)
+    memory = 12 * one.memory.total()
+    *_, rounds = ahead.compile_ahead(one, roomy._replace(chip=Chip(memory, 1e12, 1e12)))
+    assert rounds.runs_that_fit > 8
+
+    def expected(count):
+        configs = [config.replace(seed=seed) for seed in range(count)]
+        plan = planning.make(configs, small_set, target=roomy, runs_per_program=count)
+        return plan.memory.total()
+
+    assert (
+        expected(rounds.runs_that_fit * 3 // 4) < memory < expected(rounds.runs_that_fit * 4 // 3)
+    )

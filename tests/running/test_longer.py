@@ -12,7 +12,7 @@ from protonorm_jax.command import cli
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan
-from protonorm_jax.running import checkpoint, driver, job, lock, reading, sweep
+from protonorm_jax.running import checkpoint, job, lock, programs, reading, sweep
 from protonorm_jax.running import directory as places
 from recorded import SMALL, arrays_of, rows_of
 
@@ -134,10 +134,10 @@ def test_where_the_course_depends_on_the_rounds_is_found_out(small_set):
     ):
         settings = Config(**{**FEW.to_dict(), "method": method, "method_settings": own})
         plans = [plan.make([settings.replace(rounds=n)], small_set) for n in (3, 7)]
-        assert driver.have_one_course(*plans) is same, method
-        assert driver.have_one_course(plans[0], plans[0])
+        assert programs.have_one_course(*plans) is same, method
+        assert programs.have_one_course(plans[0], plans[0])
     other = plan.make([settings.replace(seed=1)], small_set)
-    assert not driver.have_one_course(plans[0], other)
+    assert not programs.have_one_course(plans[0], other)
 
 
 @pytest.mark.large

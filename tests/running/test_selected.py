@@ -9,8 +9,8 @@ from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import METHODS, Row
 from protonorm_jax.methods.local import local
-from protonorm_jax.planning import plan
-from protonorm_jax.running import driver, job, reading
+from protonorm_jax.planning import inputs, plan
+from protonorm_jax.running import driver, job, programs, reading
 from recorded import SMALL, rows_of
 
 pytestmark = pytest.mark.usefixtures("hastily")
@@ -76,7 +76,7 @@ def test_few_features_are_spread_over_the_clients(small_set):
 def test_no_net_is_compiled_again_for_further_parts(small_set):
     """One forward loop scores all of them: as many products as without."""
     texts = [
-        driver._text(made, driver.inputs.of_call(made, 0))
+        programs.texts(made, inputs.of_call(made, 0))[-1]
         for made in (plan.make([FEW.replace(validation_fraction=v)], small_set) for v in (0.0, 0.2))
     ]
     counts = [text.count("dot_general") for text in texts]

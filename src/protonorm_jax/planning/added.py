@@ -8,6 +8,7 @@ import jax
 from protonorm_jax.engine.simulate import Program
 from protonorm_jax.methods.shared import class_table
 from protonorm_jax.planning import memory
+from protonorm_jax.planning.shapes import Shapes
 
 
 class Added(NamedTuple):
@@ -28,12 +29,12 @@ class Added(NamedTuple):
     server_steps: int
 
 
-def to_local_training(program: Program, given: Sequence[memory.Shapes]) -> Added:
+def to_local_training(program: Program, given: Sequence[Shapes]) -> Added:
     """What the method of a program adds.
 
     Args:
       program: which.
-      given: of each architecture, see `memory.shapes_of`.
+      given: of each architecture, see `shapes.of_hooks`.
     """
     up = down = kept = server = 0
     for architecture, shapes in zip(program.architectures, given, strict=True):

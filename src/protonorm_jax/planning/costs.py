@@ -39,18 +39,21 @@ class Round(NamedTuple):
     seconds: float | None
 
 
-def of_round(plan: Plan, counted: Counted, chip: Chip | None) -> Round:
-    """What a round costs.
+def of_round(
+    plan: Plan, counted: Counted, chip: Chip | None, *, every_round: bool = False
+) -> Round:
+    """What a program costs in a round.
 
     Args:
       plan: of the program.
-      counted: the compiled program that advances its runs.
+      counted: the compiled program that advances its runs, or one of those that do so together.
       chip: what each device is, if that is known.
+      every_round: whether it is called in every round, rather than once in an evaluation.
     """
     found = [dict.fromkeys(PARTS, Cost()) for _ in plan.devices]
     for loop, cost in counted.by_loop.items():
         part = _part_of(loop)
-        for by_part, times in zip(found, turns(plan, loop), strict=True):
+        for by_part, times in zip(found, turns(plan, loop, every_round=every_round), strict=True):
             by_part[part] = by_part[part].plus(cost, float(times))
 
     def seconds(cost: Cost) -> float:
@@ -81,19 +84,20 @@ def _part_of(loop: Loop | None) -> str:
     return "rest"
 
 
-def turns(plan: Plan, loop: Loop | None) -> np.ndarray:
+def turns(plan: Plan, loop: Loop | None, *, every_round: bool = False) -> np.ndarray:
     """How often a loop goes round for one round of training, on each device.
 
     Args:
       plan: whose first call is asked about.
       loop: one of the engine's; None for what is in none of them.
+      every_round: see `of_round`.
 
     Returns:
       `[num_devices]` float, a fraction for what is done once in several rounds.
     """
     config, method = plan.program.config, plan.program.method
     calls = 1 / min(config.eval_every, config.rounds)  # Of the program, for a round.
-    often = 1.0 if loop and loop.within_round else calls
+    often = 1.0 if every_round or (loop and loop.within_round) else calls
     if loop is None or loop.architecture is None:
         each = 1 if loop is None else plan.spread.runs_each // plan.spread.vmap_runs
         often = 1.0 if loop and loop.name == "rounds" else often

@@ -1,19 +1,32 @@
 """How much memory a program will need, before it is compiled: counted from shapes, and traced."""
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.extend import core
 
-from protonorm_jax import keys, methods
-from protonorm_jax.engine.simulate import Architecture, Program
-from protonorm_jax.methods import descent
-from protonorm_jax.methods.method import Received, Round, Upload
+from protonorm_jax.engine.simulate import Architecture, Program, flatten
+from protonorm_jax.methods.method import Received, infer, observe_nothing
+from protonorm_jax.planning import tiles
 from protonorm_jax.planning.layout import Spread
-from protonorm_jax.types import Batch, Client, ClientData, Dataset
+from protonorm_jax.planning.shapes import Shapes
+from protonorm_jax.planning.traced import trace
+from protonorm_jax.types import Client, Dataset, Images
+
+CODE_ALWAYS = 1_620_000
+"""Bytes of a TPU program that does next to nothing."""
+CODE_IN_TURN = 3_720
+"""Bytes of a TPU program for each operation of what clients do in turn, or the server."""
+CODE_VMAPPED = 10_200
+"""Bytes of a TPU program for each operation of what vmapped clients or runs do."""
+CODE_OF_A_LEAF = 32_300
+"""Bytes of a TPU program for each array of the clients' states where a device has several runs."""
+WORK_KEPT = 0.65
+"""Share of the work that a TPU program allocates; it computes the rest again where it is used."""
+UPLOAD_COPIES = 3
+"""Copies of all uploads in a TPU program, beside one for each architecture."""
 
 
 class Memory(NamedTuple):
@@ -21,53 +34,27 @@ class Memory(NamedTuple):
 
     Attributes:
       samples: the data set, and who holds what.
-      states: clients and servers of all runs.
+      states: clients and servers of all runs, and what is copied of them.
       uploads: of all clients, as they come and put in order.
       work: of what needs most: a step (what its backward pass keeps, gradients, new parameters),
         making an upload, the server's own work, or the evaluation where more clients are evaluated
         side by side than trained.
+      code: the program itself; zero where it does not lie there, as on CPU.
     """
 
     samples: int
     states: int
     uploads: int
     work: int
+    code: int
 
     def total(self) -> int:
         """The sum."""
         return sum(self)
 
     def by_part(self) -> str:
-        """All parts in GiB, as `samples 0.15, states 1.20, uploads 0.30, work 2.00`."""
+        """All parts in GiB, as `samples 0.15, states 1.20, uploads 0.30, work 2.00, code 0.01`."""
         return ", ".join(f"{name} {size / 2**30:.2f}" for name, size in self._asdict().items())
-
-
-class Shapes(NamedTuple):
-    """What the hooks of one architecture's clients are given, as shapes.
-
-    Attributes:
-      server: the server's state.
-      down: what is sent.
-      floats_down: how many numbers that is; a shape if it is not known before.
-      client: the state of a client.
-      batch: of a step.
-      data: of a client.
-      round: the round.
-      key: a key.
-      totals: what was observed of the client's samples.
-      upload: what the client sends up.
-    """
-
-    server: Any
-    down: Any
-    floats_down: Any
-    client: Client
-    batch: Batch
-    data: ClientData
-    round: Round
-    key: jax.Array
-    totals: Any
-    upload: Upload
 
 
 def expected(
@@ -78,6 +65,7 @@ def expected(
     given: Sequence[Shapes],
     slots: Sequence[int],
     lengths: Sequence[tuple[int, int]],
+    tiled: bool,
 ) -> Memory:
     """What a program will need on each device.
 
@@ -85,79 +73,102 @@ def expected(
       program: which.
       dataset: all samples.
       spread: of its runs over devices.
-      given: of each architecture, see `shapes_of`.
+      given: of each architecture, see `shapes.of_hooks`.
       slots: of each architecture, clients on a device.
       lengths: of each architecture, see `layout.row_lengths`.
+      tiled: whether it is for a TPU, on which arrays lie in tiles and code beside them.
     """
-    num_clients = program.config.num_clients
-    state = index = server = each = mean = largest = work = 0
+    num_clients, runs = program.config.num_clients, spread.vmap_runs
+    index = mean = work = in_turn = vmapped = 0
+    clients = []
     for architecture, shapes, count, length in zip(
         program.architectures, given, slots, lengths, strict=True
     ):
-        server, upload = num_bytes(shapes.server), shapes.upload
-        state += count * num_bytes(architecture.client)
-        index += count * 4 * sum(length)
-        rows = architecture.together * spread.vmap_runs
-        work = max(work, rows * _client_bytes(program, architecture, shapes))
-        if architecture.chunk > architecture.together:
-            rows = architecture.chunk * spread.vmap_runs
-            work = max(work, rows * _evaluation_bytes(program, architecture, shapes))
-        work = max(work, spread.vmap_runs * _server_bytes(program, shapes))
-        each = 2 * num_clients * num_bytes(upload.each)
+        clients.append(stacked(jax.eval_shape(flatten, architecture.client), count))
+        rows = [jax.ShapeDtypeStruct((spread.runs_each, count, one), jnp.int32) for one in length]
+        index += num_bytes(rows, tiled=tiled)
         # The average is taken leaf by leaf, from the uploads as they come.
-        mean += architecture.room * spread.client_devices * num_bytes(upload.mean)
-        largest = max([largest, *(num_bytes(leaf) for leaf in jax.tree.leaves(upload.mean))])
-    state += server
-    # Where a device has several runs, those that train are copied out of the rest.
-    copies = spread.vmap_runs if spread.runs_each > 1 else 0
+        places = architecture.room * spread.client_devices
+        mean += num_bytes(stacked(shapes.upload.mean, places), tiled=tiled)
+        for part, side_by_side, widths in (
+            (_training, architecture.together * runs, architecture.widths),
+            (_evaluation, architecture.chunk * runs, architecture.evaluation_widths),
+        ):
+            need = part(program, architecture, shapes, side_by_side, tiled)
+            work = max(work, need.bytes)
+            if side_by_side > 1:
+                vmapped += max(len(widths), 1) * need.operations
+            else:
+                in_turn += need.operations
+    shapes = given[0]  # What crosses between clients and server is the same for all of them.
+    server = _server(program, shapes, tiled)
+    work = max(work, runs * server.bytes)
+    each, ordered = (stacked(one, num_clients) for one in (shapes.upload.each, shapes.upload.mean))
+    if tiled:  # They are joined by filling up those of each architecture to the size of all.
+        copies = len(program.architectures) + UPLOAD_COPIES
+        uploads = mean + copies * (num_bytes(each, tiled=True) + num_bytes(ordered, tiled=True))
+        work = int(WORK_KEPT * work)
+    else:
+        largest = max([0, *(num_bytes(leaf) for leaf in ordered)])
+        uploads = 2 * num_bytes(each) + mean + largest
+    uploads *= runs
+    states = states_bytes((clients, shapes.server), spread, uploads + work, tiled=tiled)
+    code = 0
+    if tiled:
+        leaves = len(jax.tree.leaves(clients)) if spread.runs_each > 1 else 0
+        code = CODE_ALWAYS + CODE_IN_TURN * (in_turn + server.operations)
+        code += CODE_VMAPPED * vmapped + CODE_OF_A_LEAF * leaves
+    samples = (Images.of(dataset.images).pixels, dataset.labels)
     return Memory(
-        samples=dataset.images.nbytes + dataset.labels.nbytes + spread.runs_each * index,
-        states=(spread.runs_each + copies) * state,
-        uploads=spread.vmap_runs * (each + mean + num_clients * largest),
+        samples=num_bytes(samples, tiled=tiled) + index,
+        states=states,
+        uploads=uploads,
         work=work,
+        code=code,
     )
 
 
-def shapes_of(program: Program, architecture: Architecture, dataset: Dataset) -> Shapes:
-    """The shapes of everything that the hooks are given."""
-    config, method, models = program.config, program.method, architecture.models
-    size, num_clients = config.batch_size, config.num_clients
+def states_bytes(run: Any, spread: Spread, beside: int, *, tiled: bool) -> int:
+    """What the states of all runs of a device need, copies included.
 
-    known: list[Any] = []  # Plain numbers do not come back from `eval_shape` as such.
-
-    def make(key: jax.Array) -> Shapes:
-        first = program.architectures[program.first].models
-        server = method.init_server(key, first, first.private.init(key))
-        counts = jnp.zeros((num_clients, dataset.num_classes), jnp.int32)
-        own = methods.settings_of(config.method, config.method_settings)
-        own, chosen = jax.tree.map(jnp.float32, (own, descent.of(config)))
-        round = Round(jnp.int32(0), jnp.float32(0), own, counts, descent=chosen)
-        down, floats_down = method.broadcast(server, round)
-        client = method.init_client(key, models.private.init(key), server, models, counts[0])
-        images = (size, *dataset.images.shape[1:])
-        labels, mask = jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
-        batch = Batch(jnp.zeros(images), labels, mask)
-        data = ClientData(jnp.zeros(images, jnp.uint8), labels, labels, jnp.int32(size))
-        _, info = method.loss(
-            client.params, client.statistics, down, batch, key, round, models=models
-        )
-        totals = method.observe(info.outputs, labels, mask) if method.collect else ()
-        upload = method.upload(key, client, totals, data, down, round, models=models)
-        known.extend((floats_down, upload.floats))
-        return Shapes(server, down, floats_down, client, batch, data, round, key, totals, upload)
-
-    shapes = jax.eval_shape(make, jax.eval_shape(lambda: keys.root(0)))
-    down, up = (one if isinstance(one, int) else None for one in known)
-    upload = shapes.upload if up is None else shapes.upload._replace(floats=up)
-    return shapes._replace(floats_down=shapes.floats_down if down is None else down, upload=upload)
+    Args:
+      run: the shapes of those of one run.
+      spread: of the runs over devices.
+      beside: bytes that rounds need beside them, and that are free again when they are returned.
+      tiled: see `expected`.
+    """
+    whole, several = stacked(run, spread.runs_each), spread.runs_each > 1
+    kept = num_bytes(whole, tiled=tiled)
+    # Where a device has several runs, those that train are copied out of the rest.
+    copied = spread.vmap_runs * num_bytes(run, tiled=tiled) if several else 0
+    if not tiled:
+        return kept + copied
+    # A TPU takes and returns them in the order of dimensions that takes least, and copies them into
+    # the order that they have; those of several runs are copied back before they are returned.
+    copied += sum(_row_major_bytes(leaf) for leaf in _arrays(whole if several else run))
+    return kept + copied + (max(kept - beside, 0) if several else 0)
 
 
-def _client_bytes(program: Program, architecture: Architecture, given: Shapes) -> int:
-    """What one client's step, or the making of its upload, needs beside its state.
+class _Need(NamedTuple):
+    """What a part of a program needs.
 
-    The step keeps what its backward pass needs, among it the parameters; and makes gradients, new
-    parameters and a state of the optimiser. Held against what XLA allocates for the paper's four
-    architectures, this sum is between 0.99 and 1.3 of it.
+    Attributes:
+      bytes: beside the states.
+      operations: as traced, for one client or server; the more, the longer is the program.
+    """
+
+    bytes: int
+    operations: int
+
+
+def _training(
+    program: Program, architecture: Architecture, given: Shapes, rows: int, tiled: bool
+) -> _Need:
+    """What steps of so many clients side by side, or the making of their uploads, need.
+
+    A step keeps what its backward pass needs, among it the parameters; and makes gradients, new
+    parameters and a state of the optimiser. Held against what XLA allocates on CPU for the paper's
+    four architectures, this sum is between 0.99 and 1.3 of it.
     """
     method, models = program.method, architecture.models
 
@@ -169,19 +180,30 @@ def _client_bytes(program: Program, architecture: Architecture, given: Shapes) -
 
         return jax.vjp(loss, given.client.params, has_aux=True)[1]
 
+    def observe(given: Shapes) -> Any:
+        outputs = infer(models, given.client, given.batch.inputs)
+        return method.observe(outputs, given.batch.labels, given.batch.mask)
+
     def upload(given: Shapes) -> Any:
         rest = (given.totals, given.data, given.down, given.round)
         return method.upload(given.key, given.client, *rest, models=models)
 
+    sized = functools.partial(num_bytes, tiled=tiled, rows=rows)
     optimizer = jax.eval_shape(
         lambda given: method.optimizer(given.round).init(given.client.params), given
     )
-    step = num_bytes(jax.eval_shape(backward, given)) + 2 * num_bytes(given.client.params)
-    return max(step + num_bytes(optimizer), _peak_bytes(upload, given))
+    step, sent = trace(backward, given, sized), trace(upload, given, sized)
+    operations = step.operations + sent.operations
+    if method.observe is not observe_nothing and method.collect in ("after", "before"):
+        operations += trace(observe, given, sized).operations
+    params = given.client.params
+    return _Need(max(sized((step.result, params, params, optimizer)), sent.peak), operations)
 
 
-def _evaluation_bytes(program: Program, architecture: Architecture, given: Shapes) -> int:
-    """What the evaluation of a client needs beside its state."""
+def _evaluation(
+    program: Program, architecture: Architecture, given: Shapes, rows: int, tiled: bool
+) -> _Need:
+    """What the evaluation of so many clients side by side needs."""
     method, models = program.method, architecture.models
     images = given.batch.inputs
     inputs = jax.ShapeDtypeStruct((program.config.eval_batch_size, *images.shape[1:]), images.dtype)
@@ -190,10 +212,12 @@ def _evaluation_bytes(program: Program, architecture: Architecture, given: Shape
         client, down, inputs = given
         return method.predict(client, down, inputs, models=models)
 
-    return num_bytes(inputs) + _peak_bytes(predict, (given.client, given.down, inputs))
+    sized = functools.partial(num_bytes, tiled=tiled, rows=rows)
+    seen = trace(predict, (given.client, given.down, inputs), sized)
+    return _Need(sized(inputs) + seen.peak, seen.operations)
 
 
-def _server_bytes(program: Program, given: Shapes) -> int:
+def _server(program: Program, given: Shapes, tiled: bool) -> _Need:
     """What the server's own work needs, beside its state and the uploads."""
     num_clients = program.config.num_clients
 
@@ -205,45 +229,37 @@ def _server_bytes(program: Program, given: Shapes) -> int:
         received = Received(each, given.upload.mean, arrived, samples)
         return program.method.aggregate(given.key, given.server, received, given.round)
 
-    return _peak_bytes(aggregate, given)
+    traced = trace(aggregate, given, functools.partial(num_bytes, tiled=tiled))
+    return _Need(traced.peak, traced.operations)
 
 
-def _peak_bytes(function: Callable[..., Any], given: Any) -> int:
-    """The most bytes that are alive at a time within `function(given)`, what it is given apart."""
-    return _peak_of(jax.make_jaxpr(function)(given).jaxpr)
+def stacked(tree: Any, count: int) -> list[jax.ShapeDtypeStruct]:
+    """The shapes of so many of each array."""
+    return [jax.ShapeDtypeStruct((count, *leaf.shape), leaf.dtype) for leaf in _arrays(tree)]
 
 
-def _peak_of(jaxpr: core.Jaxpr) -> int:
-    """See `_peak_bytes`; operations run in the order in which they were traced."""
-    last_use = {
-        id(variable): number
-        for number, equation in enumerate(jaxpr.eqns)
-        for variable in equation.invars
-    }
-    last_use |= {id(variable): len(jaxpr.eqns) for variable in jaxpr.outvars}
-    alive: dict[int, int] = {}
-    peak = 0
-    for number, equation in enumerate(jaxpr.eqns):
-        inner = max([0, *(_peak_of(inside) for inside in _inside(equation.params))])
-        alive |= {id(one): num_bytes(one.aval) for one in equation.outvars}
-        peak = max(peak, sum(alive.values()) + inner)
-        alive = {name: size for name, size in alive.items() if last_use.get(name, -1) > number}
-    return peak
+def num_bytes(tree: Any, *, tiled: bool = False, rows: int = 1) -> int:
+    """The bytes of all arrays of a tree, or of their shapes.
+
+    Args:
+      tree: of arrays; keys of random numbers are left out.
+      tiled: whether they lie in tiles, see `tiles.compact`.
+      rows: how many of each there are, side by side in one array.
+    """
+    if not tiled:
+        return rows * sum(leaf.size * leaf.dtype.itemsize for leaf in _arrays(tree))
+    lead = (rows,) if rows > 1 else ()
+    return sum(tiles.compact((*lead, *leaf.shape), leaf.dtype.itemsize) for leaf in _arrays(tree))
 
 
-def _inside(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """The programs that an operation holds, as loops and branches do."""
-    leaves = jax.tree.leaves(
-        list(params.values()), is_leaf=lambda one: isinstance(one, core.Jaxpr | core.ClosedJaxpr)
-    )
-    closed = [one.jaxpr for one in leaves if isinstance(one, core.ClosedJaxpr)]
-    return closed + [one for one in leaves if isinstance(one, core.Jaxpr)]
+def _row_major_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return tiles.row_major(leaf.shape, leaf.dtype.itemsize)
 
 
-def num_bytes(tree: Any) -> int:
-    """The bytes of all arrays of a tree, or of their shapes."""
-    return sum(
-        int(np.prod(leaf.shape)) * jnp.dtype(leaf.dtype).itemsize
+def _arrays(tree: Any) -> list[jax.ShapeDtypeStruct]:
+    """The shapes of all arrays of a tree but keys of random numbers."""
+    return [
+        jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         for leaf in jax.tree.leaves(tree)
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    )
+    ]

@@ -13,7 +13,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import descent
-from protonorm_jax.planning import added, devices, layout, memory, targets, tpu_forms
+from protonorm_jax.planning import added, devices, layout, memory, shapes, targets, tpu_forms
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.planning.samples import DataSets
 from protonorm_jax.types import Client, Dataset, Model, Models, Partition, Scored
@@ -279,7 +279,7 @@ def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -
     program, spread = program_of(dealt, arrangement, chosen[0].platform), arrangement.spread
     first = dealt.config
     own = methods.settings_of(first.method, first.method_settings)
-    given = [memory.shapes_of(program, one, dealt.dataset) for one in program.architectures]
+    given = [shapes.of_hooks(program, one, dealt.dataset) for one in program.architectures]
     labels, num_classes = dealt.dataset.labels, dealt.dataset.num_classes
     runs = tuple(
         PlannedRun(
@@ -305,6 +305,7 @@ def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -
             given=given,
             slots=[one.client_ids.shape[1] for one in arrangement.layouts[0].placements],
             lengths=layout.row_lengths(arrangement.layouts, dealt.partitions, dealt.scored),
+            tiled=chosen[0].platform == "tpu",
         ),
         added=added.to_local_training(program, given),
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),

@@ -1,57 +1,41 @@
 """Programs compiled without being run, also for absent chips, and what they will need."""
 
+import bisect
+import concurrent.futures
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import psutil
 
-from protonorm_jax.planning import costs, devices, hlo
+from protonorm_jax.planning import costs, devices, hlo, memory, need
 from protonorm_jax.planning import plan as planning
+from protonorm_jax.planning.need import Need
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.planning.targets import CHIPS, Target
-from protonorm_jax.running import driver
+from protonorm_jax.running import programs
+from protonorm_jax.running.programs import Traced
 
 _SECONDS_BETWEEN_LOOKS = 0.02
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
-
-
-class Memory(NamedTuple):
-    """What a compiled program needs of a device's memory, in bytes.
-
-    Attributes:
-      arguments: the data set, and the states and index rows of its runs.
-      results: that are not written over arguments.
-      temporaries: of the computation.
-      code: the program itself; zero where it lies elsewhere, as on CPU.
-    """
-
-    arguments: int
-    results: int
-    temporaries: int
-    code: int
-
-    def total(self) -> int:
-        """The sum."""
-        return sum(self)
 
 
 class Compiled(NamedTuple):
     """A program, compiled.
 
     Attributes:
-      name: `init` makes the first states, `rounds` advances and evaluates, `features` is for
-        `Config.keep_features`.
-      seconds: spent tracing and compiling.
+      name: see `programs.Traced`; `features` is for `Config.keep_features`.
+      seconds: spent tracing and compiling, others beside it.
       cached: whether it was in the cache of programs already.
       host_bytes: the most memory that the process had meanwhile.
       memory: of a device.
       available: bytes of a device that programs may use.
-      round: what a round costs; None but for `rounds`.
-      runs_that_fit: how many runs could train at a time on these devices; None but for `rounds`.
+      round: its part of what a round costs; None where it has none.
+      runs_that_fit: how many runs could train at a time on these devices; None but for the last of
+        the programs of a round.
       text: the program, as XLA writes it.
     """
 
@@ -59,7 +43,7 @@ class Compiled(NamedTuple):
     seconds: float
     cached: bool
     host_bytes: int
-    memory: Memory
+    memory: Need
     available: int
     round: costs.Round | None
     runs_that_fit: int | None
@@ -82,7 +66,7 @@ class Compiled(NamedTuple):
 
 
 def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled]:
-    """Compiles the programs of a plan, one after the other, and runs none.
+    """Compiles the programs of a plan, as many at a time as there are cores, and runs none.
 
     Those for devices that are there go into the cache of programs, in which a run finds them.
 
@@ -94,67 +78,104 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
       Each of the programs.
     """
     devices.make_room_for_programs()
-    told = driver.told_shapes(plan)
+    told = programs.told_shapes(plan)
     device = plan.devices[0]
     chip = target.chip if target else CHIPS.get(device.device_kind)
     available = target.chip.memory if target else devices.free_bytes(plan.devices)
-
-    def compiled(
-        name: str,
-        lower: Callable[[], jax.stages.Lowered],
-        options: dict[str, bool | str] | None = None,
-    ) -> tuple[jax.stages.Lowered, Compiled]:
-        """One program, traced and compiled."""
+    needs: dict[tuple[str, int | None], Need] = {}
+    states = None
+    waiting: list[tuple[Traced, concurrent.futures.Future[_Made]]] = []
+    with concurrent.futures.ThreadPoolExecutor(devices.num_cores()) as pool:
+        tracing = _traced(plan, told)
         start = time.perf_counter()
-        with _watched_memory() as most, _watched_cache() as hits:
-            lowered = lower()
-            program = lowered.compile(options)
-        seconds = time.perf_counter() - start
-        usage: Any = program.memory_analysis()
-        text = program.as_text() or ""
-        memory = Memory(
-            usage.argument_size_in_bytes,
-            usage.output_size_in_bytes - usage.alias_size_in_bytes,
-            usage.temp_size_in_bytes,
-            usage.generated_code_size_in_bytes,
-        )
-        cost = fit = None
-        if name == "rounds":
-            cost = costs.of_round(plan, hlo.count(text), chip)
-            fit = runs_that_fit(plan, memory, available)
-        found = Compiled(name, seconds, bool(hits), most[0], memory, available, cost, fit, text)
-        return lowered, found
+        for one in tracing:
+            waiting.append((one, pool.submit(_made, one, time.perf_counter() - start)))
+            start = time.perf_counter()
+        for one, future in waiting:
+            made = future.result()
+            cost = fit = None
+            if one.name == "init":
+                states = one.lowered.out_info
+            elif one.name != "features":
+                cost = costs.of_round(plan, hlo.count(made.text), chip, every_round=one.every_round)
+                needs[one.name.split()[0], one.number] = made.need
+            if one.name in ("rounds", "score"):  # The last of them.
+                together = programs.needed_together(plan, needs, programs.shapes_of(states))
+                fit = runs_that_fit(plan, (states, told), together, available)
+            yield Compiled(
+                one.name,
+                made.seconds,
+                made.cached,
+                made.host_bytes,
+                made.need,
+                available,
+                cost,
+                fit,
+                made.text,
+            )
 
-    lowered, init = compiled("init", lambda: driver.lower_init(plan, told))
-    yield init
-    states = lowered.out_info
-    options = driver.options_of(plan)
-    yield compiled("rounds", lambda: driver.lower_advance(plan, told, states), options)[1]
+
+def _traced(plan: Plan, told: Any) -> Iterator[Traced]:
+    """All programs of a plan."""
+    states = None
+    for one in programs.traced(plan, told):
+        states = one.lowered.out_info if one.name == "init" else states
+        yield one
     if plan.program.config.keep_features:
-        yield compiled("features", lambda: driver.lower_features(plan, told, states))[1]
+        lowered = programs.lower_features(plan, told, states)
+        yield Traced("features", None, lowered, {}, False)
 
 
-def runs_that_fit(plan: Plan, memory: Memory, available: int) -> int:
+class _Made(NamedTuple):
+    """What is known of a compiled program, see `Compiled`."""
+
+    seconds: float
+    cached: bool
+    host_bytes: int
+    need: Need
+    text: str
+
+
+def _made(one: Traced, before: float) -> _Made:
+    """Compiles a program that took so many seconds to trace."""
+    start = time.perf_counter()
+    with _watched_memory() as most, _watched_cache() as hits:
+        program = programs.compiled(one)
+    seconds = before + time.perf_counter() - start
+    text = program.as_text() or ""
+    return _Made(seconds, bool(hits), most[0], need.of(program), text)
+
+
+def runs_that_fit(plan: Plan, by_run: Any, needed: Need, available: int) -> int:
     """How many runs could train at a time on the devices of a plan.
 
-    The data set and the code are there once, however many runs a device has; all else grows with
-    the number of its runs, but temporaries where they train in turn.
+    What a run has of its own is there for each of them, as `planning.memory` counts it; all else is
+    there once, but temporaries where runs are vmapped.
 
     Args:
       plan: of a program for some number of runs.
-      memory: that the program needs of a device.
+      by_run: the shapes of what it is given of its runs, `[num_devices, runs_each, ...]`.
+      needed: by the program, of a device.
       available: bytes of a device.
     """
-    spread = plan.spread
-    shared = plan.dataset.images.nbytes + plan.dataset.labels.nbytes + memory.code
-    arguments = max(memory.arguments - shared + memory.code, 0) + memory.results
-    each = arguments / spread.runs_each * spread.client_devices
-    alone = spread.vmap_runs == 1 and plan.devices[0].platform in planning.IN_TURN
+    spread, platform = plan.spread, plan.devices[0].platform
+    run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), by_run)
+    alone = spread.vmap_runs == 1 and platform in planning.IN_TURN
     in_turn = alone or spread.runs_each > spread.vmap_runs
-    if not in_turn:
-        each += memory.temporaries / spread.vmap_runs * spread.client_devices
-    left = available - shared - (memory.temporaries if in_turn else 0)
-    return max(int(left // max(each, 1)), 0) * len(plan.devices)
+    beside = plan.memory.uploads + plan.memory.work
+
+    def with_runs(runs_each: int) -> int:
+        """What a device would need for so many; of client devices, for their parts of so many."""
+        own = spread._replace(runs_each=runs_each)
+        states = memory.states_bytes(run, own, beside, tiled=platform == "tpu")
+        return states + (0 if in_turn else needed.temporaries * runs_each // spread.vmap_runs)
+
+    left = available - needed.total() + with_runs(spread.runs_each)
+    most = 1
+    while with_runs(most) <= left:
+        most *= 2
+    fit = bisect.bisect_right(range(most), left, key=with_runs) - 1
+    return max(fit, 0) // spread.client_devices * len(plan.devices)
 
 
 @contextlib.contextmanager

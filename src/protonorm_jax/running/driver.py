@@ -297,7 +297,8 @@ def compile_plan(plan: Plan) -> Simulation:
     several = jax.process_count() > 1
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere) if several else lambda tree: tree
     compile_seconds = time.perf_counter() - start
-    planning.check_memory(plan, compiled.needed, devices.free_bytes(plan.devices), "")
+    needed = compiled.needed.total()
+    planning.check_memory(plan, needed, devices.free_bytes(plan.devices), "")
     places = [inputs.place_of(plan, number) for number in range(plan.runs_per_program)]
 
     def fetch(tree: Any) -> list[Any]:
@@ -329,7 +330,7 @@ def compile_plan(plan: Plan) -> Simulation:
         run_advance,
         nets,
         features,
-        compiled.needed,
+        needed,
         compile_seconds,
     )
 

@@ -14,7 +14,16 @@ from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
 from protonorm_jax.planning import plan as planning
-from protonorm_jax.running import checkpoint, conditions, driver, files, lock, reading, record
+from protonorm_jax.running import (
+    checkpoint,
+    conditions,
+    driver,
+    files,
+    lock,
+    programs,
+    reading,
+    record,
+)
 from protonorm_jax.running import directory as places
 from protonorm_jax.types import Dataset
 
@@ -216,7 +225,7 @@ def _state_to_extend(
     digest = reading.read_manifest(directory).get("data_digest")
     with conditions.blaming_data(digest, longer, dataset, directory):
         plans = [planning.make([one], dataset) for one in (longer, shorter)]
-    if not driver.have_one_course(*plans):
+    if not programs.have_one_course(*plans):
         say(
             f"{longer.method} with these settings depends on the number of rounds: "
             f"{directory} is run again from the start"

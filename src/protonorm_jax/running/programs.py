@@ -14,7 +14,8 @@ import jax
 import numpy as np
 
 from protonorm_jax.engine import exchange, simulate
-from protonorm_jax.planning import devices, inputs
+from protonorm_jax.planning import devices, inputs, memory, need
+from protonorm_jax.planning.need import Need
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.types import Dataset, Images
 
@@ -142,14 +143,14 @@ class Compiled(NamedTuple):
         an evaluation the report has what a stopped run must say, `diverged`, and maybe more.
       shapes: of the states.
       predictors: names of the method's predictors.
-      needed: bytes on each device.
+      needed: of each device.
     """
 
     init: Callable[[Any], simulate.State]
     advance: Callable[..., tuple[simulate.State, dict[str, Any]]]
     shapes: simulate.State
     predictors: Sequence[str]
-    needed: int
+    needed: Need
 
 
 def compile_all(plan: Plan, told: Any) -> Compiled:
@@ -172,9 +173,37 @@ def compile_all(plan: Plan, told: Any) -> Compiled:
     else:
         advance = _at_once(plan, named["rounds", None])
         correct = lowered["rounds"].out_info[1]["correct"]
-    usages: list[Any] = [one.memory_analysis() for one in made.values()]
-    needed = max(usage.argument_size_in_bytes + usage.temp_size_in_bytes for usage in usages)
-    return Compiled(named["init", None], advance, states, list(correct), needed)
+    needs = {key: need.of(one) for key, one in named.items() if key[0] != "init"}
+    return Compiled(
+        named["init", None], advance, states, list(correct), needed_together(plan, needs, states)
+    )
+
+
+def needed_together(
+    plan: Plan, needs: Mapping[tuple[str, int | None], Need], states: simulate.State
+) -> Need:
+    """What the programs of a round need of a device, one of them running at a time.
+
+    Args:
+      plan: whose.
+      needs: of each by its kind (`rounds`; or `open`, `train`, `close`, `evaluate`, `score`) and
+        the number of its architecture.
+      states: their shapes, `[num_devices, runs_each, ...]`.
+    """
+    tiled = plan.devices[0].platform == "tpu"
+    here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), states)
+    clients = [memory.num_bytes(one, tiled=tiled) for one in here.clients]
+    uploads = {key: one.results for key, one in needs.items() if key[0] == "train"}
+    code = sum(one.code for one in needs.values())
+    found = []
+    for (kind, number), one in needs.items():
+        beside = 0
+        if kind != "rounds":  # That one is given all there is.
+            beside = sum(clients) - (0 if number is None else clients[number])
+        if kind == "train":
+            beside += sum(uploads.values()) - one.results
+        found.append(one._replace(arguments=one.arguments + beside, code=code))
+    return max(found, key=Need.total)
 
 
 def compiled(one: Traced) -> jax.stages.Compiled:
@@ -253,10 +282,10 @@ def have_one_course(first: Plan, second: Plan) -> bool:
         name == other and np.array_equal(leaf, another)
         for (name, leaf), (other, another) in zip(*leaves, strict=True)
     )
-    return same and _texts(first, told[0]) == _texts(second, told[1])
+    return same and texts(first, told[0]) == texts(second, told[1])
 
 
-def _texts(plan: Plan, told: Any) -> list[str]:
+def texts(plan: Plan, told: Any) -> list[str]:
     """The programs of a plan, traced but not compiled."""
     return [one.lowered.as_text() for one in traced(plan, told)]
 

@@ -52,6 +52,7 @@ def wait_for(process, condition):
         time.sleep(0.005)
 
 
+@pytest.mark.large
 @pytest.mark.timeout(400)
 def test_killed_at_random_moments(many_rounds, tmp_path):
     """SIGKILL, every other time while a checkpoint is being written."""

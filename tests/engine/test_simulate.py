@@ -40,6 +40,7 @@ def alone(small_set):
         return protonorm_jax.run(SMALL, dataset=small_set)
 
 
+@pytest.mark.large
 def test_order_of_clients_does_not_matter(alone, small_set, monkeypatch):
     arrange = layout.arrange
 

@@ -35,8 +35,8 @@ def once():
     """Programs that plans share are traced and compiled once within.
 
     Module-wide, as `hasty`; for tests of what is kept of runs that are stopped, repeated and
-    continued. That a plan comes to the same program each time is for `test_ahead`, and for tests
-    with processes of their own.
+    continued, not of plans whose hooks were replaced. That a plan comes to the same program each
+    time is for `test_ahead`, and for tests with processes of their own.
     """
     made, compile_plan = {}, driver.compile_plan
 
@@ -68,8 +68,9 @@ def _program_of(plan: Plan) -> tuple:
         str(told),
         dataset.num_classes,
         *((one.shape, zlib.crc32(one.tobytes())) for one in (dataset.images, dataset.labels)),
-        # As users may set it, and tests do.
+        # As users may set them, and tests do.
         jax.config.values["jax_default_matmul_precision"],
+        jax.config.values["jax_disable_most_optimizations"],
     )
 
 

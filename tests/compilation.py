@@ -1,8 +1,17 @@
-"""Programs whose bits are compared with no others are compiled with the least effort."""
+"""Programs whose bits are compared with no others are compiled with the least effort, and once."""
 
 import contextlib
+import functools
+import json
+import zlib
 
 import jax
+import pytest
+
+from protonorm_jax import methods
+from protonorm_jax.planning import deal, inputs
+from protonorm_jax.planning.plan import Plan
+from protonorm_jax.running import driver
 
 HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _compile = jax.stages.Lowered.compile
@@ -19,6 +28,50 @@ def hasty():
         lambda lowered, options=None: _compile(lowered, {**HASTY, **(options or {})}), True
     ):
         yield
+
+
+@contextlib.contextmanager
+def once():
+    """Programs that plans share are traced and compiled once within.
+
+    Module-wide, as `hasty`; for tests of what is kept of runs that are stopped, repeated and
+    continued, not of plans whose hooks were replaced. That a plan comes to the same program each
+    time is for `test_ahead`, and for tests with processes of their own.
+    """
+    made, compile_plan = {}, driver.compile_plan
+
+    def compile_or_take(plan: Plan) -> driver.Simulation:
+        key = _program_of(plan)
+        if key not in made:
+            made[key] = compile_plan(plan)
+        own = functools.partial(inputs.of_call, plan)
+        return made[key]._replace(plan=plan, inputs=own)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "compile_plan", compile_or_take)
+        yield
+
+
+def _program_of(plan: Plan) -> tuple:
+    """What a program depends on: see `simulate.Program`; and the data, which it has on devices."""
+    config, dataset = plan.program.config, plan.dataset
+    # By these two it is called.
+    fixed = deal.common(config).replace(eval_every=1, checkpoint_every=0)
+    told = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(driver.told_shapes(plan))]
+    return (
+        json.dumps(fixed.to_dict(), sort_keys=True),
+        methods.METHODS[config.method],
+        tuple(one[2:] for one in plan.program.architectures),
+        plan.architectures,
+        plan.spread,
+        tuple(plan.devices),
+        str(told),
+        dataset.num_classes,
+        *((one.shape, zlib.crc32(one.tobytes())) for one in (dataset.images, dataset.labels)),
+        # As users may set them, and tests do.
+        jax.config.values["jax_default_matmul_precision"],
+        jax.config.values["jax_disable_most_optimizations"],
+    )
 
 
 @contextlib.contextmanager

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import pytest
 
-from compilation import hasty
+from compilation import hasty, once
 from protonorm_jax.planning import targets
+from protonorm_jax.running import record
 from protonorm_jax.types import Dataset
 
 targets.leave_out_absent()
@@ -41,6 +42,22 @@ def forget_programs():
 def hastily():
     """See `compilation.hasty`."""
     with hasty():
+        yield
+
+
+@pytest.fixture(scope="module")
+def compiled_once():
+    """See `compilation.once`."""
+    with once():
+        yield
+
+
+@pytest.fixture(scope="module")
+def undrawn():
+    """Pictures of runs are empty files: drawing them takes longer than a small run itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_clients", "draw_curves", "draw_prototypes"):
+            patch.setattr(record.report, name, lambda *_: None)
         yield
 
 

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from protonorm_jax import keys, loop, models
+from protonorm_jax import keys, loop, methods, models, settings
 from protonorm_jax.config import rates
 from protonorm_jax.engine import simulate
 from protonorm_jax.engine.client import num_steps
 from protonorm_jax.methods import descent
+from protonorm_jax.methods.method import Method
 from protonorm_jax.planning.plan import Plan
 
 
@@ -39,6 +40,7 @@ def federate(plan: Plan, index: int = 0) -> loop.Trace:
     common = build(models.shared_model(config.family), feature_dim=shared_dim or config.feature_dim)
     chances = jnp.float32(config.participation), jnp.float32(0)
     method, parts_of_steps = plan.program.method, (config.stragglers, config.straggler_work)
+    traced = settings.traced(methods.METHODS[config.method].settings)
     counts = num_steps(parts.train_count, config, method.reserve)
     rounds = [(root, index, config.num_clients) for index in range(config.rounds)]
     takes_part = [
@@ -49,11 +51,11 @@ def federate(plan: Plan, index: int = 0) -> loop.Trace:
     # As `budget_of` has it, by hand.
     steps = [np.ceil(simulate.work(*one, *parts_of_steps) * counts).astype(int) for one in rounds]
     return loop.federate(
-        config.method,
+        _compiled(method),
         [client(number) for number in range(config.num_clients)],
         rounds=config.rounds,
         learning_rate=config.learning_rate,
-        settings=config.method_settings,
+        settings={name: config.method_settings[name] for name in traced},
         seed=config.seed,
         shared=(common._replace(init=jax.jit(common.init)), None),
         batch_size=config.batch_size,
@@ -63,6 +65,19 @@ def federate(plan: Plan, index: int = 0) -> loop.Trace:
         schedule=rates(config.schedule, config.rounds),
         augment=config.augment,
         **sizes,
+    )
+
+
+def _compiled(method: Method) -> Method:
+    """The same with each hook that the plain loop calls in one program, not in one an operation.
+
+    Of which a round has hundreds, and compiling each takes longer than compiling them together.
+    """
+    return method._replace(
+        init_server=jax.jit(method.init_server, static_argnums=1),
+        init_client=jax.jit(method.init_client, static_argnums=3),
+        receive=jax.jit(method.receive, static_argnums=2),
+        upload=jax.jit(method.upload, static_argnames="models"),
     )
 
 

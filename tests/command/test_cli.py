@@ -15,7 +15,7 @@ from protonorm_jax import config, data, methods, report, settings
 from protonorm_jax.command import cli, flags
 from protonorm_jax.methods import table
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once")
 
 FAST = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
 FILES = {

@@ -9,7 +9,7 @@ from protonorm_jax import config, data
 from protonorm_jax.command import cli
 from protonorm_jax.planning import deal
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 DEALT = ("--num-clients", "4", "--alpha", "0.5", "--seed", "3", "--min-samples", "5")
 

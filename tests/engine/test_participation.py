@@ -32,7 +32,13 @@ def rows_of(config, dataset):
     return [event.row for step in driver.train(simulation) for event in step.news.values()]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.large) if name == "a head for all" else name
+        for name in CASES
+    ],
+)
 def test_rows_are_those_of_the_code_that_visited_everybody(name, small_set):
     recorded = json.loads(RECORDED.read_text())[name]
     found = rows_of(CASES[name], small_set)

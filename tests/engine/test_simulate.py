@@ -20,7 +20,7 @@ from protonorm_jax.running import driver
 from protonorm_jax.types import Dataset, Images
 from recorded import SMALL
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once")
 
 
 def replace(**changes):
@@ -40,6 +40,7 @@ def alone(small_set):
         return protonorm_jax.run(SMALL, dataset=small_set)
 
 
+@pytest.mark.large
 def test_order_of_clients_does_not_matter(alone, small_set, monkeypatch):
     arrange = layout.arrange
 
@@ -256,10 +257,9 @@ SET = PLAIN.replace(
 
 
 def test_training_as_users_set_it_has_equal_bits_on_any_number_of_devices(small_set):
-    with thorough():
-        one, two = (
-            protonorm_jax.run(SET.replace(devices=devices), dataset=small_set) for devices in (1, 2)
-        )
+    one, two = (
+        protonorm_jax.run(SET.replace(devices=devices), dataset=small_set) for devices in (1, 2)
+    )
     assert_equal(one, two)
 
 

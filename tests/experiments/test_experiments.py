@@ -17,7 +17,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import grid, points
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 NAMES = catalogue.names()
 SWEEPS = [

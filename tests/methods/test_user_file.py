@@ -8,7 +8,7 @@ import pytest
 from protonorm_jax import data, methods
 from protonorm_jax.command import cli
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 FAST = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
 README = (pathlib.Path(__file__).parent.parent.parent / "README.md").read_text()

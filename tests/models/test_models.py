@@ -41,6 +41,8 @@ LARGE = ("googlenet", "resnet50", "resnet101", "resnet152", "vit_b_16", "vit_b_3
 
 # Gradients take longest to compile; these have no layer of which another's are not compared.
 ONLY_FORWARDS = ("resnet18", "efficientnet_b0")
+# Their layers' gradients are compared in `test_layers`, and as a whole by `make test-large`.
+GRADIENTS_LATER = ("mobilenet_v2", "shufflenet_v2")
 
 
 def reference_weights(golden):
@@ -84,16 +86,18 @@ def golden_norms(golden, kind, tensors):
     return {name: float(golden[f"{kind}/{name}"]) for name in tensors if f"{kind}/{name}" in golden}
 
 
-def marked(names):
-    """Marks those of the names that `make test` leaves out."""
-    return [
-        pytest.param(name, marks=pytest.mark.large) if name.split("+")[0] in LARGE else name
-        for name in names
-    ]
+def compared():
+    """Names of models, and whether gradients are compared; those that take long are large."""
+    for name in REFERENCES:
+        later = name in GRADIENTS_LATER
+        if later:
+            yield pytest.param(name, False, id=f"{name}, forwards")
+        marks = [pytest.mark.large] if later or name.split("+")[0] in LARGE else []
+        yield pytest.param(name, name not in ONLY_FORWARDS, id=name, marks=marks)
 
 
-@pytest.mark.parametrize("name", marked(REFERENCES))
-def test_reference_numbers(name):
+@pytest.mark.parametrize(("name", "backwards"), list(compared()))
+def test_reference_numbers(name, backwards):
     golden = np.load(GOLDEN / f"forward_{REFERENCES[name]}.npz")
     inputs = np.load(GOLDEN / "forward_inputs.npz")
     images, labels = inputs["x"].transpose(0, 2, 3, 1), inputs["y"]
@@ -111,7 +115,7 @@ def test_reference_numbers(name):
     def report(variables, images, targets):
         outputs, unchanged = model.apply(variables, images)
         arguments = variables["params"], variables, images, targets
-        if name in ONLY_FORWARDS:
+        if not backwards:
             return outputs, unchanged, (None, loss(*arguments)[1])
         return outputs, unchanged, jax.grad(loss, has_aux=True)(*arguments)
 

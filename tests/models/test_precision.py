@@ -163,7 +163,13 @@ def test_sums_over_many_pixels_are_float32():
         np.testing.assert_allclose(gradient.reshape(2), 2.0**14 * mean, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", (*models.FAMILIES["tiny"], "tiny_vit"))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.large) if name == "tiny_mobilenet" else name
+        for name in (*models.FAMILIES["tiny"], "tiny_vit")
+    ],
+)
 def test_outputs_and_gradients_are_near_those_of_float32(name):
     """Rounding puts one ReLU in some hundred on the other side of its edge.
 

@@ -14,7 +14,7 @@ from protonorm_jax.planning.deal import deal
 from protonorm_jax.running import sweep
 from recorded import rows_of
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 SETTINGS = {"method": "local", "family": "mlp", "feature_dim": 8, "rounds": 2, "devices": 1}
 FLAGS = [

@@ -13,7 +13,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.running import checkpoint, job, sweep
 from recorded import SMALL, assert_same, rows_of, without_times
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 SETTINGS = SMALL.replace(rounds=8)
 

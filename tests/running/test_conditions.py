@@ -15,7 +15,7 @@ from protonorm_jax.running import checkpoint, conditions, job, sweep
 from protonorm_jax.types import Partition
 from recorded import SMALL, assert_same, rows_of, without_times
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 FEW = SMALL.replace(family="mlp", num_clients=4, feature_dim=8, rounds=6, data="sets/small.npz")
 

@@ -14,7 +14,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.running import job, record, sweep
 from recorded import SMALL, rows_of
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 FEW = SMALL.replace(family="mlp", num_clients=4, feature_dim=8, rounds=2)
 

@@ -16,7 +16,7 @@ from protonorm_jax.running import checkpoint, job, lock, programs, reading, swee
 from protonorm_jax.running import directory as places
 from recorded import SMALL, arrays_of, rows_of
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 FEW = SMALL.replace(family="mlp", num_clients=4, feature_dim=8, rounds=3, keep_state=True)
 FEW = FEW.replace(eval_every=2, validation_fraction=0.2, keep_features=9)

@@ -17,6 +17,8 @@ from protonorm_jax import data
 from protonorm_jax.command import cli
 from recorded import assert_same, count_lines, without_times
 
+pytestmark = pytest.mark.usefixtures("hastily")
+
 SIZES = ("--family", "mlp", "--num-clients", "7", "--feature-dim", "16", "--scale", "4")
 
 
@@ -36,6 +38,7 @@ def start(*commands, variables=False):
     own = ("XLA_FLAGS", "NPROC")
     environment = {name: value for name, value in os.environ.items() if name not in own}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # As `hastily` has it here.
     processes = []
     for number, command in enumerate(commands):
         where = {

@@ -9,7 +9,7 @@ import pytest
 from protonorm_jax.command import cli
 from recorded import rows_of
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 RECORDED = pathlib.Path(__file__).parent.parent / "golden" / "recorded_before"
 

@@ -11,7 +11,7 @@ from protonorm_jax.config import Config
 from protonorm_jax.types import Part
 from recorded import rows_of
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once")
 
 SETTINGS = {
     "method": "local",

@@ -13,7 +13,7 @@ from protonorm_jax.planning import inputs, plan
 from protonorm_jax.running import driver, job, programs, reading
 from recorded import SMALL, rows_of
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 FEW = SMALL.replace(
     **{"family": "mlp", "num_clients": 4, "feature_dim": 8, "rounds": 5, "eval_every": 2},

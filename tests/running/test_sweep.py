@@ -13,7 +13,7 @@ from protonorm_jax.planning import plan
 from protonorm_jax.running import comparing, sweep
 from recorded import assert_same, rows_of
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 SMALL = Config(
     family="mlp",

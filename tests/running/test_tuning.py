@@ -17,7 +17,7 @@ from protonorm_jax.running import choices, lock, points, sweep, verify_sweeps
 from protonorm_jax.running import directory as places
 from recorded import rows_of, without_times
 
-pytestmark = pytest.mark.usefixtures("hastily")
+pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
 BASE = Config(validation_fraction=0.25, rounds=9)
 GRID = {"method": ["local", "fedproto", "fedtgp"]}

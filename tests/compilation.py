@@ -11,7 +11,7 @@ import pytest
 from protonorm_jax import methods
 from protonorm_jax.planning import deal, inputs
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import driver
+from protonorm_jax.running import driver, programs
 
 HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _compile = jax.stages.Lowered.compile
@@ -57,13 +57,14 @@ def _program_of(plan: Plan) -> tuple:
     config, dataset = plan.program.config, plan.dataset
     # By these two it is called.
     fixed = deal.common(config).replace(eval_every=1, checkpoint_every=0)
-    told = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(driver.told_shapes(plan))]
+    told = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(programs.told_shapes(plan))]
     return (
         json.dumps(fixed.to_dict(), sort_keys=True),
         methods.METHODS[config.method],
         tuple(one[2:] for one in plan.program.architectures),
         plan.architectures,
         plan.spread,
+        plan.program.apart,
         tuple(plan.devices),
         str(told),
         dataset.num_classes,

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from protonorm_jax import methods
 from protonorm_jax.config import Config
-from protonorm_jax.planning import targets
 from protonorm_jax.planning import plan as planning
+from protonorm_jax.planning import targets
 from protonorm_jax.running import programs
 from protonorm_jax.types import Dataset
 

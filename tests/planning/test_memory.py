@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import pytest
 
 from protonorm_jax.config import Config
-from protonorm_jax.planning import memory, need, tiles
+from protonorm_jax.planning import memory, tiles
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.layout import Spread
-from protonorm_jax.running import driver
+from protonorm_jax.running import programs
 
 CONFIG = Config(family="mlp", num_clients=8, devices=1, rounds=1)
 
@@ -18,9 +18,7 @@ CONFIG = Config(family="mlp", num_clients=8, devices=1, rounds=1)
 def test_as_much_is_expected_as_the_compiler_needs(method, num_runs):
     configs = [CONFIG.replace(method=method, seed=seed) for seed in range(num_runs)]
     plan = planning.make(configs, runs_per_program=num_runs)
-    told = driver.told_shapes(plan)
-    lowered = driver.lower_advance(plan, told, driver.lower_init(plan, told).out_info)
-    needed = need.of(lowered.compile(driver.options_of(plan)))
+    needed = programs.compile_all(plan, programs.told_shapes(plan)).needed
     assert plan.memory.code == needed.code == 0
     assert 0.8 <= plan.memory.total() / needed.total() <= 1.25, (plan.memory, needed)
 

@@ -21,7 +21,7 @@ from protonorm_jax.engine import exchange
 from protonorm_jax.models import layers, registry
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning import targets
-from protonorm_jax.running import driver
+from protonorm_jax.running import programs
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
@@ -92,12 +92,12 @@ class Lowered:
             self.gathered.append(len(jax.tree.leaves(outputs[0])))
             return gather(outputs, client_devices)
 
-        told = driver.told_shapes(self.plan)
-        self.states = driver.lower_init(self.plan, told).out_info
+        told = programs.told_shapes(self.plan)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(exchange, "gather", counted)
-            self.program = driver.lower_advance(self.plan, told, self.states)
-        self.text = self.program.as_text()
+            init, self.program = programs.traced(self.plan, told)
+        self.states = init.lowered.out_info
+        self.text = self.program.lowered.as_text()
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def lowered(small_set):
 def compiled(lowered):
     """For eight chips."""
     one = lowered[EIGHT]
-    return one.program.compile(driver.options_of(one.plan))
+    return programs.compiled(one.program)
 
 
 CONVOLUTION = re.compile(
@@ -286,7 +286,7 @@ def test_no_program_is_compiled_with_less_effort(platform):
     """A program for a TPU would run 2.5 to 4 times slower by its compiler's own estimate."""
     assert lowering(["xla_backend_optimization_level", "exec_time_optimization_effort"])
     for precision in PRECISIONS:
-        assert not lowering(driver.compiler_options(precision, platform))
+        assert not lowering(programs.compiler_options(precision, platform))
 
 
 def test_the_product_sets_nothing_that_lowers_the_effort():

@@ -21,8 +21,10 @@ CODE_IN_TURN = 3_720
 """Bytes of a TPU program for each operation of what clients do in turn, or the server."""
 CODE_VMAPPED = 10_200
 """Bytes of a TPU program for each operation of what vmapped clients or runs do."""
-CODE_OF_A_LEAF = 32_300
-"""Bytes of a TPU program for each array of the clients' states where a device has several runs."""
+CODE_OF_STATES = 0.15
+"""Bytes of a TPU program for each byte of the clients' states where a device has several runs."""
+CODE_OF_A_LEAF = 1_000_000
+"""The most of these for one array of a client's state."""
 WORK_KEPT = 0.65
 """Share of the work that a TPU program allocates; it computes the rest again where it is used."""
 UPLOAD_COPIES = 3
@@ -112,41 +114,39 @@ def expected(
         largest = max([0, *(num_bytes(leaf) for leaf in ordered)])
         uploads = 2 * num_bytes(each) + mean + largest
     uploads *= runs
-    states = states_bytes((clients, shapes.server), spread, uploads + work, tiled=tiled)
     code = 0
     if tiled:
-        leaves = len(jax.tree.leaves(clients)) if spread.runs_each > 1 else 0
-        code = CODE_ALWAYS + CODE_IN_TURN * (in_turn + server.operations)
-        code += CODE_VMAPPED * vmapped + CODE_OF_A_LEAF * leaves
+        code = CODE_ALWAYS + CODE_IN_TURN * (in_turn + server.operations) + CODE_VMAPPED * vmapped
+        if spread.runs_each > 1:
+            leaves = [num_bytes(leaf, tiled=True) for leaf in stacked(clients, spread.runs_each)]
+            code += sum(min(int(CODE_OF_STATES * size), CODE_OF_A_LEAF) for size in leaves)
     samples = (Images.of(dataset.images).pixels, dataset.labels)
     return Memory(
         samples=num_bytes(samples, tiled=tiled) + index,
-        states=states,
+        states=states_bytes((clients, shapes.server), spread, tiled=tiled),
         uploads=uploads,
         work=work,
         code=code,
     )
 
 
-def states_bytes(run: Any, spread: Spread, beside: int, *, tiled: bool) -> int:
+def states_bytes(run: Any, spread: Spread, *, tiled: bool) -> int:
     """What the states of all runs of a device need, copies included.
 
     Args:
       run: the shapes of those of one run.
       spread: of the runs over devices.
-      beside: bytes that rounds need beside them, and that are free again when they are returned.
       tiled: see `expected`.
     """
     whole, several = stacked(run, spread.runs_each), spread.runs_each > 1
     kept = num_bytes(whole, tiled=tiled)
     # Where a device has several runs, those that train are copied out of the rest.
     copied = spread.vmap_runs * num_bytes(run, tiled=tiled) if several else 0
-    if not tiled:
-        return kept + copied
-    # A TPU takes and returns them in the order of dimensions that takes least, and copies them into
-    # the order that they have; those of several runs are copied back before they are returned.
-    copied += sum(_row_major_bytes(leaf) for leaf in _arrays(whole if several else run))
-    return kept + copied + (max(kept - beside, 0) if several else 0)
+    if tiled:
+        # A TPU takes and returns them in the order of dimensions that takes least, and works on a
+        # copy in the order that they have.
+        copied += sum(_row_major_bytes(leaf) for leaf in _arrays(whole if several else run))
+    return kept + copied
 
 
 class _Need(NamedTuple):

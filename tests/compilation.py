@@ -53,7 +53,7 @@ def once():
 
 
 def _program_of(plan: Plan) -> tuple:
-    """What a program depends on: see `simulate.Program`; and the data, which it has on devices."""
+    """What a program depends on: see `Program`; and the data, which it has on devices."""
     config, dataset = plan.program.config, plan.dataset
     # By these two it is called.
     fixed = deal.common(config).replace(eval_every=1, checkpoint_every=0)

@@ -6,7 +6,7 @@ import numpy as np
 
 from protonorm_jax import keys, loop, methods, models, settings
 from protonorm_jax.config import rates
-from protonorm_jax.engine import simulate
+from protonorm_jax.engine import participation
 from protonorm_jax.engine.client import num_steps
 from protonorm_jax.methods import descent
 from protonorm_jax.methods.method import Method
@@ -44,12 +44,14 @@ def federate(plan: Plan, index: int = 0) -> loop.Trace:
     counts = num_steps(parts.train_count, config, method.reserve)
     rounds = [(root, index, config.num_clients) for index in range(config.rounds)]
     takes_part = [
-        simulate.participants(*one, *chances)[0]
-        & ~simulate.failing(*one, jnp.float32(config.failures))
+        participation.participants(*one, *chances)[0]
+        & ~participation.failing(*one, jnp.float32(config.failures))
         for one in rounds
     ]
     # As `budget_of` has it, by hand.
-    steps = [np.ceil(simulate.work(*one, *parts_of_steps) * counts).astype(int) for one in rounds]
+    steps = [
+        np.ceil(participation.work(*one, *parts_of_steps) * counts).astype(int) for one in rounds
+    ]
     return loop.federate(
         _compiled(method),
         [client(number) for number in range(config.num_clients)],

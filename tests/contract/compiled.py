@@ -10,7 +10,7 @@ import numpy as np
 from compilation import HASTY
 from protonorm_jax import methods, settings
 from protonorm_jax.config import Config
-from protonorm_jax.engine.simulate import State
+from protonorm_jax.engine.program import State
 from protonorm_jax.methods.method import Method, keep
 from protonorm_jax.models import layers, registry
 from protonorm_jax.planning import inputs, layout

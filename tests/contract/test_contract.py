@@ -25,7 +25,7 @@ from compiled import (
 import plainly
 from compilation import hasty
 from protonorm_jax import keys, methods, models, settings
-from protonorm_jax.engine import simulate
+from protonorm_jax.engine import participation
 from protonorm_jax.engine.client import local_update
 from protonorm_jax.methods.shared.class_table import ClassSums
 from protonorm_jax.models import registry
@@ -265,7 +265,7 @@ def test_floats_are_counted(programs):
     assert plan.added.floats_up <= size and plan.added.floats_down <= _size(down)
     up_total = down_total = 0
     for index, row in enumerate(programs.outcomes["plain"].rows):
-        trains, arrives = simulate.participants(
+        trains, arrives = participation.participants(
             keys.root(config.seed), index, 7, config.participation, config.dropout
         )
         assert trains.sum() == 5 and row["clients_trained"] == 5

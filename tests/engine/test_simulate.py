@@ -12,7 +12,8 @@ import protonorm_jax
 from compilation import thorough
 from protonorm_jax import keys
 from protonorm_jax.config import Config
-from protonorm_jax.engine import simulate
+from protonorm_jax.engine import participation, simulate
+from protonorm_jax.engine.program import Samples
 from protonorm_jax.errors import UsageError
 from protonorm_jax.models import layers, registry
 from protonorm_jax.planning import layout, plan
@@ -199,14 +200,14 @@ def test_shard_map_in_place_of_pmap_has_the_same_bits(small_set):
             check_vma=False,
         )
     )
-    samples = simulate.Samples(Images.of(dataset.images), dataset.labels)
+    samples = Samples(Images.of(dataset.images), dataset.labels)
     others, _ = mapped(simulation.inputs(0), samples, np.int32(2), np.bool_(True))
     jax.tree.map(np.testing.assert_array_equal, states, jax.block_until_ready(others))
 
 
 def test_participation_and_dropout():
     participation, dropout = jnp.float32(0.3), jnp.float32(0.5)
-    draw = jax.jit(functools.partial(simulate.participants, num_clients=20))
+    draw = jax.jit(functools.partial(participation.participants, num_clients=20))
     counts, arrivals, seen = [], 0, np.zeros(20, bool)
     for round_index in range(200):
         trains, arrives = draw(
@@ -223,12 +224,15 @@ def test_participation_and_dropout():
 def test_who_fails_and_who_is_slow():
     """Failures by chance, stragglers by number, their work evenly from the least up; anew."""
     key, count = keys.root(3), 1000
-    failing = [simulate.failing(key, index, count, jnp.float32(0.3)) for index in (0, 1)]
+    failing = [participation.failing(key, index, count, jnp.float32(0.3)) for index in (0, 1)]
     assert all(abs(one.mean() - 0.3) < 0.05 for one in failing)
     assert 0.5 < (failing[0] == failing[1]).mean() < 0.7  # 0.58 if they do not know each other.
-    assert simulate.failing(key, 0, count, jnp.float32(1.0)).all()
+    assert participation.failing(key, 0, count, jnp.float32(1.0)).all()
     work = np.array(
-        [simulate.work(key, index, count, jnp.float32(0.3), jnp.float32(0.2)) for index in (0, 1)]
+        [
+            participation.work(key, index, count, jnp.float32(0.3), jnp.float32(0.2))
+            for index in (0, 1)
+        ]
     )
     slow = work < 1
     np.testing.assert_array_equal(slow.sum(axis=1), [300, 300])
@@ -237,8 +241,10 @@ def test_who_fails_and_who_is_slow():
     assert work.min() >= 0.2 and abs(work[slow].mean() - 0.6) < 0.03
     both = slow[0] & slow[1]
     assert np.all(work[0, both] != work[1, both])
-    parts = [simulate.budget_of(jnp.float32(part), jnp.int32(10)) for part in (0, 0.11, 0.5, 1)]
-    assert parts == [1, 2, 5, 10] and simulate.budget_of(jnp.float32(0.5), jnp.int32(0)) == 0
+    parts = [
+        participation.budget_of(jnp.float32(part), jnp.int32(10)) for part in (0, 0.11, 0.5, 1)
+    ]
+    assert parts == [1, 2, 5, 10] and participation.budget_of(jnp.float32(0.5), jnp.int32(0)) == 0
 
 
 SET = PLAIN.replace(

@@ -63,14 +63,18 @@ def open_round(program: Program, rest: State, run: RunInputs) -> Opened:
     config, method, round = program.config, program.method, round_of(rest, run)
     key, index = keys.root(run.seed), rest.round_index
     down, floats_down = method.broadcast(rest.server, round)
-    trains, arrives = participation.participants(key, index, config.num_clients, run.participation, run.dropout)
+    trains, arrives = participation.participants(
+        key, index, config.num_clients, run.participation, run.dropout
+    )
     sent_to = trains if method.sent_to == "trained" else jnp.ones_like(trains)
     if run.failures is not None:
         finishes = ~participation.failing(key, index, config.num_clients, run.failures)
         trains, arrives = trains & finishes, arrives & finishes
     parts = None
     if run.stragglers is not None:
-        parts = participation.work(key, index, config.num_clients, run.stragglers, run.straggler_work)
+        parts = participation.work(
+            key, index, config.num_clients, run.stragglers, run.straggler_work
+        )
     factor = jax.lax.dynamic_index_in_dim(run.schedule, index, keepdims=False)
     local = round._replace(
         learning_rate=round.learning_rate * factor, schedule=factor, descent=run.descent
@@ -120,7 +124,9 @@ def train_clients(
         """The most steps of a client with so many samples."""
         most = None
         if opened.parts is not None:
-            most = participation.budget_of(opened.parts[client_id], num_steps(count, config, method.reserve))
+            most = participation.budget_of(
+                opened.parts[client_id], num_steps(count, config, method.reserve)
+            )
         if method.warmup:
             most = jnp.where(
                 index < method.warmup, 0, jnp.int32(2**31 - 1) if most is None else most

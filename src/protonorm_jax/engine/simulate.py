@@ -76,7 +76,7 @@ def _over_runs(
 
 
 def open_runs(program: Program, rests: State, runs: RunInputs) -> rounds.Opened:
-    """`rounds.open_round` for all runs on this device, leaves `[num_runs, ...]`, as for the next four."""
+    """`rounds.open_round` for all runs on this device, leaves `[num_runs, ...]`."""
 
     def one(_: tuple[()], given: tuple[State, RunInputs]) -> tuple[tuple[()], rounds.Opened]:
         return (), rounds.open_round(program, *given)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from protonorm_jax.engine.simulate import Program
+from protonorm_jax.engine.program import Program
 from protonorm_jax.methods.shared import class_table
 from protonorm_jax.planning import memory
 from protonorm_jax.planning.shapes import Shapes

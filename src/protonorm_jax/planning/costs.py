@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from protonorm_jax.engine import client, simulate
+from protonorm_jax.engine import client, participation
 from protonorm_jax.planning import layout
 from protonorm_jax.planning.hlo import Cost, Counted
 from protonorm_jax.planning.plan import Plan
@@ -129,7 +129,7 @@ def _work(plan: Plan, loop: Loop, counts: list[np.ndarray]) -> np.ndarray:
     participants = None
     if loop.within_round and loop.name != "absent":
         wanted = np.array([run.config.participation for run in runs], np.float32)
-        found = simulate.num_participants(wanted, plan.program.config.num_clients)
+        found = participation.num_participants(wanted, plan.program.config.num_clients)
         participants = [found.astype(int).tolist()]
     work = layout.work_of([[run.layout for run in runs]], [counts], plan.spread, participants)
     return work[loop.architecture].steps

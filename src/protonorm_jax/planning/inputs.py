@@ -8,7 +8,7 @@ import numpy as np
 
 from protonorm_jax import methods
 from protonorm_jax.config import Config, rates
-from protonorm_jax.engine.simulate import RunInputs
+from protonorm_jax.engine.program import RunInputs
 from protonorm_jax.methods import descent
 from protonorm_jax.planning import layout
 from protonorm_jax.planning.plan import Plan, PlannedRun

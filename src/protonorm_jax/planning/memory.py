@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from protonorm_jax.engine.simulate import Architecture, Program, flatten
+from protonorm_jax.engine.program import Architecture, Program, flatten
 from protonorm_jax.methods.method import Received, infer, observe_nothing
 from protonorm_jax.planning import tiles
 from protonorm_jax.planning.layout import Spread

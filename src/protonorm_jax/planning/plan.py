@@ -10,7 +10,8 @@ import numpy as np
 
 from protonorm_jax import keys, methods, models
 from protonorm_jax.config import Config
-from protonorm_jax.engine import simulate
+from protonorm_jax.engine import participation
+from protonorm_jax.engine.program import Architecture, Program
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import descent
 from protonorm_jax.planning import added, devices, layout, memory, shapes, targets, tpu_forms
@@ -76,7 +77,7 @@ class Plan(NamedTuple):
       notes: what the settings of the first run's method come to, in words.
     """
 
-    program: simulate.Program
+    program: Program
     dataset: Dataset
     runs: tuple[PlannedRun, ...]
     runs_per_program: int
@@ -190,7 +191,7 @@ def arrange(
     ]
     num_clients = len(dealt.architectures)
     wanted = np.array([share.config.participation for share in dealt.shares], np.float32)
-    participants = simulate.num_participants(wanted, num_clients).astype(int).tolist()
+    participants = participation.num_participants(wanted, num_clients).astype(int).tolist()
     rooms = [layout.room_of(one, max(participants), num_clients) for one in layouts[0].placements]
 
     def by_call(runs: list[Any]) -> list[list[Any]]:
@@ -204,7 +205,7 @@ def arrange(
     return Arrangement(count, spread, layouts, rooms, work, widths, evaluation_widths)
 
 
-def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> simulate.Program:
+def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> Program:
     """The static part of the simulation.
 
     Raises:
@@ -245,11 +246,11 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> simulat
     clients = [
         _client(method, both, architectures[first], dataset.num_classes) for both in architectures
     ]
-    return simulate.Program(
+    return Program(
         config,
         method,
         tuple(
-            simulate.Architecture(
+            Architecture(
                 both,
                 client,
                 placement.chunk,

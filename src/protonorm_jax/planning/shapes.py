@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from protonorm_jax import keys, methods
-from protonorm_jax.engine.simulate import Architecture, Program
+from protonorm_jax.engine.program import Architecture, Program
 from protonorm_jax.methods import descent
 from protonorm_jax.methods.method import Round, Upload
 from protonorm_jax.types import Batch, Client, ClientData, Dataset

@@ -10,7 +10,7 @@ import numpy as np
 
 from protonorm_jax import methods, metrics
 from protonorm_jax.config import Config
-from protonorm_jax.engine import simulate
+from protonorm_jax.engine.program import RunInputs, State
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning import plan as planning
@@ -44,14 +44,14 @@ class Simulation(NamedTuple):
     """
 
     plan: Plan
-    inputs: Callable[[int], simulate.RunInputs]
+    inputs: Callable[[int], RunInputs]
     put: Callable[[Any], Any]
-    shapes: simulate.State
+    shapes: State
     predictor: str
-    init: Callable[[Any], simulate.State]
-    advance: Callable[..., tuple[simulate.State, list[dict[str, Any]]]]
-    nets: Callable[[simulate.State], list[dict[str, Any]]]
-    features: Callable[[simulate.State, Any], list[np.ndarray]]
+    init: Callable[[Any], State]
+    advance: Callable[..., tuple[State, list[dict[str, Any]]]]
+    nets: Callable[[State], list[dict[str, Any]]]
+    features: Callable[[State, Any], list[np.ndarray]]
     bytes_per_device: int
     compile_seconds: float
 
@@ -109,7 +109,7 @@ class Step(NamedTuple):
         a run that cannot go on, why.
     """
 
-    states: simulate.State
+    states: State
     round_index: int
     seconds: float
     news: dict[int, Evaluation | UsageError]
@@ -307,15 +307,15 @@ def compile_plan(plan: Plan) -> Simulation:
         return [jax.tree.map(lambda leaf, place=place: leaf[place], here) for place in places]
 
     def run_advance(
-        states: simulate.State, given: Any, num_rounds: int, evaluated: bool = True
-    ) -> tuple[simulate.State, list[dict[str, Any]]]:
+        states: State, given: Any, num_rounds: int, evaluated: bool = True
+    ) -> tuple[State, list[dict[str, Any]]]:
         states, report = compiled.advance(states, given, samples, num_rounds, evaluated)
         return states, fetch(report if evaluated else {"diverged": report["diverged"]})
 
-    def nets(states: simulate.State) -> list[dict[str, Any]]:
+    def nets(states: State) -> list[dict[str, Any]]:
         return fetch(program.method.nets(states.server))
 
-    def features(states: simulate.State, given: Any) -> list[np.ndarray]:
+    def features(states: State, given: Any) -> list[np.ndarray]:
         return fetch(
             programs.lower_features(plan, told, compiled.shapes).compile()(states, given, samples)
         )

@@ -1,6 +1,6 @@
 """The programs of a plan: traced one after the other, compiled side by side, called in turn.
 
-A round is one program, or for nets that take long to compile several, see `simulate.Program.apart`.
+A round is one program, or for nets that take long to compile several, see `Program.apart`.
 """
 
 import concurrent.futures
@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from protonorm_jax.engine import exchange, simulate
+from protonorm_jax.engine.program import Samples, State
 from protonorm_jax.planning import devices, inputs, memory, need
 from protonorm_jax.planning.need import Need
 from protonorm_jax.planning.plan import Plan
@@ -146,9 +147,9 @@ class Compiled(NamedTuple):
       needed: of each device.
     """
 
-    init: Callable[[Any], simulate.State]
-    advance: Callable[..., tuple[simulate.State, dict[str, Any]]]
-    shapes: simulate.State
+    init: Callable[[Any], State]
+    advance: Callable[..., tuple[State, dict[str, Any]]]
+    shapes: State
     predictors: Sequence[str]
     needed: Need
 
@@ -180,7 +181,7 @@ def compile_all(plan: Plan, told: Any) -> Compiled:
 
 
 def needed_together(
-    plan: Plan, needs: Mapping[tuple[str, int | None], Need], states: simulate.State
+    plan: Plan, needs: Mapping[tuple[str, int | None], Need], states: State
 ) -> Need:
     """What the programs of a round need of a device, one of them running at a time.
 
@@ -336,8 +337,8 @@ def compiler_options(precision: str, platform: str) -> dict[str, bool | str]:
 
 
 def samples_of(dataset: Dataset) -> Any:
-    """`simulate.Samples` of numpy arrays."""
-    return simulate.Samples(Images.of(dataset.images), dataset.labels)  # type: ignore[arg-type]
+    """`Samples` of numpy arrays."""
+    return Samples(Images.of(dataset.images), dataset.labels)  # type: ignore[arg-type]
 
 
 def shardings(plan: Plan) -> tuple[jax.sharding.NamedSharding, jax.sharding.NamedSharding]:

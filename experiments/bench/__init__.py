@@ -18,6 +18,7 @@ compilation cache, its own.
     start        seconds from `protonorm run` to the first accuracy, with and without a cache
     scale        what more runs in a program, more clients and more devices cost; memory expected
     memory       what is expected before compiling, of all methods, for CPU and for an absent TPU
+    compilation  programs for absent TPUs: seconds, code and temporaries against `compilation.json`
 
 Most of the time goes into compiling; `--quick` takes a minute or two. `make profile`
 (`experiments/bench/profile.py`) says where in a round the time goes.

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.console import Console
 from . import (
     alignment,
     client_step,
+    compilation,
     environment,
     federated_round,
     memory,
@@ -43,6 +45,7 @@ SECTIONS: dict[str, Any] = {
     "start": start,
     "scale": scale,
     "memory": memory,
+    "compilation": compilation,
 }
 # What `--quick` measures of each instead of the usual sizes, which are the defaults of `measure`.
 QUICK: dict[str, dict[str, Any]] = {
@@ -77,11 +80,12 @@ QUICK: dict[str, dict[str, Any]] = {
         "of_many": (),
         "of_paper": (),
     },
+    "compilation": {"names": ("mlp,cnn",)},
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit code, which is 1 if programs have grown too large."""
     parsed = _parser().parse_args(arguments)
     console = Console(width=None if Console().is_terminal else 100, highlight=False)
     began = time.perf_counter()
@@ -108,6 +112,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines.write(json.dumps(entry, allow_nan=False) + "\n")
     console.print(f"{entry['seconds']:.0f} s; load average {entry['load_average_after']}")
     console.print(f"figures added to {parsed.history}", soft_wrap=True)
+    grown = compilation.excesses(entry["sections"].get("compilation", {}))
+    for line in grown:
+        console.print(line, soft_wrap=True)
+    return 1 if grown else 0
 
 
 def _obstacle_to_torch(unwanted: bool) -> str:
@@ -149,4 +157,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

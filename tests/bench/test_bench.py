@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from experiments.bench import (
     alignment,
     client_step,
+    compilation,
     federated_round,
     harness,
     memory,
@@ -80,6 +81,70 @@ def test_the_command_prints_tables_and_adds_lines_to_its_history(tmp_path, capsy
     with pytest.raises(SystemExit):
         command.main(["--only", "alignments"])
     assert ",".join(command.SECTIONS) in capsys.readouterr().err
+
+
+@pytest.fixture
+def compiling(tmp_path, monkeypatch):
+    """A table of one program, what a program takes now, and versions; none is compiled."""
+    made = {"target": "v5e:1x1", "seconds": 8.0, "cpu_seconds": 9.0, "code": 1000}
+    made["temporaries"] = 0
+    versions = {"jax": "1", "libtpu": "2"}
+    table = {"versions": versions, "programs": {"tiny": made}}
+    monkeypatch.setattr(compilation, "PATH", tmp_path / "compilation.json")
+    compilation.PATH.write_text(json.dumps(table))
+    now = made | {"seconds": 80.0, "code": 1050}
+    monkeypatch.setattr(compilation, "_compiled", lambda name: dict(now))
+    monkeypatch.setattr(compilation, "_versions", lambda: versions)
+    return now, versions
+
+
+def test_bytes_of_programs_are_held_against_the_table_and_seconds_are_not(compiling):
+    now, versions = compiling
+    figures = compilation.measure(["tiny"])
+    assert compilation.excesses(figures) == []
+    now["code"] = 1051
+    figures = compilation.measure(["tiny", "mlp,cnn"])
+    (line,) = compilation.excesses(figures)
+    assert line.startswith("tiny must have <= 1050 bytes of code on v5e:1x1")
+    assert line.endswith("1.05 times those of compilation.json, got 1051")
+    assert printed(compilation, figures) >= {"CPU s", "code MiB", "temp MiB", "ratio"}
+    now |= {"code": 1000, "temporaries": 1}
+    assert "bytes of temporaries" in compilation.excesses(compilation.measure(["tiny"]))[0]
+    versions["libtpu"] = "3"
+    assert compilation.excesses(compilation.measure(["tiny"])) == []
+    del versions["libtpu"]
+    assert compilation.measure() == {} and compilation.excesses({}) == []
+    (table,) = compilation.tables({})
+    assert "libtpu is not installed" in table.caption
+
+
+def test_the_table_of_compiled_programs_is_written_anew_by_one_command(compiling, capsys):
+    now, versions = compiling
+    now["code"] = 2000
+    assert compilation.main(["mlp,cnn"]) == 0
+    assert list(compilation.read()["programs"]) == ["tiny", "mlp,cnn"]
+    assert compilation.read()["programs"]["tiny"]["code"] == 1000
+    assert compilation.main([]) == 0
+    made = compilation.read()
+    assert list(made["programs"]) == list(compilation.PROGRAMS)
+    assert {row["code"] for row in made["programs"].values()} == {2000}
+    versions["jax"] = "3"  # What is known of others is forgotten.
+    assert compilation.main(["tiny"]) == 0
+    assert compilation.read() == {
+        "versions": versions,
+        "programs": {"tiny": {name: now[name] for name in made["programs"]["tiny"]}},
+    }
+    with pytest.raises(SystemExit):
+        compilation.main(["tinny"])
+    assert "PROGRAM must be one of tiny; tiny, fml; mlp,cnn, got 'tinny'" in capsys.readouterr().err
+
+
+def test_the_table_of_compiled_programs_is_of_those_that_are_compiled():
+    made = compilation.read()
+    assert {name: row["target"] for name, row in made["programs"].items()} == {
+        name: target for name, (target, *_) in compilation.PROGRAMS.items()
+    }
+    assert set(made["versions"]) == {"jax", "libtpu"}
 
 
 @pytest.mark.large

@@ -3,6 +3,7 @@
 import pathlib
 import zlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from protonorm_jax.engine import augment
 from protonorm_jax.engine.client import _augmented, keys_of, local_update, num_steps
 from protonorm_jax.methods.method import Round
 from protonorm_jax.methods.shared.class_table import class_means
+from protonorm_jax.models import layers, registry
 from protonorm_jax.types import Client, ClientData, Models, Prototypes
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden" / "local_fedavg_cnn.npz"
@@ -160,10 +162,21 @@ def test_without_a_budget_the_client_uploads_what_it_has_not_trained(golden, ref
     check_means(upload, golden["proto/prototypes_before_training"], 1e-5)
 
 
+class Normed(nn.Module):
+    """A convolution and batch norm."""
+
+    @nn.compact
+    def __call__(self, x, context):
+        x = layers.conv_norm(x, context, 8, "conv", "norm", stride=2)
+        return layers.global_average(nn.relu(x))
+
+
 @pytest.fixture(scope="module")
 def tiny(small_set):
     """A net with batch norm, its update, and a client's 41 samples."""
-    model, update = make_update("tiny_resnet", (8, 8, 1), 5, 16, local_epochs=2, batch_size=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.ARCHITECTURES, "normed", registry.Architecture(Normed, "normal"))
+        model, update = make_update("normed", (8, 8, 1), 5, 16, local_epochs=2, batch_size=16)
     client = make_client(jax.jit(model.init)(jax.random.key(1)))
     rows = np.random.default_rng(0).permutation(240)[:41].astype(np.int32)
     data = ClientData(small_set.images, small_set.labels, rows, np.int32(41))

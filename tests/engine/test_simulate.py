@@ -127,7 +127,9 @@ def each_alone(small_set):
     return [protonorm_jax.run(config, dataset=small_set) for config in MANY]
 
 
-@pytest.mark.parametrize(("devices", "runs_per_program"), [(4, 2), (3, 4)])
+@pytest.mark.parametrize(
+    ("devices", "runs_per_program"), [(4, 2), pytest.param(3, 4, marks=pytest.mark.large)]
+)
 def test_a_run_among_others_has_the_bits_it_has_alone(
     each_alone, small_set, devices, runs_per_program
 ):

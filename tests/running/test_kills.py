@@ -87,6 +87,7 @@ def test_killed_at_random_moments(many_rounds, tmp_path):
     assert_same(whole, killed)
 
 
+@pytest.mark.large
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="the system has no prlimit")
 def test_a_full_disk_loses_nothing(many_rounds, tmp_path):
     """From some moment on no file may grow any more: no checkpoint is written, and then no row."""

@@ -33,7 +33,7 @@ class Traced(NamedTuple):
       number: of the architecture, for those of one.
       lowered: for `jax` to compile.
       options: for the compiler.
-      every_round: whether a round calls it, rather than an evaluation or the start.
+      every_round: whether it is called once in every round, and not once for several.
     """
 
     name: str
@@ -59,13 +59,14 @@ def traced(plan: Plan, told: Any) -> Iterator[Traced]:
     lower = _Tracer(plan, options_of(plan)).lower
     program = plan.program
     if not program.apart:
-        yield lower(
+        rounds = lower(
             "rounds",
             simulate.advance_runs,
             *(states, told, samples, np.int32(1), np.bool_(True)),
             in_axes=(0, 0, None, None, None),
             donate_argnums=0,
         )
+        yield rounds._replace(every_round=False)
         return
     rests = states._replace(clients=())
     opened = lower("open", simulate.open_runs, rests, told)

@@ -1,0 +1,127 @@
+"""A round as one program and as several: the same bits, the same work, the same state."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from protonorm_jax.config import Config
+from protonorm_jax.models import layers, registry
+from protonorm_jax.planning import plan as planning
+from protonorm_jax.planning.need import Need
+from protonorm_jax.running import ahead, driver, programs
+
+
+class Narrow(nn.Module):
+    """One layer."""
+
+    @nn.compact
+    def __call__(self, x, context):
+        del context
+        return nn.relu(layers.Linear(16, name="fc")(layers.flatten(x)))
+
+
+class Normed(nn.Module):
+    """A convolution with statistics."""
+
+    @nn.compact
+    def __call__(self, x, context):
+        x = nn.relu(layers.conv_norm(x, context, 8, "conv", "norm", stride=2))
+        return layers.global_average(x)
+
+
+ARCHITECTURES = {
+    "narrow": registry.Architecture(Narrow, step_cost=1.0),
+    "normed": registry.Architecture(Normed, "normal", step_cost=2.0),
+}
+CONFIG = Config(
+    family="narrow,normed",
+    num_clients=6,
+    rounds=3,
+    eval_every=2,
+    batch_size=8,
+    feature_dim=16,
+    devices=1,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def architectures():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, row in ARCHITECTURES.items():
+            patch.setitem(registry.ARCHITECTURES, name, row)
+        yield
+
+
+def plan_of(apart, configs, dataset, **sizes):
+    """A plan whose rounds are several programs, or one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "ARRAYS_OF_ONE_PROGRAM", 0 if apart else 10**9)
+        return planning.make(configs, dataset, **sizes)
+
+
+def trained(plan):
+    """All evaluations of all runs, and the states at the end."""
+    simulation, news, states = driver.compile_plan(plan), [], None
+    for step in driver.train(simulation):
+        news.extend((index, one.row, one.arrays, one.correct) for index, one in step.news.items())
+        states = jax.device_get(step.states)
+    return news, states
+
+
+@pytest.mark.parametrize(
+    ("changes", "num_runs"),
+    [
+        ({"method": "lg_fedavg", "participation": 0.5, "devices": 2}, 1),
+        ({"method": "protonorm", "stragglers": 0.5, "dropout": 0.2}, 2),
+    ],
+    ids=["two devices, some away", "two runs"],
+)
+def test_several_programs_have_the_bits_of_one(changes, num_runs, small_set):
+    configs = [CONFIG.replace(**changes, seed=seed) for seed in range(num_runs)]
+    make = functools.partial(plan_of, configs=configs, dataset=small_set, runs_per_program=num_runs)
+    (one, states), (several, others) = (trained(make(apart)) for apart in (False, True))
+    assert len(one) == 2 * num_runs
+    jax.tree.map(np.testing.assert_array_equal, one, several)
+    jax.tree.map(np.testing.assert_array_equal, states, others)
+
+
+def test_all_programs_together_cost_what_one_does(small_set):
+    whole, apart = (
+        list(ahead.compile_ahead(plan_of(apart, [CONFIG], small_set))) for apart in (False, True)
+    )
+    assert [one.name for one in whole] == ["init", "rounds"]
+    assert [one.name for one in apart] == [
+        *("init", "open", "train normed", "train narrow", "close"),
+        *("evaluate normed", "evaluate narrow", "score"),
+    ]
+    rounds = [one.round for one in apart if one.round]
+    for name, tolerance in (("flops", 0.02), ("bytes", 0.25)):
+        total = sum(getattr(one, name) for one in rounds)
+        assert total == pytest.approx(getattr(whole[1].round, name), rel=tolerance)
+    for part in ("training", "collection", "evaluation"):
+        flops = sum(one.by_part[part].flops for one in rounds)
+        assert flops == pytest.approx(whole[1].round.by_part[part].flops, rel=0.02), part
+    fits = [one.runs_that_fit for one in apart]
+    assert fits[:-1] == [None] * 7
+    assert fits[-1] == pytest.approx(whole[1].runs_that_fit, rel=0.3)
+
+
+def test_what_is_needed_is_that_of_the_largest_beside_the_others_states(small_set):
+    plan = plan_of(True, [CONFIG], small_set)
+    init, *_ = programs.traced(plan, programs.told_shapes(plan))
+    states = init.lowered.out_info
+    narrow, normed = (sum(leaf.size * 4 for leaf in jax.tree.leaves(one)) for one in states.clients)
+    needs = {
+        ("open", None): Need(1000, 100, 10, 1),
+        ("train", 0): Need(2000, 300, 10, 2),
+        ("train", 1): Need(1000, 500, 9000, 4),
+        ("close", None): Need(2000, 50, 0, 8),
+    }
+    found = programs.needed_together(plan, needs, states)
+    # The clients of the other architecture and their uploads lie beside it, and all code.
+    assert found == Need(1000 + narrow + 300, 500, 9000, 15)
+    needs["close", None] = Need(50_000, 50, 0, 8)
+    assert programs.needed_together(plan, needs, states).arguments == 50_000 + narrow + normed

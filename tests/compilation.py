@@ -11,7 +11,7 @@ import pytest
 from protonorm_jax import methods
 from protonorm_jax.planning import deal, inputs
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import driver, programs
+from protonorm_jax.running import conditions, driver, programs
 
 HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _compile = jax.stages.Lowered.compile
@@ -70,8 +70,7 @@ def _program_of(plan: Plan) -> tuple:
         dataset.num_classes,
         *((one.shape, zlib.crc32(one.tobytes())) for one in (dataset.images, dataset.labels)),
         # As users may set them, and tests do.
-        jax.config.values["jax_default_matmul_precision"],
-        jax.config.values["jax_disable_most_optimizations"],
+        str(conditions.flags()),
     )
 
 

@@ -312,7 +312,7 @@ class Programs:
     @functools.cached_property
     def mapped(self) -> Compiled:
         """The first two runs and pairs of clients, vmapped; the batches do not narrow."""
-        choose, layout.choose_widths = layout.choose_widths, lambda work: [() for _ in work]
+        choose, layout.choose_widths = layout.choose_widths, lambda work, **_: [() for _ in work]
         try:
             return self.compile(
                 [{**change, "vmap_clients": 2} for change in list(self.changes.values())[:2]],

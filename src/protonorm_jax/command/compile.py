@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def command(parsed: argparse.Namespace) -> int:
     for name, one in planned.items():
         out.print(report.plan_table(sweep.description(one), name))
     rows: list[dict[str, Any]] = []
+    began = time.perf_counter()
     if not parsed.dry_run:
         for row, text in _compiled(planned, target):
             rows.append(row)
@@ -50,11 +52,13 @@ def command(parsed: argparse.Namespace) -> int:
                 with record.writing(folder, "--dump-hlo"), record.replacing(path) as file:
                     file.write(text.encode())
             out.say(f"{row['program']} {row['name']}: compiled in {row['seconds']:.1f} s")
+    seconds = time.perf_counter() - began
     if parsed.json:
         if devices.is_first():
-            print(json.dumps({"target": parsed.target, "programs": rows}))
+            print(json.dumps({"target": parsed.target, "seconds": seconds, "programs": rows}))
     elif rows:
         out.print(report.compiled_table(rows, parsed.target))
+        out.say(f"all of them, side by side: {seconds:.1f} s")
     return 0
 
 

@@ -235,10 +235,15 @@ def _drawn(
     ]
 
 
-def choose_widths(work: Sequence[Work]) -> list[tuple[int, ...]]:
-    """How the batches of each architecture narrow, see `lockstep`; none for batches of one row."""
+def choose_widths(work: Sequence[Work], *, waste: float = 1.15) -> list[tuple[int, ...]]:
+    """How the batches of each architecture narrow; none for batches of one row.
+
+    Args:
+      work: of each architecture.
+      waste: see `lockstep.choose_widths`.
+    """
     return [
-        lockstep.choose_widths(one.steps.reshape(-1, one.steps.shape[3]))
+        lockstep.choose_widths(one.steps.reshape(-1, one.steps.shape[3]), waste=waste)
         if one.steps.shape[3] > 1
         else ()
         for one in work

@@ -28,6 +28,12 @@ bytes take to move, and under `vmap` these are as many for each client; `tpu_for
 of which nets go together nevertheless.
 """
 
+WASTE, WASTE_ON_TPU = 1.15, 1.5
+"""Bounds on the work that vmapped clients of unequal length do, over what is needed.
+
+The lower it is, the more widths a batch has, each of which is a copy of the step to be compiled. A
+TPU's compiler takes a minute for one of a net like ShuffleNet.
+"""
 ARRAYS_OF_ONE_PROGRAM = 200
 """With more arrays than this in the clients of all architectures together, a round is several
 programs.
@@ -199,9 +205,10 @@ def arrange(
 
     given = by_call(layouts), by_call(dealt.steps), spread
     work = layout.work_of(*given, by_call(participants))
-    widths = evaluation_widths = layout.choose_widths(work)
+    waste = WASTE_ON_TPU if platform == "tpu" else WASTE
+    widths = evaluation_widths = layout.choose_widths(work, waste=waste)
     if min(participants) < num_clients:
-        evaluation_widths = layout.choose_widths(layout.work_of(*given))
+        evaluation_widths = layout.choose_widths(layout.work_of(*given), waste=waste)
     return Arrangement(count, spread, layouts, rooms, work, widths, evaluation_widths)
 
 

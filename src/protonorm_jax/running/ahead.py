@@ -85,10 +85,9 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
     needs: dict[tuple[str, int | None], Need] = {}
     states = None
     waiting: list[tuple[Traced, concurrent.futures.Future[_Made]]] = []
-    with concurrent.futures.ThreadPoolExecutor(devices.num_cores()) as pool:
-        tracing = _traced(plan, told)
+    with programs.several_at_a_time() as pool:
         start = time.perf_counter()
-        for one in tracing:
+        for one in _traced(plan, told):
             waiting.append((one, pool.submit(_made, one, time.perf_counter() - start)))
             start = time.perf_counter()
         for one, future in waiting:
@@ -202,11 +201,12 @@ def _watched_memory() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def _watched_cache() -> Iterator[Sequence[str]]:
-    """Yields a list with an entry for each program that is found in the cache within."""
+    """Yields a list with an entry for each program that this thread finds in the cache within."""
     hits: list[str] = []
+    own = threading.get_ident()  # Others compile beside this thread.
 
     def listen(event: str, **_: Any) -> None:
-        if event == _CACHE_HIT:
+        if event == _CACHE_HIT and threading.get_ident() == own:
             hits.append(event)
 
     jax.monitoring.register_event_listener(listen)

@@ -163,7 +163,7 @@ def compile_all(plan: Plan, told: Any) -> Compiled:
       told: see `traced`.
     """
     found: list[tuple[Traced, concurrent.futures.Future]] = []
-    with concurrent.futures.ThreadPoolExecutor(devices.num_cores()) as pool:
+    with several_at_a_time() as pool:
         found.extend((one, pool.submit(compiled, one)) for one in traced(plan, told))
         made = {(one.name, one.number): future.result() for one, future in found}
     named = {(one.name.split()[0], one.number): made[one.name, one.number] for one, _ in found}
@@ -179,6 +179,16 @@ def compile_all(plan: Plan, told: Any) -> Compiled:
     return Compiled(
         named["init", None], advance, states, list(correct), needed_together(plan, needs, states)
     )
+
+
+@contextlib.contextmanager
+def several_at_a_time() -> Iterator[concurrent.futures.ThreadPoolExecutor]:
+    """A pool to compile in; whoever is interrupted does not wait for what has not begun."""
+    pool = concurrent.futures.ThreadPoolExecutor(devices.num_cores())
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def needed_together(

@@ -149,9 +149,10 @@ def compiled_table(rows: Sequence[dict[str, Any]], target: str) -> Table:
     """
     table = Table(
         title=f"{len(rows)} compiled programs for {target}",
-        caption="MiB of a device, but host: of this process at most, in which others are "
-        "compiled beside; args: with results not written over them; GFLOP, MB and ms: of a round on the busiest device, ms at least by published "
-        "peaks; fit: runs at a time; *: was in the cache of programs",
+        caption="MiB of a device, but host: of this process at most, in which others are compiled "
+        "beside; args: with results not written over them; GFLOP, MB and ms: of a round on the "
+        "busiest device, ms at least by published peaks; fit: runs at a time; *: was in the cache "
+        "of programs",
         box=box.SIMPLE_HEAD,
         padding=0,
     )

@@ -75,6 +75,8 @@ def test_batches_of_several_rows_narrow_and_those_of_one_do_not():
         )
         work = layout.work_of([[one]], [[steps]], layout.spread(1, 1, 1))
         assert layout.choose_widths(work) == [widths]
+        # Twelve steps are needed and sixteen done where the batch keeps its width.
+        assert layout.choose_widths(work, waste=1.4) == [widths[:1]]
         assert layout.efficiency(work, [widths], {"a": 1.0}) == (1.0, 1.0)
 
 

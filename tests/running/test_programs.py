@@ -94,8 +94,7 @@ def test_all_programs_together_cost_what_one_does(small_set):
     )
     assert [one.name for one in whole] == ["init", "rounds"]
     assert [one.name for one in apart] == [
-        *("init", "open", "train normed", "train narrow", "close"),
-        *("evaluate normed", "evaluate narrow", "score"),
+        *("init", "open", "clients normed", "clients narrow", "close", "score"),
     ]
     rounds = [one.round for one in apart if one.round]
     for name, tolerance in (("flops", 0.02), ("bytes", 0.25)):
@@ -105,7 +104,7 @@ def test_all_programs_together_cost_what_one_does(small_set):
         flops = sum(one.by_part[part].flops for one in rounds)
         assert flops == pytest.approx(whole[1].round.by_part[part].flops, rel=0.02), part
     fits = [one.runs_that_fit for one in apart]
-    assert fits[:-1] == [None] * 7
+    assert fits[:-1] == [None] * 5
     assert fits[-1] == pytest.approx(whole[1].runs_that_fit, rel=0.3)
 
 
@@ -116,8 +115,8 @@ def test_what_is_needed_is_that_of_the_largest_beside_the_others_states(small_se
     narrow, normed = (sum(leaf.size * 4 for leaf in jax.tree.leaves(one)) for one in states.clients)
     needs = {
         ("open", None): Need(1000, 100, 10, 1),
-        ("train", 0): Need(2000, 300, 10, 2),
-        ("train", 1): Need(1000, 500, 9000, 4),
+        ("clients", 0): Need(2000, 300, 10, 2),
+        ("clients", 1): Need(1000, 500, 9000, 4),
         ("close", None): Need(2000, 50, 0, 8),
     }
     found = programs.needed_together(plan, needs, states)

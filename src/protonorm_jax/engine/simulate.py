@@ -85,23 +85,50 @@ def open_runs(program: Program, rests: State, runs: RunInputs) -> rounds.Opened:
         return _over_runs(program, one, (), (rests, runs))[1]
 
 
-def train_runs(
+def clients_runs(
     program: Program,
     number: int,
     clients: Client,
+    rests: State,
     runs: RunInputs,
     opened: rounds.Opened,
     samples: Samples,
+    training: jax.Array,
     last: jax.Array,
-) -> tuple[Client, Any]:
-    """`rounds.train_clients` for all runs on this device."""
+) -> tuple[Client, tuple[Any, dict[str, jax.Array]]]:
+    """`rounds.train_clients` or `rounds.evaluate_clients` for all runs on this device.
+
+    One program for both, as compilers take their time for a kernel that both have but once.
+
+    Args:
+      program: what is fixed.
+      number: of the architecture.
+      clients: its clients, see `State`.
+      rests: the states without clients.
+      runs: what distinguishes the runs.
+      opened: the round; for an evaluation any.
+      samples: the data set.
+      training: `[]` bool, which of the two; the other does nothing, and its result says nothing.
+      last: see `rounds.train_clients`.
+
+    Returns:
+      The clients, and the results of both beside them.
+    """
     num_members = _num_members(runs)
+    trained, evaluated = (jnp.where(one, num_members, 0) for one in (training, ~training))
 
-    def one(clients: Client, given: tuple[RunInputs, rounds.Opened]) -> tuple[Client, Any]:
-        return rounds.train_clients(program, number, clients, *given, num_members, samples, last)
+    def one(clients: Client, given: tuple[State, RunInputs, rounds.Opened]) -> tuple[Client, Any]:
+        rest, run, opened = given
+        counts = tuple(jnp.where(training, count, 0) for count in opened.cohort.counts)
+        opened = opened._replace(cohort=opened.cohort._replace(counts=counts))
+        with scopes.loop("rounds"):
+            clients, outputs = rounds.train_clients(
+                program, number, clients, run, opened, trained, samples, last
+            )
+        hits = rounds.evaluate_clients(program, number, clients, rest, run, evaluated, samples)
+        return clients, (outputs, hits)
 
-    with scopes.loop("rounds"):
-        return _over_runs(program, one, clients, (runs, opened))
+    return _over_runs(program, one, clients, (rests, runs, opened))
 
 
 def close_runs(
@@ -114,23 +141,6 @@ def close_runs(
 
     with scopes.loop("rounds"):
         return _over_runs(program, one, rests, (runs, opened, outputs))
-
-
-def evaluate_runs(
-    program: Program,
-    number: int,
-    clients: Client,
-    rests: State,
-    runs: RunInputs,
-    samples: Samples,
-) -> dict[str, jax.Array]:
-    """`rounds.evaluate_clients` for all runs on this device."""
-    num_members = _num_members(runs)
-
-    def one(_: tuple[()], given: tuple[Client, State, RunInputs]) -> tuple[tuple[()], Any]:
-        return (), rounds.evaluate_clients(program, number, *given, num_members, samples)
-
-    return _over_runs(program, one, (), (clients, rests, runs))[1]
 
 
 def score_runs(

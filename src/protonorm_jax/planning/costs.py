@@ -97,10 +97,10 @@ def turns(plan: Plan, loop: Loop | None, *, every_round: bool = False) -> np.nda
     """
     config, method = plan.program.config, plan.program.method
     calls = 1 / min(config.eval_every, config.rounds)  # Of the program, for a round.
-    often = 1.0 if every_round or (loop and loop.within_round) else calls
+    often = 1.0 if loop and loop.within_round else calls
     if loop is None or loop.architecture is None:
         each = 1 if loop is None else plan.spread.runs_each // plan.spread.vmap_runs
-        often = 1.0 if loop and loop.name == "rounds" else often
+        often = 1.0 if every_round or (loop and loop.name == "rounds") else often
         return np.full(len(plan.devices), each * often)
     runs = plan.runs[: plan.runs_per_program]
     counts = [run.partition.train_count for run in runs]

@@ -29,7 +29,7 @@ class Traced(NamedTuple):
 
     Attributes:
       name: `init` makes the first states; `rounds` advances and evaluates; where a round is several
-        programs they are `open`, `train NET`, `close`, `evaluate NET` and `score`.
+        programs they are `open`, `clients NET` (training and evaluation), `close` and `score`.
       number: of the architecture, for those of one.
       lowered: for `jax` to compile.
       options: for the compiler.
@@ -72,33 +72,21 @@ def traced(plan: Plan, told: Any) -> Iterator[Traced]:
     opened = lower("open", simulate.open_runs, rests, told)
     yield opened
     now = opened.lowered.out_info
-    uploads: dict[int, Any] = {}
+    results: dict[int, Any] = {}
     for number in _dearest_first(plan):
-        trained = lower(
-            "train",
-            simulate.train_runs,
-            *(states.clients[number], told, now, samples, np.bool_(True)),
+        clients = lower(
+            "clients",
+            simulate.clients_runs,
+            *(states.clients[number], rests, told, now, samples, np.bool_(True), np.bool_(True)),
             number=number,
-            in_axes=(0, 0, 0, None, None),
+            in_axes=(0, 0, 0, 0, None, None, None),
             donate_argnums=0,
         )
-        yield trained
-        uploads[number] = trained.lowered.out_info[1]
-    outputs = tuple(uploads[number] for number in sorted(uploads))
+        yield clients
+        results[number] = clients.lowered.out_info[1]
+    outputs, hits = zip(*(results[number] for number in sorted(results)), strict=True)
     yield lower("close", simulate.close_runs, rests, told, now, outputs, donate_argnums=0)
-    hits: dict[int, Any] = {}
-    for number in _dearest_first(plan):
-        evaluated = lower(
-            "evaluate",
-            simulate.evaluate_runs,
-            *(states.clients[number], rests, told, samples),
-            number=number,
-            in_axes=(0, 0, 0, None),
-        )
-        yield evaluated._replace(every_round=False)
-        hits[number] = evaluated.lowered.out_info
-    ordered = tuple(hits[number] for number in sorted(hits))
-    yield lower("score", simulate.score_runs, ordered, rests, told)._replace(every_round=False)
+    yield lower("score", simulate.score_runs, hits, rests, told)._replace(every_round=False)
 
 
 class _Tracer:
@@ -198,21 +186,21 @@ def needed_together(
 
     Args:
       plan: whose.
-      needs: of each by its kind (`rounds`; or `open`, `train`, `close`, `evaluate`, `score`) and
-        the number of its architecture.
+      needs: of each by its kind (`rounds`; or `open`, `clients`, `close`, `score`) and the
+        number of its architecture.
       states: their shapes, `[num_devices, runs_each, ...]`.
     """
     tiled = plan.devices[0].platform == "tpu"
     here = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), states)
     clients = [memory.num_bytes(one, tiled=tiled) for one in here.clients]
-    uploads = {key: one.results for key, one in needs.items() if key[0] == "train"}
+    uploads = {key: one.results for key, one in needs.items() if key[0] == "clients"}
     code = sum(one.code for one in needs.values())
     found = []
     for (kind, number), one in needs.items():
         beside = 0
         if kind != "rounds":  # That one is given all there is.
             beside = sum(clients) - (0 if number is None else clients[number])
-        if kind == "train":
+        if kind == "clients":
             beside += sum(uploads.values()) - one.results
         found.append(one._replace(arguments=one.arguments + beside, code=code))
     return max(found, key=Need.total)
@@ -241,24 +229,28 @@ def _in_turn(plan: Plan, programs: Mapping[tuple[str, int | None], Any]) -> Call
     """`Compiled.advance` where a round is several programs."""
     everywhere, _ = shardings(plan)
     numbers = range(len(plan.program.architectures))
-    flags = {last: devices.put(np.bool_(last), everywhere) for last in (False, True)}
+    flags = {flag: devices.put(np.bool_(flag), everywhere) for flag in (False, True)}
 
     def advance(states: Any, given: Any, samples: Any, num_rounds: int, evaluated: bool) -> Any:
-        clients, rests, report = list(states.clients), states._replace(clients=()), {}
+        clients, rests = list(states.clients), states._replace(clients=())
+        opened: Any = None
+        report: dict[str, Any] = {}
+
+        def call(number: int, training: bool, last: bool) -> tuple[Any, Any]:
+            """What comes of training, or of an evaluation, of the clients of an architecture."""
+            clients[number], results = programs["clients", number](
+                *(clients[number], rests, given, opened, samples, flags[training], flags[last])
+            )
+            return results
+
         for turn in range(num_rounds):
-            opened, outputs = programs["open", None](rests, given), []
-            for number in numbers:
-                clients[number], output = programs["train", number](
-                    clients[number], given, opened, samples, flags[turn + 1 == num_rounds]
-                )
-                outputs.append(output)
-            rests, report = programs["close", None](rests, given, opened, tuple(outputs))
+            opened = programs["open", None](rests, given)
+            last = turn + 1 == num_rounds
+            outputs = tuple(call(number, True, last)[0] for number in numbers)
+            rests, report = programs["close", None](rests, given, opened, outputs)
             wait(rests.round_index)
         if evaluated:
-            hits = tuple(
-                programs["evaluate", number](clients[number], rests, given, samples)
-                for number in numbers
-            )
+            hits = tuple(call(number, False, True)[1] for number in numbers)
             report = report | programs["score", None](hits, rests, given)
         else:
             report = report | {"diverged": rests.diverged}

@@ -49,15 +49,15 @@ ORDER = {
     "config": ("dealing", "training", "fields", "recorded"),
     "engine": (
         *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
-        *("draws", "cohort", "absent", "simulate"),
+        *("draws", "participation", "cohort", "absent", "program", "rounds", "simulate"),
     ),
     "planning": (
-        *("samples", "deal", "devices", "targets", "layout", "memory", "added"),
-        *("tpu_forms", "plan", "inputs"),
+        *("samples", "deal", "devices", "targets", "layout", "shapes", "tiles", "traced"),
+        *("memory", "need", "added", "tpu_forms", "plan", "inputs"),
         *("hlo", "costs"),
     ),
     "running": (
-        *("files", "lock", "directory", "forms", "reading", "driver", "conditions"),
+        *("files", "lock", "directory", "forms", "reading", "programs", "driver", "conditions"),
         *("ahead", "record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning"),
         *("runs", "experiments", "comparing", "verify", "verify_sweeps"),
     ),

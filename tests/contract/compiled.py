@@ -288,7 +288,8 @@ class Programs:
                 (HASTY, options or (None if self.whole else HASTY))
             )  # First what makes the initial states.
             jax.stages.Lowered.compile = lambda lowered, _=None: lower(lowered, next(given))
-            return Compiled(driver.compile_plan(plan), log)
+            simulation = driver.compile_plan(plan)
+            return Compiled(simulation, list(log))  # Others may call the hooks later.
         finally:
             jax.stages.Lowered.compile = lower
             methods.METHODS[self.name] = row

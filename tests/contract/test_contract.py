@@ -295,7 +295,9 @@ def test_the_evaluation_takes_in_what_was_sent(programs):
     if method.receive is methods.method.keep:
         pytest.skip("nothing is received")
     hooks = [event.hook for event in programs.alone.log]
-    evaluation = hooks[len(hooks) - hooks[::-1].index("broadcast") :]
+    evaluation = hooks[len(hooks) - hooks[::-1].index("aggregate") :]
+    assert evaluation.pop(0) == "broadcast"
+    evaluation = [hook for hook in evaluation if hook != "broadcast"]
     assert "loss" not in evaluation and "predict" in evaluation
     before = None
     for hook in evaluation:  # Each architecture receives before it predicts.

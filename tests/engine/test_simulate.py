@@ -208,13 +208,11 @@ def test_shard_map_in_place_of_pmap_has_the_same_bits(small_set):
 
 
 def test_participation_and_dropout():
-    participation, dropout = jnp.float32(0.3), jnp.float32(0.5)
+    share, dropout = jnp.float32(0.3), jnp.float32(0.5)
     draw = jax.jit(functools.partial(participation.participants, num_clients=20))
     counts, arrivals, seen = [], 0, np.zeros(20, bool)
     for round_index in range(200):
-        trains, arrives = draw(
-            keys.root(0), round_index, participation=participation, dropout=dropout
-        )
+        trains, arrives = draw(keys.root(0), round_index, participation=share, dropout=dropout)
         counts.append(int(trains.sum()))
         assert not np.any(arrives & ~trains)
         arrivals += int(arrives.sum())

@@ -39,7 +39,18 @@ pytestmark = pytest.mark.timeout(180)
 WHOLE = ("protonorm",)
 """Methods of which `make test` tests the whole contract. The others are for `make test-large`, and
 decompositions in vmapped clients for `test_decompositions`."""
-ALIKE = ("fd", "fedgen", "fedgh", "fedmrl", "fedproto", "fedtgp", "fml", "lg_fedavg", "local")
+ALIKE = (
+    "fd",
+    "fedgen",
+    "fedgh",
+    "fedl2g",
+    "fedmrl",
+    "fedproto",
+    "fedtgp",
+    "fml",
+    "lg_fedavg",
+    "local",
+)
 """Methods whose hooks are of the kinds that others have, or that have none; they are for
 `make test-large`."""
 

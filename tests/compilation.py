@@ -3,16 +3,19 @@
 import contextlib
 import functools
 import json
+import os
 import zlib
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from protonorm_jax import methods
 from protonorm_jax.planning import deal, inputs
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import conditions, driver, programs
 
+_SET_BY_TARGETS = ("jax_platforms", "jax_enable_compilation_cache")
 HASTY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 _compile = jax.stages.Lowered.compile
 
@@ -91,3 +94,19 @@ def _replaced(compiles, quickly):
     finally:
         jax.stages.Lowered.compile, quickly = before
         jax.config.update("jax_disable_most_optimizations", quickly)
+
+
+@contextlib.contextmanager
+def as_before():
+    """Programs may be compiled for absent chips within; variables and settings are restored."""
+    variables = dict(os.environ)
+    settings = {name: jax.config.values[name] for name in _SET_BY_TARGETS}
+    compilation_cache.reset_cache()  # It asks only once whether it is used.
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(variables)
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()

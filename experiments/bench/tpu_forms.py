@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-import jax
 import numpy as np
 from rich.console import Console
 
@@ -92,7 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--target", default="v5e:1x1", help="see protonorm compile (%(default)s)")
     parsed = parser.parse_args(arguments)
     target = targets.absent(parsed.target)
-    jax.config.update("jax_enable_compilation_cache", False)
     rows = {(one["net"], *one["shape"]): one for one in tpu_forms.read()["rows"]}
     out = Console()
     for net in parsed.nets or NETS:

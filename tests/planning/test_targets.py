@@ -6,6 +6,7 @@ import os
 import jax
 import pytest
 
+from compilation import as_before
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan as planning
@@ -26,12 +27,8 @@ KINDS = {
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch):
     """Variables and settings are those of before again."""
-    before = dict(os.environ)
-    platforms = jax.config.jax_platforms
-    yield
-    os.environ.clear()
-    os.environ.update(before)
-    jax.config.update("jax_platforms", platforms)
+    with as_before():
+        yield
 
 
 @needs_libtpu

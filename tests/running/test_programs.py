@@ -2,42 +2,18 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
+import small_nets
 from protonorm_jax.config import Config
-from protonorm_jax.models import layers, registry
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.need import Need
 from protonorm_jax.running import ahead, driver, programs
 
-
-class Narrow(nn.Module):
-    """One layer."""
-
-    @nn.compact
-    def __call__(self, x, context):
-        del context
-        return nn.relu(layers.Linear(16, name="fc")(layers.flatten(x)))
-
-
-class Normed(nn.Module):
-    """A convolution with statistics."""
-
-    @nn.compact
-    def __call__(self, x, context):
-        x = nn.relu(layers.conv_norm(x, context, 8, "conv", "norm", stride=2))
-        return layers.global_average(x)
-
-
-ARCHITECTURES = {
-    "narrow": registry.Architecture(Narrow, step_cost=1.0),
-    "normed": registry.Architecture(Normed, "normal", step_cost=2.0),
-}
 CONFIG = Config(
-    family="narrow,normed",
+    family="small_plain,small_normed",
     num_clients=6,
     rounds=3,
     eval_every=2,
@@ -48,10 +24,8 @@ CONFIG = Config(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def architectures():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, row in ARCHITECTURES.items():
-            patch.setitem(registry.ARCHITECTURES, name, row)
+def nets():
+    with small_nets.registered():
         yield
 
 
@@ -88,13 +62,30 @@ def test_several_programs_have_the_bits_of_one(changes, num_runs, small_set):
     jax.tree.map(np.testing.assert_array_equal, states, others)
 
 
+def test_vmapped_runs_share_the_length_of_the_loop_over_clients(small_set):
+    """Were it each run's own, a loop would ask all of them whether to go on, and choose states."""
+    # Of equally many samples, so that no batch narrows.
+    equal = CONFIG.replace(partition="iid", train_fraction=0.8)
+    configs = [equal.replace(seed=seed) for seed in range(2)]
+    asked = []
+    for vmap_runs in (1, 2):
+        plan = plan_of(True, configs, small_set, runs_per_program=2, vmap_runs=vmap_runs)
+        found = [
+            one.lowered.as_text().count("applies stablehlo.or across")
+            for one in programs.traced(plan, programs.told_shapes(plan))
+            if one.number is not None
+        ]
+        asked.append(found)
+    assert asked[0] == asked[1] and len(asked[0]) == 2
+
+
 def test_all_programs_together_cost_what_one_does(small_set):
     whole, apart = (
         list(ahead.compile_ahead(plan_of(apart, [CONFIG], small_set))) for apart in (False, True)
     )
     assert [one.name for one in whole] == ["init", "rounds"]
     assert [one.name for one in apart] == [
-        *("init", "open", "clients normed", "clients narrow", "close", "score"),
+        *("init", "open", "clients small_normed", "clients small_plain", "close", "score"),
     ]
     rounds = [one.round for one in apart if one.round]
     for name, tolerance in (("flops", 0.02), ("bytes", 0.25)):
@@ -112,7 +103,7 @@ def test_what_is_needed_is_that_of_the_largest_beside_the_others_states(small_se
     plan = plan_of(True, [CONFIG], small_set)
     init, *_ = programs.traced(plan, programs.told_shapes(plan))
     states = init.lowered.out_info
-    narrow, normed = (sum(leaf.size * 4 for leaf in jax.tree.leaves(one)) for one in states.clients)
+    plain, normed = (sum(leaf.size * 4 for leaf in jax.tree.leaves(one)) for one in states.clients)
     needs = {
         ("open", None): Need(1000, 100, 10, 1),
         ("clients", 0): Need(2000, 300, 10, 2),
@@ -121,6 +112,6 @@ def test_what_is_needed_is_that_of_the_largest_beside_the_others_states(small_se
     }
     found = programs.needed_together(plan, needs, states)
     # The clients of the other architecture and their uploads lie beside it, and all code.
-    assert found == Need(1000 + narrow + 300, 500, 9000, 15)
+    assert found == Need(1000 + plain + 300, 500, 9000, 15)
     needs["close", None] = Need(50_000, 50, 0, 8)
-    assert programs.needed_together(plan, needs, states).arguments == 50_000 + narrow + normed
+    assert programs.needed_together(plan, needs, states).arguments == 50_000 + plain + normed

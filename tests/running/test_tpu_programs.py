@@ -9,16 +9,15 @@ import importlib.util
 import os
 import re
 
-import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 
 import protonorm_jax
-from compilation import thorough
+import small_nets
+from compilation import as_before, thorough
 from protonorm_jax.config import PRECISIONS, Config
 from protonorm_jax.engine import exchange
-from protonorm_jax.models import layers, registry
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning import targets
 from protonorm_jax.running import programs
@@ -26,36 +25,12 @@ from protonorm_jax.running import programs
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
 )
-CHANNELS = 8
 ONE, EIGHT = "v5e:1x1", "v5e:2x4"
 
 
-class Separable(nn.Module):
-    """A convolution over all channels, and one that is depthwise."""
-
-    @nn.compact
-    def __call__(self, x, context):
-        x = nn.relu(layers.conv_norm(x, context, CHANNELS, "conv", "norm", stride=2))
-        x = layers.conv_norm(x, context, CHANNELS, "depthwise", "norm2", depthwise=True)
-        return layers.global_average(nn.relu(x))
-
-
-class Plain(nn.Module):
-    """One layer."""
-
-    @nn.compact
-    def __call__(self, x, context):
-        del context
-        return nn.relu(layers.Linear(16, name="fc")(layers.flatten(x)))
-
-
 # Of neither does the table of `tpu_forms` say that clients go together: they take turns.
-ARCHITECTURES = {
-    "tpu_separable": registry.Architecture(Separable, "normal", step_cost=1.0),
-    "tpu_plain": registry.Architecture(Plain, step_cost=1.0),
-}
 CONFIG = Config(
-    family="tpu_separable,tpu_plain",
+    family="small_separable,small_plain",
     num_clients=8,
     partition="iid",
     rounds=2,
@@ -65,10 +40,8 @@ CONFIG = Config(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def architectures():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, row in ARCHITECTURES.items():
-            patch.setitem(registry.ARCHITECTURES, name, row)
+def nets():
+    with small_nets.registered():
         yield
 
 
@@ -103,11 +76,8 @@ class Lowered:
 @pytest.fixture(scope="module")
 def lowered(small_set):
     """By the name of the target."""
-    before, platforms = dict(os.environ), jax.config.jax_platforms
-    yield {target: Lowered(target, small_set) for target in (ONE, EIGHT)}
-    os.environ.clear()
-    os.environ.update(before)
-    jax.config.update("jax_platforms", platforms)
+    with as_before():
+        yield {target: Lowered(target, small_set) for target in (ONE, EIGHT)}
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +109,7 @@ def test_groups_of_convolutions_are_the_channels_of_depthwise_ones(lowered):
             if groups > 1:
                 grouped.append(groups)
         # Forwards in training, collection and evaluation; backwards to the input and the kernel.
-        assert len(grouped) >= 5 and set(grouped) == {CHANNELS}
+        assert len(grouped) >= 5 and set(grouped) == {small_nets.CHANNELS}
         assert len(grouped) < one.text.count("stablehlo.convolution")
 
 
@@ -252,7 +222,7 @@ def lowering(names):
 @pytest.fixture(scope="module")
 def native(small_set):
     """Trains in the form for TPUs, on so many of this machine's devices, as users compile."""
-    config = CONFIG.replace(method="fedproto", family="tpu_separable", num_clients=5)
+    config = CONFIG.replace(method="fedproto", family="small_separable", num_clients=5)
     seen = []
 
     def run(devices):

@@ -82,7 +82,7 @@ class Target(NamedTuple):
 def absent(name: str) -> Target:
     """A target of which no chip is there, nor is one claimed that is.
 
-    To be called before jax has started; it sees the CPU alone afterwards.
+    To be called before jax has started; it sees the CPU alone afterwards, and keeps no programs.
 
     Raises:
       UsageError: there is no such topology, the compiler is not installed, or it cannot be used.
@@ -100,6 +100,8 @@ def absent(name: str) -> Target:
     # The compiler is loaded, but no client of chips is made: a training beside keeps its own.
     os.environ.update(_ALONE, ALLOW_MULTIPLE_LIBTPU_LOAD="1")
     jax.config.update("jax_platforms", "cpu")
+    # What would be kept of these programs cannot be read again without a client of chips.
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
         found = topologies.get_topology_desc(name, "tpu", **TOPOLOGIES[name]).devices
     except Exception as error:  # Of any kind, as jax and libtpu have their own.

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(180)
 WHOLE = ("protonorm",)
 """Methods of which `make test` tests the whole contract. The others are for `make test-large`, and
 decompositions in vmapped clients for `test_decompositions`."""
-ALIKE = (
+LATER = (
     "fd",
     "fedgen",
     "fedgh",
@@ -51,14 +51,14 @@ ALIKE = (
     "lg_fedavg",
     "local",
 )
-"""Methods whose hooks are of the kinds that others have, or that have none; they are for
-`make test-large`."""
+"""Methods of which `make test-large` tests the contract: those whose hooks are of the kinds that
+others have, or that have none, and two that take long."""
 
 
 def rows():
     """The methods; those not in `WHOLE` twice."""
     for name in sorted(methods.METHODS):
-        marks = [pytest.mark.large] if name in ALIKE else []
+        marks = [pytest.mark.large] if name in LATER else []
         yield pytest.param((name, name in WHOLE), id=name, marks=marks)
         if name not in WHOLE:
             yield pytest.param((name, True), id=f"{name}, whole", marks=pytest.mark.large)

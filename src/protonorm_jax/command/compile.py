@@ -48,7 +48,7 @@ def command(parsed: argparse.Namespace) -> int:
         for row, text in _compiled(planned, target):
             rows.append(row)
             if folder and devices.is_first():
-                path = folder / f"{len(rows):02d}-{row['name']}.hlo.txt"
+                path = folder / f"{len(rows):02d}-{row['name'].replace(' ', '-')}.hlo.txt"
                 with record.writing(folder, "--dump-hlo"), record.replacing(path) as file:
                     file.write(text.encode())
             out.say(f"{row['program']} {row['name']}: compiled in {row['seconds']:.1f} s")

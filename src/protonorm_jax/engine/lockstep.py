@@ -19,6 +19,10 @@ from protonorm_jax import scopes
 
 Body = Callable[[jax.Array, Any, Any], Any]
 
+WASTE = 1.15
+"""The most work that rows of unequal length do together, over what is needed, if eight widths can
+do that.
+"""
 _WIDTHS_TRIED = 128
 
 
@@ -171,7 +175,7 @@ def work(counts: np.ndarray, widths: Sequence[int]) -> int:
     return int(sum(width * (ends[:, after] - ends[:, width]).sum() for width, after in pairs))
 
 
-def choose_widths(counts: np.ndarray, *, waste: float = 1.15, most: int = 8) -> tuple[int, ...]:
+def choose_widths(counts: np.ndarray, *, waste: float = WASTE, most: int = 8) -> tuple[int, ...]:
     """The fewest widths with which `repeat` does at most `waste` times the useful work.
 
     Every width is a copy of the loop's body in the program, to be compiled.

@@ -119,7 +119,10 @@ def clients_runs(
 
     def one(clients: Client, given: tuple[State, RunInputs, rounds.Opened]) -> tuple[Client, Any]:
         rest, run, opened = given
-        counts = tuple(jnp.where(training, count, 0) for count in opened.cohort.counts)
+        # What comes as an argument of its own for each run is the same for vmapped ones no more.
+        counts = tuple(
+            loops.longest(jnp.where(training, count, 0)) for count in opened.cohort.counts
+        )
         opened = opened._replace(cohort=opened.cohort._replace(counts=counts))
         with scopes.loop("rounds"):
             clients, outputs = rounds.train_clients(
@@ -204,7 +207,7 @@ def advance(
 
     Returns:
       The state, and equal on all devices of the run what the last of the rounds reported, see
-      `close_round`, and what there is beside it, see `rounds.score`.
+      `rounds.close_round`, and what there is beside it, see `rounds.score`.
     """
     one_round = jax.jit(functools.partial(_round, program))  # Traced once, though used twice.
 

@@ -235,7 +235,7 @@ def _drawn(
     ]
 
 
-def choose_widths(work: Sequence[Work], *, waste: float = 1.15) -> list[tuple[int, ...]]:
+def choose_widths(work: Sequence[Work], *, waste: float = lockstep.WASTE) -> list[tuple[int, ...]]:
     """How the batches of each architecture narrow; none for batches of one row.
 
     Args:

@@ -17,7 +17,7 @@ from protonorm_jax.planning.need import Need
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.planning.targets import CHIPS, Target
 from protonorm_jax.running import programs
-from protonorm_jax.running.programs import Traced
+from protonorm_jax.running.programs import Uncompiled
 
 _SECONDS_BETWEEN_LOOKS = 0.02
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
@@ -27,7 +27,7 @@ class Compiled(NamedTuple):
     """A program, compiled.
 
     Attributes:
-      name: see `programs.Traced`; `features` is for `Config.keep_features`.
+      name: see `programs.Uncompiled`; `features` is for `Config.keep_features`.
       seconds: spent tracing and compiling, others beside it.
       cached: whether it was in the cache of programs already.
       host_bytes: the most memory that the process had meanwhile.
@@ -84,7 +84,7 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
     available = target.chip.memory if target else devices.free_bytes(plan.devices)
     needs: dict[tuple[str, int | None], Need] = {}
     states = None
-    waiting: list[tuple[Traced, concurrent.futures.Future[_Made]]] = []
+    waiting: list[tuple[Uncompiled, concurrent.futures.Future[_Made]]] = []
     with programs.several_at_a_time() as pool:
         start = time.perf_counter()
         for one in _traced(plan, told):
@@ -114,7 +114,7 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
             )
 
 
-def _traced(plan: Plan, told: Any) -> Iterator[Traced]:
+def _traced(plan: Plan, told: Any) -> Iterator[Uncompiled]:
     """All programs of a plan."""
     states = None
     for one in programs.traced(plan, told):
@@ -122,7 +122,7 @@ def _traced(plan: Plan, told: Any) -> Iterator[Traced]:
         yield one
     if plan.program.config.keep_features:
         lowered = programs.lower_features(plan, told, states)
-        yield Traced("features", None, lowered, {}, False)
+        yield Uncompiled("features", None, lowered, {}, False)
 
 
 class _Made(NamedTuple):
@@ -135,7 +135,7 @@ class _Made(NamedTuple):
     text: str
 
 
-def _made(one: Traced, before: float) -> _Made:
+def _made(one: Uncompiled, before: float) -> _Made:
     """Compiles a program that took so many seconds to trace."""
     start = time.perf_counter()
     with _watched_memory() as most, _watched_cache() as hits:

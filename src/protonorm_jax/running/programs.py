@@ -24,7 +24,7 @@ from protonorm_jax.types import Dataset, Images
 _NAPS = 0.00002, 0.001
 
 
-class Traced(NamedTuple):
+class Uncompiled(NamedTuple):
     """A program that is not compiled yet.
 
     Attributes:
@@ -43,7 +43,7 @@ class Traced(NamedTuple):
     every_round: bool
 
 
-def traced(plan: Plan, told: Any) -> Iterator[Traced]:
+def traced(plan: Plan, told: Any) -> Iterator[Uncompiled]:
     """The programs of a plan, the dearest first among those of the clients.
 
     Of shapes alone: they need no device, and what is compiled ahead is what is run.
@@ -103,7 +103,7 @@ class _Tracer:
         *given: Any,
         number: int | None = None,
         **options: Any,
-    ) -> Traced:
+    ) -> Uncompiled:
         """`function(program, [number,] *given)`, traced on shapes of `given`."""
         fixed = () if number is None else (number,)
         mapped = pmapped(self._plan, function, *fixed, **options)
@@ -111,7 +111,7 @@ class _Tracer:
             name = f"{name} {self._plan.runs[0].layout.placements[number].architecture}"
         with promoting():
             lowered = mapped.lower(*shapes_of(given))
-        return Traced(name, number, lowered, self._options, True)
+        return Uncompiled(name, number, lowered, self._options, True)
 
 
 def _dearest_first(plan: Plan) -> Sequence[int]:
@@ -123,7 +123,7 @@ def _dearest_first(plan: Plan) -> Sequence[int]:
     return sorted(range(len(plan.program.architectures)), key=arrays, reverse=True)
 
 
-class Compiled(NamedTuple):
+class Programs(NamedTuple):
     """The programs of a plan, ready to be called.
 
     Attributes:
@@ -143,14 +143,14 @@ class Compiled(NamedTuple):
     needed: Need
 
 
-def compile_all(plan: Plan, told: Any) -> Compiled:
+def compile_all(plan: Plan, told: Any) -> Programs:
     """Compiles the programs of a plan, as many at a time as there are cores.
 
     Args:
       plan: whose.
       told: see `traced`.
     """
-    found: list[tuple[Traced, concurrent.futures.Future]] = []
+    found: list[tuple[Uncompiled, concurrent.futures.Future]] = []
     with several_at_a_time() as pool:
         found.extend((one, pool.submit(compiled, one)) for one in traced(plan, told))
         made = {(one.name, one.number): future.result() for one, future in found}
@@ -164,7 +164,7 @@ def compile_all(plan: Plan, told: Any) -> Compiled:
         advance = _at_once(plan, named["rounds", None])
         correct = lowered["rounds"].out_info[1]["correct"]
     needs = {key: need.of(one) for key, one in named.items() if key[0] != "init"}
-    return Compiled(
+    return Programs(
         named["init", None], advance, states, list(correct), needed_together(plan, needs, states)
     )
 
@@ -206,13 +206,13 @@ def needed_together(
     return max(found, key=Need.total)
 
 
-def compiled(one: Traced) -> jax.stages.Compiled:
+def compiled(one: Uncompiled) -> jax.stages.Compiled:
     """A program, compiled."""
     return one.lowered.compile(one.options or None)
 
 
 def _at_once(plan: Plan, program: Callable[..., Any]) -> Callable[..., Any]:
-    """`Compiled.advance` where all is one program."""
+    """`Programs.advance` where all is one program."""
     everywhere, _ = shardings(plan)
 
     def advance(states: Any, given: Any, samples: Any, num_rounds: int, evaluated: bool) -> Any:
@@ -226,7 +226,7 @@ def _at_once(plan: Plan, program: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_turn(plan: Plan, programs: Mapping[tuple[str, int | None], Any]) -> Callable[..., Any]:
-    """`Compiled.advance` where a round is several programs."""
+    """`Programs.advance` where a round is several programs."""
     everywhere, _ = shardings(plan)
     numbers = range(len(plan.program.architectures))
     flags = {flag: devices.put(np.bool_(flag), everywhere) for flag in (False, True)}

@@ -58,8 +58,8 @@ ORDER = {
     ),
     "running": (
         *("files", "lock", "directory", "forms", "reading", "programs", "driver", "conditions"),
-        *("ahead", "record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning"),
-        *("runs", "experiments", "comparing", "verify", "verify_sweeps"),
+        *("ahead", "record", "checkpoint", "stopping", "job", "grid", "sweep", "shards", "points"),
+        *("choices", "tuning", "runs", "experiments", "comparing", "verify", "verify_sweeps"),
     ),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (

@@ -8,8 +8,9 @@ directory is the new run's, and whoever finds the file removes what is left of t
 import contextlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
 # Of a tuned experiment, which is a sweep besides; the runs that were tried are a sweep in `TRIALS`.
 TUNING, CHOICES, TRIALS = "tuning.json", "choices.json", "tuning"
 EXPERIMENT = (CHOICES, TUNING)
+# Of a sweep that several jobs share: of each a folder, with the names of its runs, their rows and its
+# checkpoints, until all rows are in `RESULTS`.
+SHARDS, SHARE = lock.PARTS, "share.json"
 CHECKPOINTS = "checkpoints"
 REPLACEMENT = ".protonorm.replacement.json"
 LONGER = ".protonorm.longer"  # A run of more rounds, until it takes the place of the shorter one.
@@ -186,6 +190,7 @@ def complete(directory: Path) -> None:
         if name not in moved:
             (directory / name).unlink(missing_ok=True)
     _remove_runs(directory)
+    remove_shards(directory)
     # Without that word it is another's, which only stands there.
     if replacement.get("tuned") and not (directory / TRIALS).is_symlink():
         _remove_trials(directory / TRIALS)
@@ -215,6 +220,7 @@ def _remove_trials(directory: Path) -> None:
     """Removes the sweep of the runs that were tried, and its directory if it has nothing else."""
     clear_checkpoints(directory)
     _remove_runs(directory)
+    remove_shards(directory)
     remove_sweep(directory)
     with contextlib.suppress(OSError):
         files.remove_temporary(directory, (SWEEP, RESULTS))
@@ -238,6 +244,27 @@ def remove(directory: Path) -> None:
             (directory / name).unlink(missing_ok=True)
         files.remove_temporary(directory, FILES)
         directory.rmdir()
+
+
+def shards(directory: Path) -> Iterator[Path]:
+    """The folders of the jobs that share a sweep."""
+    for folder in sorted((directory / SHARDS).glob("*-of-*")):
+        if re.fullmatch(r"\d+-of-\d+", folder.name) and not folder.is_symlink():
+            yield folder
+
+
+def remove_shards(directory: Path) -> None:
+    """Removes what jobs that share a sweep have beside it, but for those that are at work."""
+    for folder in shards(directory):
+        if lock.holder_of(folder) is None:
+            clear_checkpoints(folder)
+            with contextlib.suppress(OSError):
+                for name in (RESULTS, SHARE, lock.NAME):
+                    (folder / name).unlink(missing_ok=True)
+                files.remove_temporary(folder, (RESULTS, SHARE))
+                folder.rmdir()
+    with contextlib.suppress(OSError):
+        (directory / SHARDS).rmdir()
 
 
 def remove_sweep(directory: Path) -> None:

@@ -95,6 +95,13 @@ def sweep(text: str) -> dict[str, Any]:
     return value
 
 
+def share(text: str) -> list[str]:
+    """Of `share.json`, the names of the runs."""
+    value = one_object(text)
+    _require_all(value.get("runs"), str, "runs", "text", least=0)
+    return value["runs"]
+
+
 def tuning(text: str) -> dict[str, Any]:
     """Of `tuning.json`."""
     value = one_object(text)

@@ -2,12 +2,12 @@
 
 import contextlib
 import functools
-import signal
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
 from typing import Any, Protocol
+
+import jax
 
 from protonorm_jax import config
 from protonorm_jax.config import Config
@@ -23,9 +23,13 @@ from protonorm_jax.running import (
     programs,
     reading,
     record,
+    stopping,
 )
 from protonorm_jax.running import directory as places
 from protonorm_jax.types import Dataset
+
+_SECONDS_TO_END = 5.0
+_BYTES_A_SECOND = 5e7  # To a disk that many share.
 
 
 class Display(Protocol):
@@ -43,40 +47,6 @@ class RunDisplay(Display, Protocol):
 
     def plan(self, planned: planning.Plan) -> None:
         """All is settled, and will be compiled now."""
-
-
-class StopRequest:
-    """Takes note of SIGTERM, as sent before a machine is taken away; a context manager.
-
-    Attributes:
-      asked: whether it has come.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._previous: Any = None
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._note)
-            outer = getattr(self._previous, "__self__", None)  # Of one that this one is within.
-            self.asked = isinstance(outer, StopRequest) and outer.asked
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-        outer = getattr(self._previous, "__self__", None)
-        if isinstance(outer, StopRequest):  # What goes on after this one must stop, too.
-            outer._note(number, frame)
 
 
 def run(
@@ -97,7 +67,7 @@ def run(
       overwrite: replace another run or sweep in the directory, once this one has compiled.
 
     Returns:
-      The summary; its `status` is `finished`, or `stopped` after SIGTERM.
+      The summary; its `status` is `finished`, or `stopped` if it was asked to stop.
 
     Raises:
       UsageError: see `driver.run`; or the directory is in use, holds something else, or cannot be
@@ -323,7 +293,7 @@ def _run(
       begun: of a run that goes on, whether its directory is there.
     """
     first = devices.is_first()
-    with StopRequest() as stop:
+    with stopping.StopRequest() as stop:
         plan, digest = _plan(settings, dataset, recorded, saved)
         display.plan(plan)
         recorder = record.Recorder(directory, plan, data_digest=digest)
@@ -398,7 +368,7 @@ def train(
     first: int,
     recorders: Mapping[int, record.Recorder],
     keeper: checkpoint.Keeper,
-    stop: StopRequest,
+    stop: stopping.StopRequest,
     display: Display,
     saved: checkpoint.Saved | None,
     *,
@@ -430,6 +400,7 @@ def train(
     count = min(simulation.plan.runs_per_program, len(simulation.plan.runs) - first)
     failures: dict[int, UsageError] = {}
     stopped = False
+    longest, began = 0.0, time.monotonic()
 
     indices = range(first, first + count)
     start = checkpoint.restore(simulation, first, saved) if saved else None
@@ -440,7 +411,10 @@ def train(
             elif index in recorders:
                 recorders[index].add(event)
         display.add(step)
-        stopped = bool(devices.agree(stop.asked)) and step.round_index < rounds
+        now = time.monotonic()
+        longest, began = max(longest, now - began), now
+        within = longest + _seconds_to_save(step)  # Another call, and then a checkpoint.
+        stopped = bool(devices.agree(stop.asked_within(within))) and step.round_index < rounds
         if stopped or (every and step.round_index % every == 0 and step.round_index < rounds):
             _save(keeper, simulation, first, step, recorders)
         if stopped:
@@ -467,6 +441,14 @@ def train(
         _save(keeper, simulation, first, step, recorders)
         keeper.wait()
     return summaries
+
+
+def _seconds_to_save(step: driver.Step) -> float:
+    """How long a checkpoint and the ends of the runs may take at most, so far as can be told."""
+    return (
+        _SECONDS_TO_END
+        + sum(leaf.nbytes for leaf in jax.tree.leaves(step.states)) / _BYTES_A_SECOND
+    )
 
 
 def _save(

@@ -19,7 +19,8 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +31,14 @@ from protonorm_jax.planning import devices
 from protonorm_jax.running import files
 
 NAME = ".protonorm.lock"
+PARTS = "shards"  # Folders in there may be in use each by a process of its own.
 _SECONDS_A_BEAT = 2.0
 _SECONDS_WITHOUT_LIFE = 30.0
 _SECONDS_A_LOOK = 0.25
+
+
+class InUseError(UsageError):
+    """Another process has a directory."""
 
 
 class Place(NamedTuple):
@@ -238,7 +244,7 @@ class Lock:
         if holder and holder.place == self._place:
             if not _lives(holder):
                 return True
-            raise UsageError(f"{self.directory} is in use by {holder}")
+            raise InUseError(f"{self.directory} is in use by {holder}")
         self._say(
             f"protonorm: waiting up to {self._without_life:.0f} s for a sign of life of "
             f"{holder or 'an unknown process'}, which has {self.directory} in use"
@@ -250,7 +256,7 @@ class Lock:
             if now is None or now.token != seen.token:
                 return False
             if now.content != seen.content:
-                raise UsageError(f"{self.directory} is in use by {holder}")
+                raise InUseError(f"{self.directory} is in use by {holder}")
         return True
 
     def _show_life(self) -> None:
@@ -364,8 +370,11 @@ def holding(
     fresh: bool = False,
     create: bool = True,
     check: Callable[[Path], None] = lambda directory: None,
+    beside: Collection[str] = (),
+    covers: Sequence[Path] = (),
+    patience: float = 0.0,
 ) -> Iterator[Path]:
-    """Within, no other process is in a directory that is made if need be.
+    """Within, no other process is in a directory that is made if need be, nor in a part of it.
 
     What was made for it goes again at the end if nothing is in there. Of several processes of one
     job the first takes the lock, and the others end with it if it does not get it. A thread that
@@ -376,6 +385,9 @@ def holding(
       fresh: take a name that is not in use yet, numbered if need be.
       create: make the directory; without, one that is not there is not locked.
       check: called with the directory as soon as it is locked, by the process that writes.
+      beside: names of the parts in which other processes may be.
+      covers: other directories that are used under the same lock, see `check`.
+      patience: seconds to wait for another process to give the directory back.
 
     Yields:
       The directory.
@@ -397,16 +409,18 @@ def holding(
             with _telling_the_others(directory):
                 if fresh:
                     directory = _make_fresh(directory, made)
-                lock = _locked(directory, made, create)
+                lock = _locked(directory, made, create, patience)
+                _check_parts(directory, beside)
                 check(directory)
         else:
             _hear_of_the_first(directory)
-        key = os.path.realpath(directory)
-        _held[key] = _Held(thread, lock)
+        keys = [os.path.realpath(path) for path in (directory, *covers)]
+        _held.update(dict.fromkeys(keys, _Held(thread, lock)))
         try:
             yield directory
         finally:
-            del _held[key]
+            for key in keys:
+                del _held[key]
     finally:
         if lock is not None:
             lock.release()
@@ -431,23 +445,54 @@ def check(directory: Path) -> None:
             held.lock.check()
 
 
-def _locked(directory: Path, made: list[Path], create: bool) -> Lock | None:
+def _check_parts(directory: Path, beside: Collection[str]) -> None:
+    """Refuses a directory that another process has a part of in use, but parts `beside`.
+
+    Raises:
+      UsageError: one is in use.
+    """
+    folders = [path.parent for path in directory.glob(f"{PARTS}/*/{NAME}")]
+    parts = [Lock(folder) for folder in folders if folder.name not in beside]
+    if not parts:
+        return
+    with ThreadPoolExecutor(len(parts)) as pool:  # Signs of life are waited for together.
+        taken = [pool.submit(part.acquire) for part in parts]
+    for part, one in zip(parts, taken, strict=True):
+        if one.exception() is None:
+            part.release()
+    for one in taken:
+        one.result()
+
+
+def _locked(directory: Path, made: list[Path], create: bool, patience: float) -> Lock | None:
     """The lock of a directory, which is made if need be; adds what was made to `made`."""
     if not create and not directory.is_dir():
         return None
     lock = Lock(directory)
+    end = time.monotonic() + patience
     for left in reversed(range(20)):
         try:
             with files.writing(directory):
                 if create:
                     made += _make(directory)
-            lock.acquire()
+            _acquire(lock, end)
             break
         except UsageError as error:
             # Whoever had made the directory may have removed it again.
             if not (create and left and isinstance(error.__cause__, FileNotFoundError)):
                 raise
     return lock
+
+
+def _acquire(lock: Lock, end: float) -> None:
+    """Takes a lock, and waits for whoever has it until then."""
+    while True:
+        try:
+            return lock.acquire()
+        except InUseError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_SECONDS_A_LOOK)
 
 
 def _make(directory: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Recorded runs and sweeps as they are read: finished, killed, or under way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +61,26 @@ def read_rows(directory: Path) -> list[dict[str, Any]]:
 def read_results(directory: Path) -> list[dict[str, Any]]:
     """The rows of a sweep so far, without one that is being written or was never finished.
 
+    Also those that jobs which share it have not put together yet.
+
     Raises:
       UsageError: there are none, or they cannot be read.
     """
-    return read(directory / places.RESULTS, forms.results)
+    rows = read(directory / places.RESULTS, forms.results)
+    known = {row["run"] for row in rows}
+    for folder in places.shards(directory):
+        path = folder / places.RESULTS
+        if not path.exists():
+            continue
+        try:
+            more = read(path, forms.results)
+        except UsageError:
+            if path.exists():
+                raise
+            return read_results(directory)  # By now they are together.
+        rows += [row for row in more if row["run"] not in known]
+        known |= {row["run"] for row in more}
+    return sorted(rows, key=lambda row: int(row["run"]))
 
 
 def read_choices(directory: Path) -> list[dict[str, Any]]:
@@ -116,14 +132,23 @@ def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return read_summary(directory), read_rows(directory)
     rows = read_rows(directory) if (directory / places.ROWS).exists() else []
     manifest = read_manifest(directory)
-    around = [directory, *directory.absolute().parents[:2]]  # A run of a sweep, or none.
-    used = any(lock.holder_of(folder) is not None for folder in around)
+    used = any(lock.holder_of(folder) is not None for folder in _users(directory))
     return {
         "method": read(directory / places.CONFIG, forms.method),
         **metrics.summary(rows, manifest.get("predictor")),
         "majority_accuracy": manifest.get("majority_accuracy"),
         "status": "running" if used else "killed",
     }, rows
+
+
+def _users(directory: Path) -> Iterator[Path]:
+    """The folders whose lock means that a run is under way, perhaps one of a sweep."""
+    around = directory.absolute().parents[:2]
+    yield from (directory, *around)
+    for shard in places.shards(around[-1]):
+        share = shard / places.SHARE
+        if share.exists() and directory.absolute().name in read(share, forms.share):
+            yield shard
 
 
 def is_finished(directory: Path) -> bool:

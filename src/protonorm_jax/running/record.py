@@ -16,7 +16,7 @@ from protonorm_jax import keys, methods, metrics, report
 from protonorm_jax.config import Config
 from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import conditions, driver, files, lock
+from protonorm_jax.running import conditions, driver, files, lock, reading
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.directory import RESULTS as RESULTS
 from protonorm_jax.running.directory import RUNS as RUNS
@@ -460,6 +460,16 @@ def start_sweep(directory: Path, description: dict[str, Any], *, replacing: bool
             pass
 
 
+def start_share(folder: Path, names: Sequence[str]) -> None:
+    """Says in the folder of a job which runs of a sweep are its own.
+
+    Raises:
+      UsageError: it cannot be written.
+    """
+    with writing(folder):
+        files.write_json(folder / places.SHARE, {"runs": names})
+
+
 def start_tuning(directory: Path, description: dict[str, Any], *, replacing: bool) -> None:
     """Says what a tuned experiment is, before the first of its runs.
 
@@ -499,6 +509,20 @@ def repair_results(directory: Path) -> None:
     with writing(directory), open(directory / RESULTS, "a+b") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def gather_results(directory: Path, count: int) -> None:
+    """Puts the rows of jobs that share a sweep together, as soon as there are so many.
+
+    Raises:
+      UsageError: they cannot be read or written.
+    """
+    rows = reading.read_results(directory)
+    if len(rows) == count:
+        with writing(directory), files.replacing(directory / RESULTS) as file:
+            file.writelines(map(files.line, rows))
+        places.clear_checkpoints(directory)
+        places.remove_shards(directory)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,8 +1,9 @@
 """Many runs: grids and seeds, those that share a program trained together, one row for each."""
 
 import functools
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -23,6 +24,7 @@ from protonorm_jax.running import (
     lock,
     reading,
     record,
+    stopping,
 )
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.grid import Grid, changed
@@ -64,6 +66,7 @@ def plan(
     *,
     runs_per_program: int | Sequence[int] = 0,
     vmap_runs: int = 0,
+    num_shards: int = 1,
     target: Target | None = None,
 ) -> Sweep:
     """Sorts runs by what must be compiled for them, and plans each of the programs.
@@ -74,6 +77,8 @@ def plan(
       dataset: used instead of loading `Config.data`; or where to get that from.
       runs_per_program: see `plan.make`; or one for each program.
       vmap_runs: see `plan.make`.
+      num_shards: how many jobs share the sweep; as far as `runs_per_program` leaves that open, so
+        many runs train side by side that there is something for each.
       target: see `plan.make`.
 
     Raises:
@@ -91,13 +96,17 @@ def plan(
     sets = dataset if isinstance(dataset, samples.DataSets) else samples.DataSets(dataset)
     plans = []
     for group, count in zip(groups, runs_per_program, strict=True):
-        made = planning.make(
+        make = functools.partial(
+            planning.make,
             [configs[number] for number in group],
             sets,
-            runs_per_program=count,
             vmap_runs=vmap_runs,
             target=target,
         )
+        made = make(runs_per_program=count)
+        most = max(1, len(group) // math.ceil(num_shards / len(groups)))
+        if count == 0 and made.runs_per_program > most:
+            made = make(runs_per_program=most)
         plans.append(made)
     return Sweep(base, list(changes), groups, plans)
 
@@ -135,7 +144,7 @@ def run(
         not empty, or cannot be written.
     """
     check = functools.partial(places.check_free, overwrite=overwrite)
-    with lock.holding(Path(directory), check=check) as locked, job.StopRequest():
+    with lock.holding(Path(directory), check=check) as locked, stopping.StopRequest():
         planned = plan(
             base,
             expand(base, grid, seeds),
@@ -180,21 +189,72 @@ def train(
     display = display or _Silent()
     replaces = functools.partial(places.check_free, overwrite=True)
     check = job.recover if resumed or within else replaces
-    with lock.holding(directory, check=check), job.StopRequest() as stop:
+    with lock.holding(directory, check=check), stopping.StopRequest() as stop:
         digests = data_digests(sweep)
-        if resumed:
-            ready: list[driver.Simulation] = []
-            if devices.is_first():
-                record.repair_results(directory)
-        else:
-            ready = [_begin(sweep, directory, digests, within, compiled)]
-        results = {row["run"]: row for row in reading.read_results(directory)} if resumed else {}
-        saved = checkpoint.latest(directory, _configs(sweep)) if resumed else None
-        for number, digest in enumerate(digests):
-            simulation = ready.pop() if ready else None
-            group = _Group(sweep, number, directory, digest)
-            if not _train_group(group, simulation, results, display, stop, saved):
-                break
+        ready = None if resumed else _begin(sweep, directory, digests, within, compiled)
+        part = Part(directory, directory, before=list(places.shards(directory)))
+        rows = train_calls(sweep, part, digests, display, stop, ready)
+        if part.before and devices.is_first():
+            record.gather_results(directory, len(sweep.changes))
+        return rows
+
+
+class Part(NamedTuple):
+    """What one process has to do of a sweep.
+
+    Attributes:
+      directory: of the sweep.
+      folder: for rows and checkpoints of this process.
+      before: other folders in which earlier processes may have left checkpoints.
+      calls: of programs, what is to be done: the number of the program, and the index of the first
+        of the runs that train together; None for all.
+    """
+
+    directory: Path
+    folder: Path
+    before: Sequence[Path] = ()
+    calls: Collection[tuple[int, int]] | None = None
+
+
+def train_calls(
+    sweep: Sweep,
+    part: Part,
+    digests: Sequence[str],
+    display: Display,
+    stop: stopping.StopRequest,
+    simulation: driver.Simulation | None = None,
+) -> list[dict[str, Any]]:
+    """Trains and records the runs of a part of a sweep that have no result yet.
+
+    Its directories are locked, and say what the sweep is.
+
+    Args:
+      sweep: what was planned.
+      part: what to do of it.
+      digests: of its data, see `data_digests`.
+      display: told of the progress.
+      stop: looked at between calls of a program.
+      simulation: of a sweep that is new, the first program, compiled.
+
+    Returns:
+      The rows of all runs that have one, in the order of the runs.
+
+    Raises:
+      UsageError: see `train`.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    saved: list[checkpoint.Saved] = []
+    if simulation is None:
+        if devices.is_first():
+            record.repair_results(part.folder)
+        results = {row["run"]: row for row in reading.read_results(part.directory)}
+        found = [checkpoint.latest(one, _configs(sweep)) for one in (part.folder, *part.before)]
+        saved = [one for one in found if one]
+    for number, digest in enumerate(digests):
+        group = _Group(sweep, number, part, digest)
+        if not _train_group(group, simulation, results, display, stop, saved):
+            break
+        simulation = None
     return [results[name] for name in sorted(results, key=int)]
 
 
@@ -204,14 +264,22 @@ class _Group(NamedTuple):
     Attributes:
       sweep: whose.
       number: of the program.
-      directory: of the sweep.
+      part: what to do of the sweep.
       data_digest: of the data.
     """
 
     sweep: Sweep
     number: int
-    directory: Path
+    part: Part
     data_digest: str
+
+    def calls(self) -> Iterator[range]:
+        """The indices of the runs that train together, call by call, as far as they are to do."""
+        planned = self.sweep.plans[self.number]
+        size, count = planned.runs_per_program, len(planned.runs)
+        for first in range(0, count, size):
+            if self.part.calls is None or (self.number, first) in self.part.calls:
+                yield range(first, min(first + size, count))
 
 
 def _begin(
@@ -228,7 +296,7 @@ def _begin(
     """
     first = devices.is_first()
     new = first and (within or places.is_empty(directory))
-    described = _description(sweep, digests) if first else {}
+    described = to_record(sweep, digests) if first else {}
     if new:
         record.start_sweep(directory, described, replacing=False)
     try:
@@ -247,8 +315,8 @@ def _train_group(
     simulation: driver.Simulation | None,
     results: dict[str, dict[str, Any]],
     display: Display,
-    stop: job.StopRequest,
-    saved: checkpoint.Saved | None,
+    stop: stopping.StopRequest,
+    saved: Sequence[checkpoint.Saved],
 ) -> bool:
     """Trains the runs of one program, and adds to `results`; false if told to stop.
 
@@ -260,9 +328,9 @@ def _train_group(
       stop: looked at after every call of the program.
       saved: where to go on.
     """
-    sweep, number, directory, digest = group
+    sweep, number, part, digest = group
     planned, names = sweep.plans[number], [run_name(run) for run in sweep.groups[number]]
-    rounds, size = planned.program.config.rounds, planned.runs_per_program
+    rounds = planned.program.config.rounds
     if simulation is not None:
         display.start(simulation)
 
@@ -276,27 +344,28 @@ def _train_group(
             **summary,
         }
         if devices.is_first() and names[index] not in results:
-            lock.check(directory)
-            files.append_line(directory / places.RESULTS, row)
+            lock.check(part.folder)
+            files.append_line(part.folder / places.RESULTS, row)
         results[names[index]] = row
 
-    for first in range(0, len(names), size):
-        indices = range(first, min(first + size, len(names)))
+    for indices in group.calls():
+        first = indices.start
         if devices.agree(all(names[index] in results for index in indices)):
             display.finish_call(len(indices), rounds)
             continue
-        here = saved if saved and (saved.group, saved.first) == (number, first) else None
+        here = next((one for one in saved if (one.group, one.first) == (number, first)), None)
+        if devices.agree(stop.asked_within(0.0 if simulation else stop.longest_compilation)):
+            return False
         if simulation is None:
             simulation = driver.compile_plan(planned)
             display.start(simulation)
-        if devices.agree(stop.asked):
-            return False
+            stop.longest_compilation = max(stop.longest_compilation, simulation.compile_seconds)
         recorders = {}
         if devices.is_first():
             if here is None:  # What is there is of runs that were finished just before a kill.
-                checkpoint.clear(directory)
+                checkpoint.clear(part.folder)
             for index in indices:
-                folder = directory / places.RUNS / names[index]
+                folder = part.directory / places.RUNS / names[index]
                 recorders[index] = record.Recorder(folder, planned, index, digest)
                 rows = here.rows[index - first] if here else []
                 kept = here.kept[index - first] if here and here.kept else None
@@ -304,7 +373,7 @@ def _train_group(
         display.start_call(len(indices), here.round_index if here else 0)
         with (
             job.finishing(recorders, pictures=False),
-            checkpoint.Keeper(directory, number, digest) as keeper,
+            checkpoint.Keeper(part.folder, number, digest) as keeper,
         ):
             summaries = job.train(
                 *(simulation, first, recorders, keeper, stop, display, here),
@@ -505,7 +574,7 @@ def _partition_digests(sweep: Sweep) -> list[str]:
     return result
 
 
-def _description(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
+def to_record(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
     """All that is needed to plan a sweep again, and to know that it is the same."""
     return {
         **origin(sweep.base, sweep.changes),

@@ -26,6 +26,7 @@ from protonorm_jax.running import (
     points,
     reading,
     record,
+    stopping,
     sweep,
 )
 from protonorm_jax.running import directory as places
@@ -174,7 +175,7 @@ def run(
     """
     budget = Budget(tune, tune_seeds, tune_rounds, *learning_rates)
     check = functools.partial(check_free, overwrite=overwrite)
-    with lock.holding(Path(directory), check=check) as locked, job.StopRequest():
+    with lock.holding(Path(directory), check=check) as locked, stopping.StopRequest():
         experiment = plan(
             base,
             grid,
@@ -232,7 +233,7 @@ def train(
     """
     show = display or _Silent()
     check = job.recover if resumed else functools.partial(check_free, overwrite=True)
-    with lock.holding(directory, check=check), job.StopRequest() as stop:
+    with lock.holding(directory, check=check), stopping.StopRequest() as stop:
         count = len(experiment.trials.final_seeds) * len(experiment.trials.cells)
         chosen, final, begun = experiment.choices, experiment.final, False
         if chosen is None:

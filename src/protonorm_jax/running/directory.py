@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from protonorm_jax.errors import UsageError
-from protonorm_jax.running import files, lock
+from protonorm_jax.running import files, holders
 
 CONFIG, MANIFEST, ROWS, SUMMARY = "config.json", "manifest.json", "metrics.jsonl", "summary.json"
 FILES = (
@@ -218,8 +218,8 @@ def _remove_trials(directory: Path) -> None:
     remove_sweep(directory)
     with contextlib.suppress(OSError):
         files.remove_temporary(directory, (SWEEP, RESULTS))
-        if lock.holder_of(directory) is None:
-            (directory / lock.NAME).unlink(missing_ok=True)
+        if holders.holder_of(directory) is None:
+            (directory / holders.NAME).unlink(missing_ok=True)
         directory.rmdir()
 
 
@@ -278,4 +278,4 @@ def _is_passing(path: Path) -> bool:
     """Whether a file only tells of processes that are or were at work."""
     own = (*FILES, SWEEP, RESULTS, *EXPERIMENT, REPLACEMENT)
     unfinished = files.is_temporary(path) and any(path.name.startswith(f".{one}.") for one in own)
-    return unfinished or path.name == lock.NAME or path.name.startswith(f"{lock.NAME}.")
+    return unfinished or path.name == holders.NAME or path.name.startswith(f"{holders.NAME}.")

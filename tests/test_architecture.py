@@ -57,14 +57,17 @@ ORDER = {
         *("hlo", "costs"),
     ),
     "running": (
-        *("files", "lock", "directory", "forms", "reading", "programs", "driver", "conditions"),
-        *("ahead", "record", "checkpoint", "stopping", "job", "grid", "sweep", "shards", "points"),
-        *("choices", "tuning", "runs", "experiments", "comparing", "verify", "verify_sweeps"),
+        *("files", "holders", "lock", "directory", "forms", "reading", "programs", "driver"),
+        *("conditions", "ahead", "record", "checkpoint", "stopping", "job", "grid", "sweep"),
+        *("shards", "points", "choices", "tuning", "runs", "experiments", "comparing", "verify"),
+        "verify_sweeps",
     ),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
-        *("console", "environment", "paths", "thomson", "export", "partition", "report", "flags"),
-        *("interruption", "progress", "start", "asked", "compile", "cli"),
+        *("console", "environment", "paths", "parser", "flags", "interruption", "progress"),
+        *("start", "outputs", "asked", "tuned"),
+        *("thomson", "export", "partition", "report", "compile", "run", "sweep", "resume"),
+        *("verify", "compare", "methods", "commands", "cli"),
     ),
 }
 NO_JAX = (

@@ -1,11 +1,12 @@
 """Numbers that people read, made on the host from what the devices counted."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from protonorm_jax.types import Partition, Scored
+if TYPE_CHECKING:  # It brings jax, which those who only read metrics do without.
+    from protonorm_jax.types import Partition, Scored
 
 COMMON = "common"
 """What columns call the part of the samples scored that all clients share."""
@@ -30,7 +31,7 @@ def accuracy(correct: np.ndarray, test_count: np.ndarray) -> tuple[float, float]
 
 
 def class_counts(
-    partition: Partition, labels: np.ndarray, num_classes: int, *, side: str = "train"
+    partition: "Partition", labels: np.ndarray, num_classes: int, *, side: str = "train"
 ) -> np.ndarray:
     """How many samples of each class a client holds.
 
@@ -64,7 +65,7 @@ def _counted(
 
 
 def majority(
-    partition: Partition, scored: Scored, labels: np.ndarray, num_classes: int
+    partition: "Partition", scored: "Scored", labels: np.ndarray, num_classes: int
 ) -> dict[str, float | None]:
     """The accuracies of clients that have learned their label distribution and nothing else.
 
@@ -97,7 +98,7 @@ def column(predictor: str, part: str = "") -> str:
     return f"{predictor}_{part}_accuracy" if part else f"{predictor}_accuracy"
 
 
-def row(round_index: int, report: dict[str, Any], scored: Scored) -> dict[str, Any]:
+def row(round_index: int, report: dict[str, Any], scored: "Scored") -> dict[str, Any]:
     """One evaluated round, JSON-ready; numbers that do not exist yet are None.
 
     Args:

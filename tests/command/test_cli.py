@@ -12,8 +12,9 @@ import pytest
 from matplotlib import figure
 
 from protonorm_jax import config, data, methods, report, settings
-from protonorm_jax.command import cli, flags
+from protonorm_jax.command import cli, commands, flags
 from protonorm_jax.methods import table
+from protonorm_jax.running import job
 
 pytestmark = pytest.mark.usefixtures("hastily", "compiled_once")
 
@@ -232,7 +233,7 @@ def test_a_bug_is_one_line_too(monkeypatch, capsys, tmp_path):
     def broken(*_, **__):
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr(cli.job, "run", broken)
+    monkeypatch.setattr(job, "run", broken)
     assert cli.main(["run", "--out", str(tmp_path / "new")]) == 1
     assert capsys.readouterr().err.splitlines() == [
         "protonorm: RuntimeError: first (a bug; --debug shows where)"
@@ -268,7 +269,7 @@ def test_another_method_needs_nothing_of_the_one_in_the_config_file(tmp_path):
         {"method": "protonorm", "scale": 3.0, "align": None, "collect": "before"},
     ):
         path.write_text(json.dumps({"rounds": 7, **method}))
-        parsed = flags.parse(cli.COMMANDS, ["run", "--config", str(path), "--method", "fedtgp"])
+        parsed = commands.parse(["run", "--config", str(path), "--method", "fedtgp"])
         chosen = flags.chosen(parsed)
         assert chosen == config.Config(method="fedtgp", rounds=7)
 
@@ -284,7 +285,7 @@ def test_another_method_needs_nothing_of_the_one_in_the_config_file(tmp_path):
     ],
 )
 def test_augmentation_needs_no_value(given, wanted):
-    assert flags.chosen(flags.parse(cli.COMMANDS, ["run", *given])).augment == wanted
+    assert flags.chosen(commands.parse(["run", *given])).augment == wanted
 
 
 def test_methods_are_listed_with_their_settings(capsys):
@@ -317,9 +318,9 @@ def test_a_plan_says_what_the_method_adds(small_file, tmp_path, capsys):
 
 def test_flags_of_the_command_line_are_taken():
     """No setting of a method may have such a name."""
-    parser = flags._parser(cli.COMMANDS, "local")
-    (places,) = [action for action in parser._actions if action.choices]
     for command in ("run", "sweep", "resume", "verify", "methods"):
+        parser = commands.make_parser(command, ["--method", "local"])
+        (places,) = [action for action in parser._actions if action.choices]
         for action in places.choices[command]._actions:
             named = [flag.removeprefix("--") for flag in action.option_strings if flag[:2] == "--"]
             for flag in named:
@@ -365,9 +366,3 @@ def test_interruption_does_not_wait_for_the_device(small_file, tmp_path):
     assert interrupt(*flags, after="protonorm on") == (130, ["protonorm: interrupted"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted" and summary["rounds"] == 0
-
-
-def test_what_few_commands_need_is_not_imported_by_all():
-    code = "import sys; from protonorm_jax.command import cli; print(*sys.modules)"
-    found = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True)
-    assert not {"scipy.stats", "sklearn", "orbax", "tensorflow_datasets"} & {*found.stdout.split()}

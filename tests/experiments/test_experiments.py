@@ -12,7 +12,7 @@ from experiments import Sweep, Timing, Tuning, __main__
 from experiments.bench import alignment
 from experiments.runner import arguments, catalogue, cost, pages, place, stand_in
 from protonorm_jax import models
-from protonorm_jax.command import cli, flags
+from protonorm_jax.command import cli, commands, flags
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import grid, points
@@ -90,7 +90,7 @@ def test_a_size_is_of_runs_that_can_be_planned(name, size):
         )
     named = [] if "data" in chosen.base or chosen.grids[0].get("data") else ["--data", "digits"]
     words = arguments.flags(chosen, name, named)
-    parsed = flags.parse(cli.COMMANDS, ["sweep", *words])
+    parsed = commands.parse(["sweep", *words])
     assert flags.chosen(parsed) == Config(**{"data": "digits", **chosen.base})
     assert parsed.seeds == chosen.seeds
     if chosen.tuning:

@@ -29,7 +29,7 @@ from orbax import checkpoint as orbax  # noqa: F401  Imported once here, not by 
 
 from protonorm_jax import data
 from protonorm_jax.command import cli
-from protonorm_jax.running import lock
+from protonorm_jax.running import holders
 from protonorm_jax.types import Dataset
 
 SMALL = ("--family", "mlp", "--num-clients", "4", "--feature-dim", "8", "--devices", "1")
@@ -226,7 +226,7 @@ class Campaign:
         """The command that goes on: where nothing has begun, the one that was killed."""
         marks = ("config.json", "sweep.json", "tuning.json", ".protonorm.replacement.json")
         begun = any((folder / name).exists() for name in marks)
-        found = {name: value for name, value in results(folder).items() if lock.NAME not in name}
+        found = {name: value for name, value in results(folder).items() if holders.NAME not in name}
         if begun and kind.before and found == self._before[kind.name]:
             return kind.command
         return ("resume", "{}") if begun else kind.command

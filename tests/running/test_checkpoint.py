@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from protonorm_jax.errors import UsageError
-from protonorm_jax.running import checkpoint, job, sweep
+from protonorm_jax.running import checkpoint, job, reading, sweep
 from recorded import SMALL, assert_same, rows_of, without_times
 
 pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
@@ -224,7 +224,7 @@ def test_checkpoints_of_finished_runs_are_no_obstacle(
     lines = (whole_sweep / "results.jsonl").read_text().splitlines(keepends=True)
     (folder / "results.jsonl").write_text("".join(lines[:2]) + lines[2][:40])
     before = (folder / "results.jsonl").read_bytes()
-    assert len(sweep.read_results(folder)[1]) == 2
+    assert len(reading.read_sweep(folder)[1]) == 2
     assert (folder / "results.jsonl").read_bytes() == before  # To look changes nothing.
     calls.clear()
     watcher.add = lambda step: (calls.append(step.round_index), len(calls) == 2 and terminate())

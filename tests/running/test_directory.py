@@ -11,7 +11,7 @@ import pytest
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
-from protonorm_jax.running import files, lock, record
+from protonorm_jax.running import files, holders, record
 
 OLD = Config(rounds=3, method_settings={"scale": 2.0})
 NEW = Config(rounds=9)
@@ -69,7 +69,7 @@ def test_only_results_of_ours_may_be_replaced(tmp_path):
             make_run(tmp_path / "killed", names=("config.json",)),
         )
     ):
-        (folder / lock.NAME).touch()
+        (folder / holders.NAME).touch()
         if number < 4:
             (folder / "notes.txt").write_text("mine")
         places.check_free(folder, overwrite=True)
@@ -87,7 +87,11 @@ def test_only_results_of_ours_may_be_replaced(tmp_path):
 
 def test_what_passes_does_not_make_a_directory_full(tmp_path):
     """Locks of processes that were killed, and what they had not finished."""
-    for name in (lock.NAME, f"{lock.NAME}.after-0123456789abcdef", ".config.json.7-01234567.tmp"):
+    for name in (
+        holders.NAME,
+        f"{holders.NAME}.after-0123456789abcdef",
+        ".config.json.7-01234567.tmp",
+    ):
         (tmp_path / name).touch()
     places.check_free(tmp_path, overwrite=False)
     assert places.is_empty(tmp_path) and places.is_empty(tmp_path / "none")

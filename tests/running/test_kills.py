@@ -14,7 +14,7 @@ import pytest
 
 from protonorm_jax import data
 from protonorm_jax.command import cli
-from protonorm_jax.running import checkpoint, lock
+from protonorm_jax.running import checkpoint, holders
 from recorded import assert_same, content, count_lines, rows_of
 
 
@@ -118,7 +118,9 @@ def test_sigterm_saves_and_exits_with_0(small_set, tmp_path, capsys):
     process = protonorm("run", *flags, "--devices", "1", "--rounds", "1000000", "--out", str(out))
     wait_for(process, lambda: count_lines(out / "metrics.jsonl") >= 5)
     # Nobody else gets in, whatever is asked for, and everybody may look.
-    in_use = f"protonorm: {out} is in use by process {process.pid} on {lock.here().host} since 20"
+    in_use = (
+        f"protonorm: {out} is in use by process {process.pid} on {holders.here().host} since 20"
+    )
     for command in (("resume",), ("resume", "--rounds", "9"), ("run", *flags, "--overwrite")):
         place = () if command[0] == "resume" else ("--out",)
         assert cli.main([command[0], *place, str(out), *command[1:]]) == 2
@@ -127,7 +129,7 @@ def test_sigterm_saves_and_exits_with_0(small_set, tmp_path, capsys):
     assert f"{out}: running after round " in capsys.readouterr().out
     process.terminate()
     said, _ = process.communicate(timeout=60)
-    assert not (out / lock.NAME).exists()
+    assert not (out / holders.NAME).exists()
     assert process.returncode == 0
     assert f"protonorm resume {out} goes on" in said and "stopped by SIGTERM after round" in said
     rows = len(rows_of(out))

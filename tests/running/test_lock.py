@@ -12,9 +12,9 @@ import zlib
 import pytest
 
 from protonorm_jax.errors import UsageError
-from protonorm_jax.running import lock
+from protonorm_jax.running import holders, lock
 
-HERE = lock.here()
+HERE = holders.here()
 ELSEWHERE = HERE._replace(host="elsewhere", boot="another")
 
 
@@ -36,7 +36,7 @@ def leave(directory, **changes):
         "beat": "0000000007",
     }
     content = json.dumps(record | changes) + "\n"
-    (directory / lock.NAME).write_text(content)
+    (directory / holders.NAME).write_text(content)
     return content
 
 
@@ -51,10 +51,10 @@ def test_a_second_holder_is_refused_at_once_and_comes_after_the_first(tmp_path):
     with pytest.raises(UsageError) as caught:
         second.acquire()
     assert time.monotonic() - began < 0.5
-    since = json.loads((tmp_path / lock.NAME).read_text())["since"]
+    since = json.loads((tmp_path / holders.NAME).read_text())["since"]
     process = f"process {os.getpid()} on {HERE.host}"
     assert str(caught.value) == f"{tmp_path} is in use by {process} since {since}"
-    assert names(tmp_path) == [lock.NAME]
+    assert names(tmp_path) == [holders.NAME]
     first.release()
     assert names(tmp_path) == []
     second.acquire()
@@ -64,9 +64,9 @@ def test_a_second_holder_is_refused_at_once_and_comes_after_the_first(tmp_path):
 def test_a_dead_holder_on_this_host_is_no_obstacle(tmp_path):
     """Gone, its number taken by another process, or dead and not yet buried by its parent."""
     zombie = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
-    started = lock._started(zombie.pid)
+    started = holders.started(zombie.pid)
     zombie.kill()
-    while lock._lives(lock.Holder(zombie.pid, started, HERE, "")):
+    while holders.lives(holders.Holder(zombie.pid, started, HERE, "")):
         time.sleep(0.01)
     assert zombie.returncode is None
     for changes in (
@@ -80,10 +80,10 @@ def test_a_dead_holder_on_this_host_is_no_obstacle(tmp_path):
         began = time.monotonic()
         ours.acquire()
         assert time.monotonic() - began < 0.5 and said == []
-        assert names(tmp_path) == [lock.NAME]
+        assert names(tmp_path) == [holders.NAME]
         ours.release()
     zombie.wait()
-    leave(tmp_path, process=os.getpid(), started=lock._started(os.getpid()))
+    leave(tmp_path, process=os.getpid(), started=holders.started(os.getpid()))
     with pytest.raises(UsageError, match="is in use by process"):
         make(tmp_path).acquire()
 
@@ -92,7 +92,7 @@ def test_a_holder_elsewhere_is_seen_alive_by_its_counter(tmp_path):
     """Whatever its clock says, and as soon as it moves."""
     theirs = make(tmp_path, place=ELSEWHERE, beat=0.1)
     theirs.acquire()
-    os.utime(tmp_path / lock.NAME, (1, 1))
+    os.utime(tmp_path / holders.NAME, (1, 1))
     said, began = [], time.monotonic()
     with pytest.raises(UsageError, match=r"is in use by process \d+ on elsewhere since 20"):
         make(tmp_path, said, without_life=30).acquire()
@@ -118,7 +118,7 @@ def test_a_holder_elsewhere_that_shows_no_life_is_given_up(tmp_path, place):
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"token": "../../x"}', b"[1]", b"\xff\xfe"])
 def test_a_damaged_lock_is_given_up_too(tmp_path, content):
-    (tmp_path / lock.NAME).write_bytes(content)
+    (tmp_path / holders.NAME).write_bytes(content)
     said = []
     ours = make(tmp_path, said)
     ours.acquire()
@@ -132,7 +132,7 @@ def test_of_many_at_once_one_wins(tmp_path, stale):
     """Time and again: all find the same lock of a dead holder, or none."""
     for _ in range(4):
         if stale == "empty":
-            (tmp_path / lock.NAME).write_bytes(b"")
+            (tmp_path / holders.NAME).write_bytes(b"")
         elif stale != "none":
             leave(tmp_path, **(ELSEWHERE if "elsewhere" in stale else HERE)._asdict())
         barrier, won, lost = threading.Barrier(8), [], []
@@ -181,7 +181,7 @@ def test_only_one_has_it_at_any_time(tmp_path):
             if turn % 5 == 4:  # As if killed: the lock stays, and nothing moves in it.
                 ours._released.set()
                 ours._heart.join()
-                content = json.loads((tmp_path / lock.NAME).read_text())
+                content = json.loads((tmp_path / holders.NAME).read_text())
                 dead = json.dumps(content | {"started": "1"}) + "\n"
                 os.pwrite(ours._file, dead.encode().ljust(len(ours._content(0)), b"\n"), 0)
             else:
@@ -198,14 +198,14 @@ def test_only_one_has_it_at_any_time(tmp_path):
 def test_a_claim_that_was_cut_short_is_succeeded(tmp_path):
     """Killed between the two files that take the place of a dead holder's."""
     leave(tmp_path)
-    claim = tmp_path / f"{lock.NAME}.after-0123456789abcdef"
-    (tmp_path / lock.NAME).rename(claim)
+    claim = tmp_path / f"{holders.NAME}.after-0123456789abcdef"
+    (tmp_path / holders.NAME).rename(claim)
     claim.write_text(claim.read_text().replace("0123456789abcdef", "fedcba9876543210"))
     leave(tmp_path)
-    (tmp_path / f"{lock.NAME}.new-1-00000000").write_text("x")
+    (tmp_path / f"{holders.NAME}.new-1-00000000").write_text("x")
     ours = make(tmp_path)
     ours.acquire()
-    assert names(tmp_path) == [lock.NAME]
+    assert names(tmp_path) == [holders.NAME]
     ours.check()
     ours.release()
     assert names(tmp_path) == []
@@ -219,7 +219,7 @@ def test_a_claim_upon_a_lock_that_was_given_back_is_worth_nothing(tmp_path, monk
 
     def late(name):
         monkeypatch.setattr(ours, "_make", make_file)
-        (tmp_path / lock.NAME).unlink()
+        (tmp_path / holders.NAME).unlink()
         others.acquire()
         return make_file(name)
 
@@ -241,7 +241,7 @@ def test_who_was_taken_for_dead_writes_no_more(tmp_path):
             with pytest.raises(UsageError, match=r"must stay in use by this process, \d+, alone"):
                 lock.check(folder)
     # Another's lock is not given back.
-    assert (tmp_path / "run" / lock.NAME).exists()
+    assert (tmp_path / "run" / holders.NAME).exists()
     lock.check(tmp_path)
 
 
@@ -257,10 +257,10 @@ def test_without_hard_links(tmp_path, monkeypatch):
 def test_a_directory_is_made_and_goes_again_if_it_stays_empty(tmp_path):
     wanted = tmp_path / "a" / "b"
     with lock.holding(wanted) as directory:
-        assert names(directory) == [lock.NAME]
+        assert names(directory) == [holders.NAME]
         with lock.holding(wanted):  # A thread may ask twice.
             pass
-        assert names(directory) == [lock.NAME]
+        assert names(directory) == [holders.NAME]
     assert names(tmp_path) == []
     with pytest.raises(ValueError), lock.holding(wanted):
         raise ValueError
@@ -281,7 +281,7 @@ def test_what_is_checked_is_checked_under_the_lock(tmp_path):
 
     with pytest.raises(UsageError, match="no"), lock.holding(tmp_path / "new", check=refuse):
         pass
-    assert seen == [[lock.NAME]] and names(tmp_path) == []
+    assert seen == [[holders.NAME]] and names(tmp_path) == []
 
 
 def test_fresh_directories_differ(tmp_path):
@@ -329,5 +329,5 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_damaged_contents_have_tokens_of_their_own():
-    seen = lock._parse(b'{"token": "0123456789abcdef", "process": "x"}')
+    seen = holders.parse(b'{"token": "0123456789abcdef", "process": "x"}')
     assert seen.holder is None and seen.token == f"damaged-{zlib.crc32(seen.content):08x}"

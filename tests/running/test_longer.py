@@ -12,7 +12,7 @@ from protonorm_jax.command import cli
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan
-from protonorm_jax.running import checkpoint, job, lock, programs, reading, sweep
+from protonorm_jax.running import checkpoint, holders, job, programs, reading, sweep
 from protonorm_jax.running import directory as places
 from recorded import SMALL, arrays_of, rows_of
 
@@ -159,10 +159,10 @@ def test_the_lock_of_a_process_that_died_before_it_began_is_cleared(copy, capsys
     )
     before = contents(copy)
     subprocess.run([sys.executable, "-c", script, str(copy)], check=False)
-    assert (copy / lock.NAME).exists()
+    assert (copy / holders.NAME).exists()
     assert cli.main(["resume", str(copy)]) == 0
     assert "nothing is left to do" in capsys.readouterr().out
-    assert not (copy / lock.NAME).exists() and contents(copy) == before
+    assert not (copy / holders.NAME).exists() and contents(copy) == before
     assert (copy / places.CHECKPOINTS).exists()
 
 

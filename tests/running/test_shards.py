@@ -7,7 +7,7 @@ import pytest
 
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
-from protonorm_jax.running import lock, reading, shards, sweep
+from protonorm_jax.running import holders, lock, reading, shards, sweep
 from protonorm_jax.running.shards import Shard
 from recorded import SMALL, assert_same, without_times
 from running.test_checkpoint import Watcher, terminate
@@ -93,7 +93,7 @@ def test_who_would_share_it_in_another_way_is_refused_while_a_job_is_at_work(sma
     process = multiprocessing.get_context("spawn").Process(target=_hold, args=(busy,))
     process.start()
     try:
-        while lock.holder_of(busy) is None:
+        while holders.holder_of(busy) is None:
             process.join(0.05)
         assert reading.read_state(out / "runs" / "0000")[0]["status"] == "stopped"
         (out / "runs" / "0000" / "summary.json").unlink()

@@ -10,7 +10,7 @@ from protonorm_jax.command import cli
 from protonorm_jax.config import Config, load
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan
-from protonorm_jax.running import comparing, sweep
+from protonorm_jax.running import comparing, reading, sweep
 from recorded import assert_same, rows_of
 
 pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
@@ -39,7 +39,7 @@ def test_a_grid_is_a_product_with_seeds():
     assert changes == [
         {"scale": scale, "align": "none", "seed": seed} for scale in (1.0, 2.5) for seed in (7, 8)
     ]
-    assert sweep.swept(changes) == ["scale", "align"]
+    assert reading.swept(changes) == ["scale", "align"]
     assert sweep.expand(SMALL, {"seed": [3, 5]}) == [{"seed": 3}, {"seed": 5}]
     assert sweep.expand(SMALL, {}) == [{"seed": 0}]
 
@@ -67,7 +67,7 @@ def test_an_axis_of_one_method_multiplies_its_points_alone():
         "local"
     ] * 2
     assert configs[4].method_settings["margin"] == 100.0
-    assert sweep.swept(changes) == ["method", "alpha", "fedtgp.margin"]
+    assert reading.swept(changes) == ["method", "alpha", "fedtgp.margin"]
     both = {"method": ["protonorm", "fedtgp"], "proximity": [1, 10], "protonorm.scale": [5]}
     assert len(sweep.expand(Config(), both)) == 4
 

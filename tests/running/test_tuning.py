@@ -13,7 +13,7 @@ from protonorm_jax import data, methods, settings, tuning
 from protonorm_jax.command import cli
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
-from protonorm_jax.running import choices, lock, points, sweep, verify_sweeps
+from protonorm_jax.running import choices, holders, points, sweep, verify_sweeps
 from protonorm_jax.running import directory as places
 from recorded import rows_of, without_times
 
@@ -282,7 +282,7 @@ def content(directory):
     for name in ("results.jsonl", "tuning/results.jsonl"):
         found[name] = without_times(directory / name)
     found["choices.json"] = timeless(json.loads((directory / "choices.json").read_text()))
-    assert not list(directory.rglob(f"{lock.NAME}*")) + list(directory.rglob("*.tmp"))
+    assert not list(directory.rglob(f"{holders.NAME}*")) + list(directory.rglob("*.tmp"))
     return found
 
 

@@ -1,14 +1,16 @@
 """What a command line asks to be trained: a sweep, of one run at least, or a tuned experiment."""
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from protonorm_jax.command import flags
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import samples
 from protonorm_jax.planning.targets import Target
-from protonorm_jax.running import points, sweep, tuning
+from protonorm_jax.running import points, shards, sweep, tuning
 
 
 class Asked(NamedTuple):
@@ -21,6 +23,7 @@ class Asked(NamedTuple):
       sizes: the numbers `runs_per_program` and `vmap_runs`, see `planning.plan.make`.
       budget: of the tuning; None for a sweep.
       given: settings of the method that are not tuned.
+      shard: which job's share of a sweep; None for all of it.
     """
 
     base: Config
@@ -29,6 +32,7 @@ class Asked(NamedTuple):
     sizes: dict[str, Any]
     budget: points.Budget | None
     given: list[str]
+    shard: shards.Shard | None
 
 
 def read(parsed: argparse.Namespace) -> Asked:
@@ -52,7 +56,7 @@ def read(parsed: argparse.Namespace) -> Asked:
                 f"{base.method_settings[name]} in a sweep over methods"
             )
     sizes = {"runs_per_program": parsed.runs_per_program, "vmap_runs": parsed.vmap_runs}
-    asked = Asked(base, grids, parsed.seeds, sizes, _budget(parsed, base), given)
+    asked = Asked(base, grids, parsed.seeds, sizes, _budget(parsed, base), given, _shard(parsed))
     # Refuses what it can before jax starts.
     if asked.budget:
         points.draw(base, grids, asked.budget, seeds=asked.seeds, given=given)
@@ -78,18 +82,37 @@ def _budget(parsed: argparse.Namespace, base: Config) -> points.Budget | None:
     return points.Budget(parsed.tune, seeds, parsed.tune_rounds or 0, low, high)
 
 
-def plan_sweep(asked: Asked, target: Target | None = None) -> sweep.Sweep:
+def _shard(parsed: argparse.Namespace) -> shards.Shard | None:
+    """Which job's share is asked for; None without `--shard`."""
+    if parsed.shard is None:
+        return None
+    for name in ("tune", "overwrite"):
+        if getattr(parsed, name):
+            raise UsageError(f"--{name} must be left out with --shard, got --shard {parsed.shard}")
+    if not parsed.out:
+        raise UsageError(
+            f"--out must be given with --shard, the same for all jobs, got --shard {parsed.shard}"
+        )
+    return shards.parse(parsed.shard, os.environ)
+
+
+def plan_sweep(
+    asked: Asked, target: Target | None = None, sets: samples.DataSets | None = None
+) -> sweep.Sweep:
     """Plans a sweep.
 
     Args:
       asked: without a budget.
       target: see `planning.plan.make`.
+      sets: where to get the data from.
 
     Raises:
       UsageError: settings that cannot be used, or too little memory.
     """
     changes = sweep.expand(asked.base, asked.grids, asked.seeds)
-    return sweep.plan(asked.base, changes, target=target, **asked.sizes)
+    num_shards = asked.shard.num_shards if asked.shard else 1
+    sizes = {"num_shards": num_shards, **asked.sizes}
+    return sweep.plan(asked.base, changes, sets, target=target, **sizes)
 
 
 def plan_tuned(asked: Asked, target: Target | None = None) -> tuning.Experiment:

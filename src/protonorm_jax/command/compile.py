@@ -9,12 +9,32 @@ from typing import Any
 
 from protonorm_jax import report
 from protonorm_jax.command import asked as asking
-from protonorm_jax.command import start
+from protonorm_jax.command import flags, start
 from protonorm_jax.command.console import Console
+from protonorm_jax.command.paths import path
 from protonorm_jax.command.progress import LoadDisplay
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, targets
 from protonorm_jax.running import ahead, record, sweep
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the command but for `--debug`."""
+    group = parser.add_argument_group("compilation")
+    group.add_argument(
+        "--target",
+        default=targets.HERE,
+        metavar="{" + ",".join((targets.HERE, *targets.TOPOLOGIES)) + "}",
+        help=f"what to compile for: the devices of this machine, or TPU chips ({targets.HERE})",
+    )
+    group.add_argument("--json", action="store_true", help="print one JSON object alone")
+    group.add_argument(
+        "--dump-hlo", type=path, metavar="DIR", help="write the compiled programs there, as text"
+    )
+    flags.add_sweep(parser)
+    flags.add_output(parser)
+    flags.add_settings(parser)
+    flags.add_processes(parser)
 
 
 def command(parsed: argparse.Namespace) -> int:
@@ -48,8 +68,8 @@ def command(parsed: argparse.Namespace) -> int:
         for row, text in _compiled(planned, target):
             rows.append(row)
             if folder and devices.is_first():
-                path = folder / f"{len(rows):02d}-{row['name'].replace(' ', '-')}.hlo.txt"
-                with record.writing(folder, "--dump-hlo"), record.replacing(path) as file:
+                file_path = folder / f"{len(rows):02d}-{row['name'].replace(' ', '-')}.hlo.txt"
+                with record.writing(folder, "--dump-hlo"), record.replacing(file_path) as file:
                     file.write(text.encode())
             out.say(f"{row['program']} {row['name']}: compiled in {row['seconds']:.1f} s")
     seconds = time.perf_counter() - began

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from protonorm_jax.command import flags
 from protonorm_jax.command.console import Console
 from protonorm_jax.config import Config
 from protonorm_jax.data import pfllib
@@ -16,7 +17,7 @@ _PARTITIONS = {"dirichlet": "dir", "pathological": "pat"}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds what is the command's own."""
+    """Adds the flags of the command but for `--debug`."""
     group = parser.add_argument_group("output")
     group.add_argument(
         "--to", metavar="pfllib:DIR", required=True, help="new or empty directory for the folder"
@@ -24,14 +25,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--config", metavar="FILE", help="start from the settings in a run's config.json"
     )
+    flags.add_settings(parser, sections=("data",), names=("seed",))
+    flags.add_methods(parser)
 
 
-def command(parsed: argparse.Namespace, chosen: Config) -> int:
+def command(parsed: argparse.Namespace) -> int:
     """Deals the samples as a run with these settings would, and writes them.
 
     Args:
       parsed: the command line.
-      chosen: its settings.
 
     Returns:
       The exit code.
@@ -39,6 +41,7 @@ def command(parsed: argparse.Namespace, chosen: Config) -> int:
     Raises:
       UsageError: a setting or the data cannot be used, or the place is taken.
     """
+    chosen = flags.chosen(parsed)
     layout, _, place = parsed.to.partition(":")
     if layout != "pfllib" or not place:
         raise UsageError(f"--to must be pfllib:DIR, got {parsed.to!r}")

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from protonorm_jax import metrics, report
+from protonorm_jax.command import flags
 from protonorm_jax.command.console import Console
-from protonorm_jax.config import Config
 from protonorm_jax.data import partitions
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import samples
@@ -13,7 +13,7 @@ from protonorm_jax.running import record
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of the command but for those of the data, and `--debug`."""
+    """Adds the flags of the command but for `--debug`."""
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -22,15 +22,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace --out and --picture")
     parser.add_argument("--picture", metavar="FILE.png", help="of who holds what (beside --out)")
+    flags.add_settings(parser, sections=("data",), names=("seed",))
+    parser.set_defaults(config=None)
 
 
-def command(parsed: argparse.Namespace, chosen: Config) -> int:
+def command(parsed: argparse.Namespace) -> int:
     """Deals the samples, writes them and shows who holds what; returns the exit code.
 
     Raises:
       UsageError: a setting, file or data set that cannot be used; or a place that is taken or
         cannot be written.
     """
+    chosen = flags.chosen(parsed)
     out = Path(parsed.out).expanduser()
     picture = Path(parsed.picture).expanduser() if parsed.picture else out.with_suffix(".png")
     partitions.check_form(out)

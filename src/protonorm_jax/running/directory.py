@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from protonorm_jax.errors import UsageError
-from protonorm_jax.running import files, lock
+from protonorm_jax.running import files, holders
 
 CONFIG, MANIFEST, ROWS, SUMMARY = "config.json", "manifest.json", "metrics.jsonl", "summary.json"
 FILES = (
@@ -37,9 +37,9 @@ SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
 # Of a tuned experiment, which is a sweep besides; the runs that were tried are a sweep in `TRIALS`.
 TUNING, CHOICES, TRIALS = "tuning.json", "choices.json", "tuning"
 EXPERIMENT = (CHOICES, TUNING)
-# Of a sweep that several jobs share: of each a folder, with the names of its runs, their rows and its
+# Of a sweep that several jobs share: of each job a folder with the names of its runs, their rows and
 # checkpoints, until all rows are in `RESULTS`.
-SHARDS, SHARE = lock.PARTS, "share.json"
+SHARDS, SHARE = holders.PARTS, "share.json"
 CHECKPOINTS = "checkpoints"
 REPLACEMENT = ".protonorm.replacement.json"
 LONGER = ".protonorm.longer"  # A run of more rounds, until it takes the place of the shorter one.
@@ -224,8 +224,8 @@ def _remove_trials(directory: Path) -> None:
     remove_sweep(directory)
     with contextlib.suppress(OSError):
         files.remove_temporary(directory, (SWEEP, RESULTS))
-        if lock.holder_of(directory) is None:
-            (directory / lock.NAME).unlink(missing_ok=True)
+        if holders.holder_of(directory) is None:
+            (directory / holders.NAME).unlink(missing_ok=True)
         directory.rmdir()
 
 
@@ -256,10 +256,10 @@ def shards(directory: Path) -> Iterator[Path]:
 def remove_shards(directory: Path) -> None:
     """Removes what jobs that share a sweep have beside it, but for those that are at work."""
     for folder in shards(directory):
-        if lock.holder_of(folder) is None:
+        if holders.holder_of(folder) is None:
             clear_checkpoints(folder)
             with contextlib.suppress(OSError):
-                for name in (RESULTS, SHARE, lock.NAME):
+                for name in (RESULTS, SHARE, holders.NAME):
                     (folder / name).unlink(missing_ok=True)
                 files.remove_temporary(folder, (RESULTS, SHARE))
                 folder.rmdir()
@@ -305,4 +305,4 @@ def _is_passing(path: Path) -> bool:
     """Whether a file only tells of processes that are or were at work."""
     own = (*FILES, SWEEP, RESULTS, *EXPERIMENT, REPLACEMENT)
     unfinished = files.is_temporary(path) and any(path.name.startswith(f".{one}.") for one in own)
-    return unfinished or path.name == lock.NAME or path.name.startswith(f"{lock.NAME}.")
+    return unfinished or path.name == holders.NAME or path.name.startswith(f"{holders.NAME}.")

@@ -19,6 +19,7 @@ from protonorm_jax.running import (
     conditions,
     driver,
     files,
+    holders,
     lock,
     programs,
     reading,
@@ -234,7 +235,8 @@ def is_done(directory: Path, *, leftovers: bool = False) -> bool:
     """
     if not reading.is_finished(directory) or (directory / places.LONGER / places.CONFIG).exists():
         return False
-    left = [directory / places.LONGER, directory / lock.NAME]  # The lock perhaps of a dead process.
+    # The lock perhaps of a dead process.
+    left = [directory / places.LONGER, directory / holders.NAME]
     if not settings_of(directory).keep_state:
         left.append(directory / places.CHECKPOINTS)
     return leftovers or not any(path.exists() for path in left)

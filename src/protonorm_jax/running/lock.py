@@ -12,26 +12,19 @@ file holds the lock.
 import contextlib
 import json
 import os
-import re
 import secrets
-import socket
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
-from protonorm_jax.running import files
+from protonorm_jax.running import files, holders
 
-NAME = ".protonorm.lock"
-PARTS = "shards"  # Folders in there may be in use each by a process of its own.
 _SECONDS_A_BEAT = 2.0
 _SECONDS_WITHOUT_LIFE = 30.0
 _SECONDS_A_LOOK = 0.25
@@ -39,53 +32,6 @@ _SECONDS_A_LOOK = 0.25
 
 class InUseError(UsageError):
     """Another process has a directory."""
-
-
-class Place(NamedTuple):
-    """Where a number means one process.
-
-    Attributes:
-      host: its name.
-      boot: what changes whenever the system starts, or nothing where that is not known.
-      processes: of a container, the name of its own count of processes.
-    """
-
-    host: str
-    boot: str
-    processes: str
-
-
-class Holder(NamedTuple):
-    """Who holds a lock.
-
-    Attributes:
-      process: its number.
-      started: when the process began, in units that mean something to its system only.
-      place: where it runs.
-      since: when it took the lock, by the clock there.
-    """
-
-    process: int
-    started: str
-    place: Place
-    since: str
-
-    def __str__(self) -> str:
-        return f"process {self.process} on {self.place.host} since {self.since}"
-
-
-class Seen(NamedTuple):
-    """A file of the chain.
-
-    Attributes:
-      content: all of it.
-      token: what names the lock; made of the content where that is damaged.
-      holder: None where it is damaged.
-    """
-
-    content: bytes
-    token: str
-    holder: Holder | None
 
 
 class Lock:
@@ -103,14 +49,14 @@ class Lock:
         self,
         directory: Path,
         *,
-        place: Place | None = None,
+        place: holders.Place | None = None,
         without_life: float = _SECONDS_WITHOUT_LIFE,
         beat: float = _SECONDS_A_BEAT,
         say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
     ) -> None:
         self.directory = directory
-        self._name = directory / NAME
-        self._place = place or here()
+        self._name = directory / holders.NAME
+        self._place = place or holders.here()
         self._without_life = without_life
         self._beat = beat
         self._say = say
@@ -129,7 +75,7 @@ class Lock:
         self._token = secrets.token_hex(8)
         self._record = {
             "process": os.getpid(),
-            "started": _started(os.getpid()),
+            "started": holders.started(os.getpid()),
             **self._place._asdict(),
             "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "token": self._token,
@@ -154,7 +100,7 @@ class Lock:
 
     def is_held(self) -> bool:
         """Whether nobody has taken this process for dead."""
-        last = last_of(self.directory)
+        last = holders.last_of(self.directory)
         return last is not None and last.token == self._token
 
     def check(self) -> None:
@@ -163,7 +109,7 @@ class Lock:
         Raises:
           UsageError: the lock is no longer this process's.
         """
-        last = last_of(self.directory)
+        last = holders.last_of(self.directory)
         if last is None or last.token != self._token:
             now = "nobody" if last is None else str(last.holder or "an unknown process")
             raise UsageError(
@@ -173,7 +119,7 @@ class Lock:
 
     def _try(self) -> bool:
         """One attempt; false if something has changed meanwhile."""
-        last = last_of(self.directory)
+        last = holders.last_of(self.directory)
         if last is None:
             return self._make(self._name)
         if not self._is_dead(last):
@@ -186,17 +132,17 @@ class Lock:
             self._close()
             return False
         os.replace(own, self._name)
-        for other in self.directory.glob(f"{NAME}.*"):
-            if other != self.directory / f"{NAME}.after-{self._token}":
+        for other in self.directory.glob(f"{holders.NAME}.*"):
+            if other != self.directory / f"{holders.NAME}.after-{self._token}":
                 other.unlink(missing_ok=True)
         return True
 
-    def _after(self, seen: Seen) -> Path:
-        return self.directory / f"{NAME}.after-{seen.token}"
+    def _after(self, seen: holders.Seen) -> Path:
+        return self.directory / f"{holders.NAME}.after-{seen.token}"
 
     def _make(self, name: Path) -> bool:
         """Makes a file of this name with this process as holder; false if there is one."""
-        whole = self.directory / f"{NAME}.new-{files.unique()}"
+        whole = self.directory / f"{holders.NAME}.new-{files.unique()}"
         content = self._content(0)
         try:
             self._file = os.open(whole, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
@@ -234,7 +180,7 @@ class Lock:
             os.close(self._file)
         self._file = -1
 
-    def _is_dead(self, seen: Seen) -> bool:
+    def _is_dead(self, seen: holders.Seen) -> bool:
         """Whether a lock's holder is dead; false if the lock is another one by now.
 
         Raises:
@@ -242,7 +188,7 @@ class Lock:
         """
         holder = seen.holder
         if holder and holder.place == self._place:
-            if not _lives(holder):
+            if not holders.lives(holder):
                 return True
             raise InUseError(f"{self.directory} is in use by {holder}")
         self._say(
@@ -252,7 +198,7 @@ class Lock:
         end = time.monotonic() + self._without_life
         while time.monotonic() < end:
             time.sleep(min(_SECONDS_A_LOOK, self._beat))
-            now = last_of(self.directory)
+            now = holders.last_of(self.directory)
             if now is None or now.token != seen.token:
                 return False
             if now.content != seen.content:
@@ -271,83 +217,6 @@ class Lock:
 
     def _content(self, count: int) -> bytes:
         return (json.dumps({**self._record, "beat": f"{count:010d}"}) + "\n").encode()
-
-
-def last_of(directory: Path) -> Seen | None:
-    """The last file of the chain, whose maker holds the lock; None where nobody does."""
-    seen, path = None, directory / NAME
-    while True:
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return seen
-        seen = _parse(content)
-        path = directory / f"{NAME}.after-{seen.token}"
-
-
-def holder_of(directory: Path) -> Holder | None:
-    """Who has a directory in use, as far as can be told without waiting.
-
-    A holder on another host may be dead.
-    """
-    try:
-        seen = last_of(directory)
-    except OSError:
-        return None
-    if seen is None or seen.holder is None:
-        return None
-    return seen.holder if seen.holder.place != here() or _lives(seen.holder) else None
-
-
-def _parse(content: bytes) -> Seen:
-    """What a file of the chain says; nothing of it is believed if it is not as it was written."""
-    try:
-        found = json.loads(content)
-        token, started, since = (str(found[name]) for name in ("token", "started", "since"))
-        place = Place(*(str(found[name]) for name in Place._fields))
-        if re.fullmatch(r"[0-9a-f]{16}", token):
-            return Seen(content, token, Holder(int(found["process"]), started, place, since))
-    except (ValueError, KeyError, TypeError):
-        pass
-    return Seen(content, f"damaged-{zlib.crc32(content):08x}", None)
-
-
-def here() -> Place:
-    """Where this process is."""
-    boot, processes = "", ""
-    with contextlib.suppress(OSError):
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    with contextlib.suppress(OSError):
-        processes = os.readlink("/proc/self/ns/pid")
-    return Place(socket.gethostname(), boot, processes)
-
-
-def _started(process: int) -> str:
-    """When a process began: as Linux counts, which no clock that is set changes; else seconds.
-
-    Raises:
-      psutil.NoSuchProcess: there is none.
-      psutil.AccessDenied: this user may not know.
-    """
-    with contextlib.suppress(OSError, IndexError):
-        # The name of the program, in brackets, may hold anything.
-        text = Path(f"/proc/{process}/stat").read_text(errors="replace")
-        return text.rpartition(")")[2].split()[19]
-    return f"{psutil.Process(process).create_time():.0f}"
-
-
-def _lives(holder: Holder) -> bool:
-    """Whether a process of this place lives, and is not another one with the same number."""
-    try:
-        ended = psutil.Process(holder.process).status() in (
-            psutil.STATUS_ZOMBIE,
-            psutil.STATUS_DEAD,
-        )
-        return not ended and _started(holder.process) == holder.started
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
 
 
 class _Held(NamedTuple):
@@ -451,7 +320,7 @@ def _check_parts(directory: Path, beside: Collection[str]) -> None:
     Raises:
       UsageError: one is in use.
     """
-    folders = [path.parent for path in directory.glob(f"{PARTS}/*/{NAME}")]
+    folders = [path.parent for path in directory.glob(f"{holders.PARTS}/*/{holders.NAME}")]
     parts = [Lock(folder) for folder in folders if folder.name not in beside]
     if not parts:
         return

@@ -1,6 +1,6 @@
 """Recorded runs and sweeps as they are read: finished, killed, or under way."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 from protonorm_jax import metrics
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
-from protonorm_jax.running import forms, lock
+from protonorm_jax.running import forms, holders
 
 ARRAYS = ("prototypes.npz", "shown.npz", "server.npz", "clients.npz", "features.npz")
 
@@ -83,6 +83,24 @@ def read_results(directory: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: int(row["run"]))
 
 
+def read_sweep(directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """The names of the settings that a recorded sweep varies, and its rows.
+
+    Raises:
+      UsageError: there is no sweep, or it cannot be read.
+    """
+    described = read(directory / places.SWEEP, forms.sweep)
+    if not (directory / places.RESULTS).exists():  # It has only begun.
+        return swept(described["runs"]), []
+    return swept(described["runs"]), read_results(directory)
+
+
+def swept(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of the settings besides the seed in which runs differ."""
+    names = dict.fromkeys(name for change in changes for name in change if name != "seed")
+    return list(names)
+
+
 def read_choices(directory: Path) -> list[dict[str, Any]]:
     """What a tuned experiment has chosen in each cell; nothing where it has not come so far.
 
@@ -132,7 +150,7 @@ def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return read_summary(directory), read_rows(directory)
     rows = read_rows(directory) if (directory / places.ROWS).exists() else []
     manifest = read_manifest(directory)
-    used = any(lock.holder_of(folder) is not None for folder in _users(directory))
+    used = any(holders.holder_of(folder) is not None for folder in _users(directory))
     return {
         "method": read(directory / places.CONFIG, forms.method),
         **metrics.summary(rows, manifest.get("predictor")),

@@ -1,6 +1,6 @@
 """A sweep that several jobs share: each trains its share of the runs, in one directory.
 
-Each job has a folder of its own in `shards/`, with a lock, the names of its runs, their rows and its
+Each job has a folder of its own in `shards/`, with a lock, the names of its runs, their rows and
 checkpoints; the directory of the sweep is locked for moments only. Whoever finds that all runs have
 a row puts them into `results.jsonl`, and what is left is what one job would have left.
 """
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, samples
+from protonorm_jax.running import directory as places
 from protonorm_jax.running import (
     files,
     forms,
@@ -23,7 +24,6 @@ from protonorm_jax.running import (
     stopping,
     sweep,
 )
-from protonorm_jax.running import directory as places
 from protonorm_jax.running.sweep import Display, Part, Sweep
 from protonorm_jax.types import Dataset
 

@@ -1,34 +1,13 @@
 """When a process is to stop before its work is done: a signal, or a limit of time."""
 
-import re
 import signal
 import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from protonorm_jax.errors import UsageError
-
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not finished, and to be tried again.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
-
-
-def seconds(text: str) -> float:
-    """How long `3h50m`, `90m` or `1d12h` is.
-
-    Raises:
-      UsageError: it is no such text.
-    """
-    found = re.fullmatch("".join(rf"(?:(\d+){unit})?" for unit in _UNITS), text, re.ASCII)
-    total = 0
-    if found:
-        total = sum(
-            int(n or 0) * unit for n, unit in zip(found.groups(), _UNITS.values(), strict=True)
-        )
-    if total == 0:
-        raise UsageError(f"--time-limit must be a time such as 3h50m, 90m or 45s, got {text!r}")
-    return float(total)
 
 
 class StopRequest:

@@ -493,27 +493,9 @@ def _check_conditions(sweep: Sweep, described: Mapping[str, Any], directory: Pat
         conditions.check_partition(one, other, directory)
 
 
-def read_results(directory: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """The names of the settings that a recorded sweep varies, and its rows.
-
-    Raises:
-      UsageError: there is no sweep, or it cannot be read.
-    """
-    described = reading.read(directory / places.SWEEP, forms.sweep)
-    if not (directory / places.RESULTS).exists():  # It has only begun.
-        return swept(described["runs"]), []
-    return swept(described["runs"]), reading.read_results(directory)
-
-
-def swept(changes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of the settings besides the seed in which runs differ."""
-    names = dict.fromkeys(name for change in changes for name in change if name != "seed")
-    return list(names)
-
-
 def description(sweep: Sweep) -> list[dict[str, Any]]:
     """For each program what distinguishes it, its runs, and what it is expected to need."""
-    names = swept(sweep.changes)
+    names = reading.swept(sweep.changes)
 
     def fixed(planned: Plan, changes: Mapping[str, Any]) -> dict[str, Any]:
         """What the runs of a program have in common that others may not have."""

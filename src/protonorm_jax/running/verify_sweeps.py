@@ -118,7 +118,7 @@ class _Recorded:
         self.directory = directory
         described = reading.read(directory / places.SWEEP, forms.sweep)
         self.base, self.changes = sweeps.settled(described, described["runs"])
-        self.results = {row["run"]: row for row in sweeps.read_results(directory)[1]}
+        self.results = {row["run"]: row for row in reading.read_sweep(directory)[1]}
         names = [sweeps.run_name(number) for number in range(len(self.changes))]
         done = sum(name in self.results for name in names)
         if done < len(names):

@@ -96,7 +96,7 @@ def all_settings() -> str:
 
 
 def all_commands() -> str:
-    """The help text of every command."""
+    """The flags of every command, as its help text lists them."""
     before = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = _WIDTH
     try:
@@ -115,7 +115,8 @@ def all_commands() -> str:
 def _help(name: str) -> str:
     parser = commands.make_parser(name)
     (places,) = [one for one in parser._actions if hasattr(one, "choices") and one.choices]
-    return places.choices[name].format_help().rstrip()
+    _, _, flags = places.choices[name].format_help().rstrip().split("\n\n", 2)
+    return flags
 
 
 def _settings(group: Any, names: list[str]) -> str:
@@ -125,7 +126,7 @@ def _settings(group: Any, names: list[str]) -> str:
         default = f"`{about['default']}`" if about["default"] else "none"
         if about["reference"]:
             default += f" (published code: `{about['reference']}`)"
-        words = [about["help"]]
+        words = [about["help"].rstrip(".") + "."]
         if about["traced"]:
             words.append("Traced.")
         if about["tuned"]:

@@ -98,10 +98,9 @@ def _share(parsed: argparse.Namespace, asked: asking.Asked, shard: shards.Shard)
         planned = _plan(asked, sets)
         if parsed.dry_run:
             return 0
-        configs = [run.config for plan in planned.plans for run in plan.runs]
-        with progress.SweepDisplay(configs, out) as display:
+        with progress.SweepDisplay(shards.configs(planned, shard), out) as display:
             found = shards.train(planned, directory, shard, display=display, dataset=sets)
-    total, own = len(configs), len(found.own)
+    total, own = len(planned.changes), len(found.own)
     if len(found.rows) == total:
         out.print(report.sweep_table(found.rows, reading.swept(planned.changes)))
     if not found.own:

@@ -37,8 +37,8 @@ SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
 # Of a tuned experiment, which is a sweep besides; the runs that were tried are a sweep in `TRIALS`.
 TUNING, CHOICES, TRIALS = "tuning.json", "choices.json", "tuning"
 EXPERIMENT = (CHOICES, TUNING)
-# Of a sweep that several jobs share: of each job a folder with the names of its runs, their rows and
-# checkpoints, until all rows are in `RESULTS`.
+# Of a sweep that several jobs share: of each job a folder with the names of its runs, their rows
+# and checkpoints, until all rows are in `RESULTS`.
 SHARDS, SHARE = holders.PARTS, "share.json"
 CHECKPOINTS = "checkpoints"
 REPLACEMENT = ".protonorm.replacement.json"

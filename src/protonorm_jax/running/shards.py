@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, samples
 from protonorm_jax.running import directory as places
@@ -118,6 +119,15 @@ def share(planned: Sweep, shard: Shard) -> list[tuple[int, int]]:
         len(calls) * index // shard.num_shards for index in (shard.number - 1, shard.number)
     )
     return calls[begin:end]
+
+
+def configs(planned: Sweep, shard: Shard) -> list[Config]:
+    """The settings of the runs that are a job's."""
+    return [
+        run.config
+        for number, first in share(planned, shard)
+        for run in planned.plans[number].runs[first:][: planned.plans[number].runs_per_program]
+    ]
 
 
 def train(

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test test-large fuzz kills mutants lint bench profile paper paper-quick format clean
+.PHONY: help run test test-large fuzz kills mutants lint dist bench profile paper paper-quick format clean
 
 help:
 	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
@@ -18,6 +18,7 @@ help:
 	@echo "make profile write a trace of one round"
 	@echo "make paper-quick  run all experiments at their quick size, and write one page (20 minutes)"
 	@echo "make paper   the same at full size, for accelerators and with the original data"
+	@echo "make dist    build what is published, and try it in an empty environment"
 	@echo "make format  put the code in format"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -68,6 +69,13 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# What is published: built, checked, and tried from the wheel in an empty environment.
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+	DIST=$(CURDIR)/dist $(BIN)/pytest -m 'large or not large' tests/release
 
 bench: $(VENV)/.run
 	$(BIN)/python -m experiments.bench

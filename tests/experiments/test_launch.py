@@ -1,5 +1,6 @@
-"""The job files of `experiments/launch/`, on a cluster of scripts that stand in for the real one."""
+"""The job files of `experiments/launch/`, on scripts that stand in for a real cluster."""
 
+import json
 import os
 import pathlib
 import random
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 from protonorm_jax import data
+from protonorm_jax.running import reading
 from recorded import assert_same, without_times
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "experiments" / "launch"
@@ -54,7 +56,7 @@ def test_a_linter_has_nothing_to_say(tmp_path):
     assert said.returncode == 0, said.stdout
 
 
-@pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (2, False)])
+@pytest.mark.parametrize(("code", "requeued"), [(0, False), (75, True), (143, True), (2, False)])
 def test_a_slurm_task_comes_back_if_it_was_stopped(tmp_path, code, requeued):
     environment = put(tmp_path, srun=CALLED, scontrol=CALLED)
     environment |= {"OUT": "results of mine", "SLURM_ARRAY_JOB_ID": "9", "SLURM_ARRAY_TASK_ID": "3"}
@@ -118,14 +120,14 @@ def test_pods_have_numbers_from_nought(tmp_path):
 def test_four_tasks_that_are_killed_at_random_come_to_what_one_job_does(small_set, tmp_path):
     data.save_npz(small_set, tmp_path / "small.npz")
     settings = ["--data", str(tmp_path / "small.npz"), "--family", "mlp", "--num-clients", "4"]
-    settings += ["--feature-dim", "8", "--rounds", "400", "--devices", "1", "--seeds", "6"]
-    settings += ["--grid", "scale=1,20"]
+    settings += ["--feature-dim", "8", "--rounds", "800", "--devices", "1", "--seeds", "6"]
+    settings += ["--grid", "scale=1,20", "--runs-per-program", "1"]
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     environment = put(tmp_path, protonorm=OURS, srun='#!/bin/sh\nexec "$@"\n', scontrol=CALLED)
     environment["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
     environment.pop("XLA_FLAGS", None)
     subprocess.run(
-        ["protonorm", "sweep", *settings, "--runs-per-program", "1", "--out", str(whole)],
+        ["protonorm", "sweep", *settings, "--checkpoint-every", "20", "--out", str(whole)],
         env=environment,
         stdout=subprocess.DEVNULL,
         check=True,
@@ -137,13 +139,22 @@ def test_four_tasks_that_are_killed_at_random_come_to_what_one_job_does(small_se
         here = {"OUT": str(shared), "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": str(task)}
         here |= {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "4"}
         return subprocess.Popen(
-            [LAUNCH / "slurm_array.sh", *settings, "--runs-per-program", "1"],
+            [LAUNCH / "slurm_array.sh", *settings],
             env=environment | here,
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+        )
+
+    def trains(task):
+        """Whether a task has a run under way."""
+        share = shared / "shards" / f"{task}-of-4" / "share.json"
+        names = json.loads(share.read_text())["runs"] if share.exists() else []
+        runs = [shared / "runs" / name for name in names]
+        return any(
+            (run / "metrics.jsonl").exists() and not reading.is_finished(run) for run in runs
         )
 
     def worker(process):
@@ -172,8 +183,9 @@ def test_four_tasks_that_are_killed_at_random_come_to_what_one_job_does(small_se
                 tasks[task] = start(task)
         if tasks and sum(counts.values()) < 16:
             number = generator.choice(list(counts))
-            chosen = worker(tasks[generator.choice(list(tasks))])
-            if chosen is not None:
+            task = generator.choice(list(tasks))
+            chosen = worker(tasks[task])
+            if chosen is not None and (trains(task) or generator.random() < 0.1):
                 try:
                     os.kill(chosen, number)
                     counts[number] += 1

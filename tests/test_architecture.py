@@ -57,17 +57,8 @@ ORDER = {
         *("hlo", "costs"),
     ),
     "running": (
-        *(
-            "files",
-            "holders",
-            "lock",
-            "directory",
-            "forms",
-            "reading",
-            "programs",
-            "driver",
-            "conditions",
-        ),
+        *("files", "holders", "lock", "directory", "forms", "reading", "states"),
+        *("programs", "driver", "conditions"),
         *("ahead", "record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning"),
         *("runs", "experiments", "comparing", "verify", "verify_sweeps"),
     ),
@@ -76,7 +67,7 @@ ORDER = {
         *("console", "environment", "paths", "parser", "flags", "interruption", "progress"),
         *("start", "outputs", "asked", "tuned"),
         *("thomson", "export", "partition", "report", "compile", "run", "sweep", "resume"),
-        *("verify", "compare", "methods", "commands", "cli"),
+        *("verify", "compare", "methods", "status", "commands", "cli"),
     ),
 }
 NO_JAX = (

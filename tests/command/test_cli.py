@@ -366,5 +366,3 @@ def test_interruption_does_not_wait_for_the_device(small_file, tmp_path):
     assert interrupt(*flags, after="protonorm on") == (130, ["protonorm: interrupted"])
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["status"] == "interrupted" and summary["rounds"] == 0
-
-

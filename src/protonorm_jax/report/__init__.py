@@ -8,6 +8,7 @@ from protonorm_jax.report.pictures import (
     draw_prototypes,
     pairwise_angles,
 )
+from protonorm_jax.report.states import states_table
 from protonorm_jax.report.tables import (
     choices_table,
     comparison_table,
@@ -40,6 +41,7 @@ __all__ = [
     "prepare",
     "range_words",
     "settings_table",
+    "states_table",
     "sweep_table",
     "trials_table",
     "verification_lines",

@@ -134,8 +134,7 @@ def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return read_summary(directory), read_rows(directory)
     rows = read_rows(directory) if (directory / places.ROWS).exists() else []
     manifest = read_manifest(directory)
-    around = [directory, *directory.absolute().parents[:2]]  # A run of a sweep, or none.
-    used = any(holders.holder_of(folder) is not None for folder in around)
+    used = holders.Pulse().of(*places.locked_by(directory)).life == holders.ALIVE
     return {
         "method": read(directory / places.CONFIG, forms.method),
         **metrics.summary(rows, manifest.get("predictor")),

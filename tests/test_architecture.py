@@ -58,6 +58,7 @@ ORDER = {
     ),
     "running": (
         *("files", "holders", "lock", "directory", "forms", "reading", "states"),
+        *("records", "selection", "frames"),
         *("programs", "driver", "conditions"),
         *("ahead", "record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning"),
         *("runs", "experiments", "comparing", "verify", "verify_sweeps"),
@@ -67,7 +68,7 @@ ORDER = {
         *("console", "environment", "paths", "parser", "flags", "interruption", "progress"),
         *("start", "outputs", "asked", "tuned"),
         *("thomson", "export", "partition", "report", "compile", "run", "sweep", "resume"),
-        *("verify", "compare", "methods", "status", "commands", "cli"),
+        *("verify", "compare", "methods", "status", "list", "commands", "cli"),
     ),
 }
 NO_JAX = (

@@ -86,6 +86,14 @@ COMMANDS = {
         uses_methods=False,
         uses_jax=False,
     ),
+    "list": Command(
+        "list recorded runs by their settings and results",
+        "Lists the runs in the directories and below them that have ended, those of sweeps among "
+        "them, and of tuned experiments the final ones: all, or those with certain settings and "
+        "results, in any order, as a table, CSV or JSON.",
+        uses_methods=False,
+        uses_jax=False,
+    ),
     "compare": Command(
         "print one table of recorded runs",
         "Prints one table of recorded runs.",

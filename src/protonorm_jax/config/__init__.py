@@ -7,6 +7,7 @@ from protonorm_jax.config.dealing import check_given as check_given
 from protonorm_jax.config.dealing import sigma_of as sigma_of
 from protonorm_jax.config.fields import PRECISIONS as PRECISIONS
 from protonorm_jax.config.fields import Config as Config
+from protonorm_jax.config.recorded import as_recorded as as_recorded
 from protonorm_jax.config.recorded import complete as complete
 from protonorm_jax.config.recorded import from_dict as from_dict
 from protonorm_jax.config.recorded import from_recorded as from_recorded

@@ -64,6 +64,17 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**_defaults(Config), **values, "method": method, "method_settings": own}
 
 
+def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As `complete`, but of the method's own settings only what is recorded: it loads no method."""
+    values = dict(values)
+    for name in ("methods_file", "relative_to"):
+        values.pop(name, None)
+    moved = {name: values.pop(name) for name in _MOVED if name in values}
+    own = {name: value for name, value in moved.items() if value is not None}
+    own |= dict(values.get("method_settings") or {})
+    return {**_defaults(Config), **values, "method_settings": own}
+
+
 def _defaults(group: type) -> dict[str, Any]:
     return {name: field.default for name, field in settings.fields(group).items()}
 

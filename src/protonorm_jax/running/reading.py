@@ -11,6 +11,8 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
 from protonorm_jax.running import forms, holders
 
+# By their papers.
+_PROTOTYPES = ("protonorm", "fedproto", "fedtgp")
 ARRAYS = ("prototypes.npz", "shown.npz", "server.npz", "clients.npz", "features.npz")
 
 
@@ -36,6 +38,12 @@ def read_summary(directory: Path) -> dict[str, Any]:
       UsageError: there is none, or it cannot be read.
     """
     return read(directory / places.SUMMARY, forms.summary)
+
+
+def own_predictor(method: str, summary: Mapping[str, Any]) -> str:
+    """The method's own predictor, of a run of an older version, which does not say it."""
+    has = any(name.startswith("prototype_") and name.endswith("accuracy") for name in summary)
+    return "prototype" if method in _PROTOTYPES and has else "head"
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:

@@ -17,8 +17,9 @@ ALLOWED = {
     "keys": set(),
     "scopes": set(),
     "json_files": set(),
+    "documents": {"json_files"},
     "settings": set(),
-    "config": {"json_files", "settings"},
+    "config": {"documents", "json_files", "settings"},
     "metrics": set(),
     "partition": set(),
     "data": {"partition"},
@@ -34,8 +35,8 @@ ALLOWED = {
         *("models", "partition", "scopes", "settings"),
     },
     "running": {
-        *("config", "engine", "json_files", "keys", "methods", "metrics", "planning", "report"),
-        *("settings", "statistics"),
+        *("config", "documents", "engine", "json_files", "keys", "methods", "metrics", "planning"),
+        *("report", "settings", "statistics"),
     },
     "command": {
         *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
@@ -46,7 +47,7 @@ ALLOWED = {
 }
 # Within a folder, a file may import those before it.
 ORDER = {
-    "config": ("dealing", "training", "fields", "recorded"),
+    "config": ("dealing", "training", "fields", "recorded", "given", "written"),
     "engine": (
         *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
         *("draws", "participation", "cohort", "absent", "program", "rounds", "simulate"),
@@ -72,7 +73,8 @@ ORDER = {
     ),
 }
 NO_JAX = (
-    *("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report"),
+    *("data", "documents", "json_files", "partition", "metrics", "settings", "config", "errors"),
+    "report",
     "statistics",
 )
 WRITERS = (

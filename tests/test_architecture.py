@@ -17,8 +17,9 @@ ALLOWED = {
     "keys": set(),
     "scopes": set(),
     "json_files": set(),
+    "documents": {"json_files"},
     "settings": set(),
-    "config": {"json_files", "settings"},
+    "config": {"documents", "json_files", "settings"},
     "metrics": set(),
     "partition": set(),
     "data": {"partition"},
@@ -34,8 +35,8 @@ ALLOWED = {
         *("models", "partition", "scopes", "settings"),
     },
     "running": {
-        *("config", "engine", "json_files", "keys", "methods", "metrics", "planning", "report"),
-        *("settings", "statistics"),
+        *("config", "documents", "engine", "json_files", "keys", "methods", "metrics", "planning"),
+        *("report", "settings", "statistics"),
     },
     "command": {
         *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
@@ -46,7 +47,7 @@ ALLOWED = {
 }
 # Within a folder, a file may import those before it.
 ORDER = {
-    "config": ("dealing", "training", "fields", "recorded"),
+    "config": ("dealing", "training", "fields", "recorded", "given", "written"),
     "engine": (
         *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
         *("draws", "participation", "cohort", "absent", "program", "rounds", "simulate"),
@@ -57,21 +58,22 @@ ORDER = {
         *("hlo", "costs"),
     ),
     "running": (
-        *("files", "holders", "lock", "directory", "forms", "reading", "programs", "driver"),
-        *("conditions", "ahead", "record", "checkpoint", "stopping", "job", "grid", "sweep"),
-        *("shards", "points", "choices", "tuning", "runs", "experiments", "comparing", "verify"),
-        "verify_sweeps",
+        *("files", "holders", "lock", "directory", "forms", "reading", "states", "records"),
+        *("selection", "frames", "programs", "driver", "conditions", "ahead", "record"),
+        *("checkpoint", "stopping", "job", "grid", "sweep", "shards", "points", "choices"),
+        *("tuning", "runs", "experiments", "comparing", "verify", "verify_sweeps"),
     ),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
         *("console", "environment", "paths", "parser", "flags", "interruption", "progress"),
         *("start", "outputs", "asked", "tuned"),
         *("thomson", "export", "partition", "report", "compile", "run", "sweep", "resume"),
-        *("verify", "compare", "methods", "commands", "cli"),
+        *("verify", "compare", "methods", "status", "list", "commands", "cli"),
     ),
 }
 NO_JAX = (
-    *("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report"),
+    *("data", "documents", "json_files", "partition", "metrics", "settings", "config", "errors"),
+    "report",
     "statistics",
 )
 WRITERS = (

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from protonorm_jax.errors import UsageError
     from protonorm_jax.running import sweep, tuning
     from protonorm_jax.running.driver import History, run
+    from protonorm_jax.running.frames import load_results
     from protonorm_jax.types import Dataset, Model, Outputs
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __all__ = [
     "Model",
     "Outputs",
     "UsageError",
+    "load_results",
     "run",
     "sweep",
     "tuning",
@@ -32,6 +34,7 @@ _PLACES = {
     "Model": "types",
     "Outputs": "types",
     "UsageError": "errors",
+    "load_results": "running.frames",
     "run": "running.driver",
     "sweep": "running.sweep",
     "tuning": "running.tuning",

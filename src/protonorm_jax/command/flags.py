@@ -28,8 +28,8 @@ def method_of(arguments: Sequence[str]) -> str:
     parsed, _ = first.parse_known_args(list(arguments))
     if parsed.methods:
         methods.load_file(parsed.methods)
-    recorded = config.load_values(parsed.config) if parsed.config else {}
-    name = parsed.method or recorded.get("method") or config.Config.method
+    recorded = config.method_in(parsed.config) if parsed.config else None
+    name = parsed.method or recorded or config.Config.method
     if parsed.method and name not in methods.METHODS:
         known = ", ".join(methods.METHODS)
         hint = settings.hint(name, methods.METHODS)
@@ -50,9 +50,7 @@ def chosen(parsed: argparse.Namespace) -> config.Config:
         result = config.from_dict({**given, "method_settings": own})
         config.check_given(result, given)
         return result
-    values = config.load_values(parsed.config)
-    if given.get("method") not in (None, values.get("method")):
-        values = config.without_method(values)
+    values = config.read_file(parsed.config, given.get("method"))
     result = config.from_recorded(values).replace(**given)
     config.check_given(result, given)
     return result
@@ -130,7 +128,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         "--grid-file",
         type=path,
         metavar="FILE",
-        help="JSON: values by setting, or a list of them",
+        help="TOML, YAML or JSON: values by setting, or under grids a list of such",
     )
     group.add_argument(
         "--seeds", type=natural, default=1, metavar="N", help="seeds from --seed on (1)"
@@ -196,7 +194,10 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--overwrite", action="store_true", help="replace the results in --out")
     output.add_argument(
-        "--config", type=path, metavar="FILE", help="start from the settings in a run's config.json"
+        "--config",
+        type=path,
+        metavar="FILE",
+        help="start from the settings in a TOML, YAML or JSON file, such as a run's config.json",
     )
     output.add_argument(
         "--dry-run", action="store_true", help="only say what is planned, and what it will need"

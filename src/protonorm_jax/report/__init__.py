@@ -8,6 +8,7 @@ from protonorm_jax.report.pictures import (
     draw_prototypes,
     pairwise_angles,
 )
+from protonorm_jax.report.states import states_table
 from protonorm_jax.report.tables import (
     choices_table,
     comparison_table,
@@ -16,6 +17,7 @@ from protonorm_jax.report.tables import (
     methods_table,
     plan_table,
     range_words,
+    records_table,
     settings_table,
     sweep_table,
     trials_table,
@@ -39,7 +41,9 @@ __all__ = [
     "plan_table",
     "prepare",
     "range_words",
+    "records_table",
     "settings_table",
+    "states_table",
     "sweep_table",
     "trials_table",
     "verification_lines",

@@ -101,17 +101,27 @@ def is_empty(directory: Path) -> bool:
 
 def holds_results(directory: Path) -> bool:
     """Whether a run, a sweep or a tuned experiment is in a directory, told by what files hold."""
-    if (directory / REPLACEMENT).exists() or is_tuned(directory):
-        return True
+    return (directory / REPLACEMENT).exists() or bool(known_by(directory))
+
+
+def known_by(directory: Path) -> str:
+    """What is in a directory, told by what files hold.
+
+    Returns:
+      `TUNING`, `SWEEP` or `CONFIG` for a tuned experiment, a sweep or a run; or nothing.
+    """
+    if is_tuned(directory):
+        return TUNING
     if _holds(directory / SWEEP, "base", "runs"):
-        return True
+        return SWEEP
     if not _holds(directory / CONFIG, "num_clients", "rounds"):
-        return False
+        return ""
     if _holds(directory / MANIFEST, "versions", "config_digest"):
-        return True
+        return CONFIG
     # Killed before it had compiled; a copy of a config among other files is no run.
     own = {*FILES, CHECKPOINTS, LONGER}
-    return all(path.name in own or _is_passing(path) for path in directory.iterdir())
+    alone = all(path.name in own or _is_passing(path) for path in directory.iterdir())
+    return CONFIG if alone else ""
 
 
 def is_tuned(directory: Path) -> bool:

@@ -98,6 +98,7 @@ class Recorder:
                 self.announce()
             # What says which data the rows are of is there as long as rows are.
             described = manifest(simulation, self._index, self._data_digest)
+            described["goes_on_after"] = self.rows[-1]["round"] if self.rows else 0
             files.write_json(self.directory / places.MANIFEST, described)
             for name in places.FILES:
                 if name not in (places.CONFIG, places.MANIFEST, places.ROWS):

@@ -99,8 +99,8 @@ def to_torch(name: str, variables: Variables) -> dict[str, np.ndarray]:
     """
     name = resolve(name)
     dropout = ARCHITECTURES[heads.split(name)[0]].dropout > 0
-    sizes = {"num_classes": 2, "feature_dim": 1, "image_shape": (32, 32, 3)}
-    template = jax.eval_shape(build(name, **sizes).init, jax.random.key(0))
+    some = build(name, num_classes=2, feature_dim=1, image_shape=(32, 32, 3))
+    template = jax.eval_shape(some.init, jax.random.key(0))
     wanted, found = (
         {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (template, variables)

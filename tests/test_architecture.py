@@ -67,7 +67,8 @@ ORDER = {
     "trained": ("files", "clients"),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
-        *("console", "environment", "paths", "thomson", "export", "partition", "report", "flags"),
+        *("console", "environment", "paths", "thomson", "export", "partition", "predict", "report"),
+        *("flags",),
         *("interruption", "progress", "start", "asked", "compile", "cli"),
     ),
 }

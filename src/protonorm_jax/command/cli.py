@@ -23,6 +23,7 @@ from protonorm_jax.command import (
     flags,
     interruption,
     partition,
+    predict,
     progress,
     start,
     thomson,
@@ -432,4 +433,5 @@ COMMANDS = {
     "thomson": thomson.command,
     "export": lambda parsed: export.command(parsed, flags.chosen(parsed)),
     "partition": lambda parsed: partition.command(parsed, flags.chosen(parsed)),
+    "predict": lambda parsed: predict.command(parsed, flags.chosen(parsed)),
 }

@@ -9,6 +9,7 @@ import protonorm_jax
 from protonorm_jax import config, methods, settings
 from protonorm_jax.command import export as exports
 from protonorm_jax.command import partition as partitions
+from protonorm_jax.command import predict as predictions
 from protonorm_jax.command import report as pages
 from protonorm_jax.command import thomson as points
 from protonorm_jax.command.paths import directory, path
@@ -196,6 +197,22 @@ def _parser(
     partitions.add_flags(dealt)
     _add_settings(dealt, method, sections=("data",), names=("seed",))
     _add_debug(dealt)
+
+    guess = places.add_parser(
+        "predict",
+        help="have the kept models of a run classify a data set",
+        description="Has the models that a run has kept classify a data set: the accuracy of each "
+        "client beside that of guessing its most frequent training class. Of the data of the run "
+        "itself, each client gets its own test samples; of other data, all get the test part, or "
+        "everything where there are no parts.",
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
+    guess.set_defaults(command=commands["predict"], config=None)
+    predictions.add_flags(guess)
+    _add_settings(guess, method, sections=(), names=predictions.DATA_SETTINGS)
+    _add_methods(guess)
+    _add_debug(guess)
 
     many = places.add_parser(
         "sweep",

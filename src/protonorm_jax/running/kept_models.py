@@ -123,11 +123,13 @@ class ModelFolder:
         Raises:
           OSError: something cannot be written.
         """
-        target = self._directory / places.MODELS
-        if _holding(self._directory, round_index) == target:
-            return
+        target, folder = self._directory / places.MODELS, self._round(round_index)
+        written = trained.find(folder).described
+        if written["config"] != self._described["config"]:  # That of a run of fewer rounds.
+            now = written | {"config": self._described["config"]}
+            files.write_json(folder / trained.MANIFEST, now)
         places.remove_kept(target)
-        self._round(round_index).rename(target)
+        folder.rename(target)
         files.sync_folder(self._directory)
 
     def clear(self, *, but_needed: bool = False) -> None:

@@ -100,6 +100,13 @@ COMMANDS = {
         uses_methods=False,
         uses_jax=False,
     ),
+    "predict": Command(
+        "have the kept models of a run classify a data set",
+        "Has the models that a run has kept classify a data set: the accuracy of each client beside "
+        "that of guessing its most frequent training class. Of the data of the run itself, each "
+        "client gets its own test samples; of other data, all get the test part, or everything "
+        "where there are no parts.",
+    ),
     "report": Command(
         "write one page of HTML on recorded runs, sweeps and experiments",
         "Writes one page of HTML, complete in itself, on recorded runs: what was run, tables to "

@@ -17,6 +17,7 @@ SPLITS = ("joined", "own")
 EVALUATIONS = ("own", "common", "both")
 PRECISIONS = ("float32", "bfloat16")
 FIDELITIES = ("paper", "reference")
+KEPT_MODELS = ("none", "last", "selected")
 
 _T = TypeVar("_T")
 
@@ -216,6 +217,13 @@ class Config:
         reference=True,
         later=True,
     )
+    init_from: str = _training(
+        "",
+        "start from the nets of a run that has kept them (--keep-models): client i from its client "
+        "i; the directory of that run",
+        later=True,
+        path="file",
+    )
     pooled_clients: int = _training(
         0,
         "deal samples to so many clients, and then all of them to each of num-clients: with method "
@@ -273,6 +281,14 @@ class Config:
         0,
         "keep the features of so many test samples at the end, equally many of each client",
         least=0,
+        later=True,
+    )
+    keep_models: str = _execution(
+        "none",
+        "keep the net of every client at the end: last, of the last round, which is meant without "
+        "a value; or selected, of the round that validation samples select",
+        choices=KEPT_MODELS,
+        bare="last",
         later=True,
     )
     checkpoint_every: int = _execution(

@@ -8,6 +8,7 @@ from protonorm_jax.report.pictures import (
     draw_prototypes,
     pairwise_angles,
 )
+from protonorm_jax.report.predictions import Predicted, draw_confusion, predictions_table
 from protonorm_jax.report.states import states_table
 from protonorm_jax.report.tables import (
     choices_table,
@@ -25,12 +26,14 @@ from protonorm_jax.report.tables import (
 )
 
 __all__ = [
+    "Predicted",
     "choices_table",
     "clients_table",
     "comparison_table",
     "compiled_table",
     "draw_clients",
     "draw_comparison",
+    "draw_confusion",
     "draw_curves",
     "draw_prototypes",
     "drawing",
@@ -39,6 +42,7 @@ __all__ = [
     "methods_table",
     "pairwise_angles",
     "plan_table",
+    "predictions_table",
     "prepare",
     "range_words",
     "records_table",

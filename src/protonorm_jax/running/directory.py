@@ -32,6 +32,8 @@ FILES = (
     "curves.png",
     "prototypes.png",
 )
+# Folders of a run: of the kept models, and of those of rounds that were the best so far.
+MODELS, SELECTED = "models", ".models"
 # Of a sweep, beside the directories of its runs in `RUNS`.
 SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
 # Of a tuned experiment, which is a sweep besides; the runs that were tried are a sweep in `TRIALS`.
@@ -43,6 +45,7 @@ SHARDS, SHARE = holders.PARTS, "share.json"
 CHECKPOINTS = "checkpoints"
 REPLACEMENT = ".protonorm.replacement.json"
 LONGER = ".protonorm.longer"  # A run of more rounds, until it takes the place of the shorter one.
+_OF_MODELS = re.compile(r"client_\d{4,}\.safetensors|server\.safetensors|models\.json")
 _OF_A_CHECKPOINT = ("_CHECKPOINT_METADATA", "document", "state")
 
 
@@ -119,7 +122,7 @@ def known_by(directory: Path) -> str:
     if _holds(directory / MANIFEST, "versions", "config_digest"):
         return CONFIG
     # Killed before it had compiled; a copy of a config among other files is no run.
-    own = {*FILES, CHECKPOINTS, LONGER}
+    own = {*FILES, CHECKPOINTS, LONGER, MODELS, SELECTED}
     alone = all(path.name in own or _is_passing(path) for path in directory.iterdir())
     return CONFIG if alone else ""
 
@@ -175,7 +178,8 @@ def replace_by_longer(directory: Path) -> None:
     Raises:
       OSError: something cannot be written.
     """
-    moved = [name for name in (*FILES, CHECKPOINTS) if (directory / LONGER / name).exists()]
+    names = (*FILES, CHECKPOINTS, MODELS, SELECTED)
+    moved = [name for name in names if (directory / LONGER / name).exists()]
     moved.remove(CONFIG)
     content = json.loads((directory / LONGER / CONFIG).read_text(encoding="utf-8"))
     replacement = {"name": CONFIG, "content": content, "moved": moved}
@@ -199,6 +203,10 @@ def complete(directory: Path) -> None:
     for name in (*FILES, SWEEP, RESULTS, *EXPERIMENT):
         if name not in moved:
             (directory / name).unlink(missing_ok=True)
+    if MODELS not in moved:  # Otherwise the new ones have the names of the old ones.
+        remove_kept(directory / MODELS)
+    if SELECTED not in moved or any((directory / LONGER / SELECTED).glob("*")):
+        remove_selected(directory)
     _remove_runs(directory)
     remove_shards(directory)
     # Without that word it is another's, which only stands there.
@@ -206,8 +214,8 @@ def complete(directory: Path) -> None:
         _remove_trials(directory / TRIALS)
     for name in moved:
         with contextlib.suppress(FileNotFoundError):  # Moved before the kill.
-            if name == CHECKPOINTS:
-                _move_checkpoints(directory)
+            if name in (CHECKPOINTS, MODELS, SELECTED):
+                _move_folder(directory, name)
             else:
                 os.replace(directory / LONGER / name, directory / name)
     remove_longer(directory)
@@ -239,17 +247,54 @@ def _remove_trials(directory: Path) -> None:
         directory.rmdir()
 
 
-def _move_checkpoints(directory: Path) -> None:
-    """Moves the checkpoints of the longer run, one by one: others' files may be in the folder."""
-    (directory / CHECKPOINTS).mkdir(exist_ok=True)
-    for path in (directory / LONGER / CHECKPOINTS).iterdir():
-        os.replace(path, directory / CHECKPOINTS / path.name)
+def _move_folder(directory: Path, name: str) -> None:
+    """Moves what a folder of the longer run holds: others' files may be in that of the shorter."""
+    (directory / name).mkdir(exist_ok=True)
+    # Last what says that they are whole.
+    for path in sorted(
+        (directory / LONGER / name).iterdir(), key=lambda one: one.suffix == ".json"
+    ):
+        os.replace(path, directory / name / path.name)
+
+
+def is_of_models(path: Path) -> bool:
+    """Whether a file in a folder of kept models is one of ours, whole or never finished."""
+    name = path.name
+    if files.is_temporary(path):
+        return any(name.startswith(one) for one in (".client_", ".server.", ".models.json."))
+    return bool(_OF_MODELS.fullmatch(name)) and path.is_file()
+
+
+def remove_kept(folder: Path) -> None:
+    """Removes kept models, and their folder if nothing else is in there."""
+    with contextlib.suppress(OSError):
+        # First what says that they are whole.
+        for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".json"):
+            if is_of_models(path):
+                path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def remove_selected(directory: Path, *, but: Sequence[int] = ()) -> None:
+    """Removes the models of rounds that were the best so far, but those of some."""
+    with contextlib.suppress(OSError):
+        for folder in (directory / SELECTED).iterdir():
+            if folder.name.isdigit() and int(folder.name) not in but:
+                remove_kept(folder)
+        (directory / SELECTED).rmdir()
+
+
+def remove_models(directory: Path, *, but: Sequence[int] = ()) -> None:
+    """Removes all models in the directory of a run, but those of some of the best rounds so far."""
+    remove_kept(directory / MODELS)
+    remove_selected(directory, but=but)
 
 
 def remove(directory: Path) -> None:
     """Removes a run's files, and its directory if nothing else is in there."""
     with contextlib.suppress(OSError):
         clear_checkpoints(directory)
+        remove_models(directory)
         for name in reversed(FILES):  # Last those by which it is known.
             (directory / name).unlink(missing_ok=True)
         files.remove_temporary(directory, FILES)

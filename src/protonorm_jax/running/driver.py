@@ -15,7 +15,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import programs
+from protonorm_jax.running import fetching, programs
 from protonorm_jax.types import Dataset
 
 # A call of the program ends after about so many seconds, that a request to stop is soon heard.
@@ -31,12 +31,15 @@ class Simulation(NamedTuple):
         plan.runs_per_program`, leaves `[num_devices, runs_each, ...]`, numpy.
       put: a tree of such leaves on the devices.
       shapes: of the states.
+      predictors: the names of those that the method has.
       predictor: the name of the method's own, see `methods.own_predictor`.
-      init: `(inputs) -> states` before the first round.
+      init: `(inputs, first=0) -> states` before the first round, of the runs from `first` on.
       advance: `(states, inputs, num_rounds, evaluated=True) -> (states, reports)`, with a report
         for each place of a run, see `simulate.advance`; without an evaluation only its `diverged`.
         The states passed in are used up.
       nets: `(states) -> nets`, for each place of a run those that the method names.
+      trained: `(states, inputs, number) -> Trained`, what the clients of run `number` of a call
+        have learned; compiled when it is first called.
       features: `(states, inputs) -> features`, for each place of a run `[num_clients, each,
         feature_dim]`, see `simulate.features_of_runs`; compiled when it is called.
       bytes_per_device: memory that the program needs on each.
@@ -47,10 +50,12 @@ class Simulation(NamedTuple):
     inputs: Callable[[int], RunInputs]
     put: Callable[[Any], Any]
     shapes: State
+    predictors: Sequence[str]
     predictor: str
-    init: Callable[[Any], State]
+    init: Callable[..., State]
     advance: Callable[..., tuple[State, list[dict[str, Any]]]]
     nets: Callable[[State], list[dict[str, Any]]]
+    trained: Callable[[State, Any, int], fetching.Trained]
     features: Callable[[State, Any], list[np.ndarray]]
     bytes_per_device: int
     compile_seconds: float
@@ -107,12 +112,14 @@ class Step(NamedTuple):
       seconds: spent running.
       news: by index into `plan.runs`, the evaluation of this round if there is one; or, once for
         a run that cannot go on, why.
+      inputs: what the runs are told, on the devices.
     """
 
     states: State
     round_index: int
     seconds: float
     news: dict[int, Evaluation | UsageError]
+    inputs: Any = None
 
 
 def run(
@@ -202,7 +209,7 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
     began = time.perf_counter()
     given = simulation.put(simulation.inputs(first))
     if start is None:
-        start = Step(simulation.init(given), 0, 0.0, {})
+        start = Step(simulation.init(given, first), 0, 0.0, {})
     states, done, before = start.states, start.round_index, start.seconds
     most = 1  # Rounds in a call.
     while done < config.rounds and going:
@@ -236,7 +243,7 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
                     report["correct"],
                     features,
                 )
-        yield Step(states, done, before + now - began, news)
+        yield Step(states, done, before + now - began, news, given)
 
 
 def _features(plan: Plan, index: int, found: np.ndarray) -> dict[str, np.ndarray]:
@@ -306,6 +313,11 @@ def compile_plan(plan: Plan) -> Simulation:
         here = jax.device_get(whole(jax.block_until_ready(tree)))
         return [jax.tree.map(lambda leaf, place=place: leaf[place], here) for place in places]
 
+    def init(given: Any, first: int = 0) -> State:
+        if plan.initial is None:
+            return compiled.init(given)
+        return compiled.init(given, put(inputs.initial_of_call(plan, inputs.of_call(plan, first))))
+
     def run_advance(
         states: State, given: Any, num_rounds: int, evaluated: bool = True
     ) -> tuple[State, list[dict[str, Any]]]:
@@ -325,10 +337,12 @@ def compile_plan(plan: Plan) -> Simulation:
         functools.partial(inputs.of_call, plan),
         put,
         compiled.shapes,
+        compiled.predictors,
         methods.own_predictor(program.method, compiled.predictors),
-        compiled.init,
+        init,
         run_advance,
         nets,
+        fetching.Fetcher(plan, told, compiled.shapes, whole),
         features,
         needed,
         compile_seconds,

@@ -20,6 +20,7 @@ from protonorm_jax.running import (
     driver,
     files,
     holders,
+    kept_models,
     lock,
     programs,
     reading,
@@ -202,9 +203,23 @@ def _state_to_extend(
             f"{directory} is run again from the start"
         )
         return None
+    if longer.keep_models == "selected":
+        best = saved.kept[0] if saved.kept else None
+        inner = directory / places.LONGER
+        if best and not (devices.agree(_carried(directory, inner, best["round"]))):
+            say(f"the models of the best round of {directory} are not there: it is run again")
+            return None
     # The last round is evaluated whatever it is.
     rows = [row for row in saved.rows[0] if row["round"] % longer.eval_every == 0]
     return saved._replace(rows=[rows])
+
+
+def _carried(directory: Path, inner: Path, round_index: int) -> bool:
+    """Copies the models that a longer run goes on with; in the first process alone."""
+    if not devices.is_first():
+        return False
+    with files.writing(inner):
+        return kept_models.carry(directory, inner, round_index)
 
 
 def _rounds_done(directory: Path, settings: Config) -> int:
@@ -318,6 +333,8 @@ def _run(
             summary = train(simulation, 0, recorders, keeper, stop, display, saved)[0]
             if summary["status"] != "stopped":
                 keeper.clear(but=settings.rounds if settings.keep_state else None)
+                if first:
+                    recorder.forget_checkpoints()
     if summary["status"] == "failed":
         raise UsageError(summary["error"])
     return summary
@@ -346,6 +363,8 @@ def _plan(
         conditions.check_data(then, digest, settings.data, recorded)
     for then in (known.get("partition_digest"), *(saved.partition_digests if saved else ())):
         conditions.check_partition(then, partition, recorded)
+    initial = plan.initial.digest if plan.initial else None
+    conditions.check_initial(known.get("initial_digest"), initial, recorded)
     return plan, digest
 
 
@@ -412,6 +431,7 @@ def train(
                 failures[index] = event
             elif index in recorders:
                 recorders[index].add(event)
+        _keep_models(simulation, first, step, recorders)
         display.add(step)
         now = time.monotonic()
         longest, began = max(longest, now - began), now
@@ -451,6 +471,27 @@ def _seconds_to_save(step: driver.Step) -> float:
         _SECONDS_TO_END
         + sum(leaf.nbytes for leaf in jax.tree.leaves(step.states)) / _BYTES_A_SECOND
     )
+
+
+def _keep_models(
+    simulation: driver.Simulation,
+    first: int,
+    step: driver.Step,
+    recorders: Mapping[int, record.Recorder],
+) -> None:
+    """Writes the models of the runs that keep those of this round; all processes take part."""
+    if simulation.plan.program.config.keep_models == "none":
+        return
+    for index, event in step.news.items():
+        recorder = recorders.get(index)
+        wanted = isinstance(event, driver.Evaluation) and recorder and recorder.wants_models()
+        if devices.agree(bool(wanted)):
+            found = simulation.trained(step.states, step.inputs, index - first)
+            if recorder is not None:
+                recorder.add_models(found)
+            else:
+                for _ in found.clients:
+                    pass
 
 
 def _save(

@@ -383,6 +383,8 @@ def _train_group(
             if any(summary["status"] == "stopped" for summary in summaries.values()):
                 return False
             keeper.clear()
+            for recorder in recorders.values():
+                recorder.forget_checkpoints()
         display.finish_call(len(indices), rounds)
     return True
 
@@ -488,6 +490,8 @@ def _check_conditions(sweep: Sweep, described: Mapping[str, Any], directory: Pat
     known = zip(sweep.plans, described.get("data_digests", ()), data_digests(sweep), strict=False)
     for planned, then, now in known:
         conditions.check_data(then, now, planned.runs[0].config.data, directory)
+    for before, initial in zip(described.get("initial_digests", ()), _initial(sweep), strict=False):
+        conditions.check_initial(before, initial, directory)
     then = described.get("partition_digests", ())
     for one, other in zip(then, _partition_digests(sweep), strict=False):
         conditions.check_partition(one, other, directory)
@@ -556,6 +560,11 @@ def _partition_digests(sweep: Sweep) -> list[str]:
     return result
 
 
+def _initial(sweep: Sweep) -> list[str | None]:
+    """Of each program, the digest of the nets that its clients start with; None if drawn."""
+    return [one.initial.digest if one.initial else None for one in sweep.plans]
+
+
 def to_record(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
     """All that is needed to plan a sweep again, and to know that it is the same."""
     return {
@@ -565,6 +574,7 @@ def to_record(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
         "vmap_runs": max(planned.spread.vmap_runs for planned in sweep.plans),
         "data_digests": list(digests),
         "partition_digests": _partition_digests(sweep),
+        **({"initial_digests": _initial(sweep)} if any(_initial(sweep)) else {}),
     }
 
 

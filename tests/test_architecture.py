@@ -26,6 +26,7 @@ ALLOWED = {
     "models": set(),
     "report": {"metrics", "statistics"},
     "statistics": {"metrics"},
+    "dashboards": set(),
     "methods": {"config", "scopes", "settings", "thomson"},
     "engine": {"config", "keys", "methods", "scopes"},
     "loop": {"engine", "keys", "methods"},
@@ -34,12 +35,12 @@ ALLOWED = {
         *("models", "partition", "scopes", "settings"),
     },
     "running": {
-        *("config", "engine", "json_files", "keys", "methods", "metrics", "planning", "report"),
-        *("settings", "statistics"),
+        *("config", "dashboards", "engine", "json_files", "keys", "methods", "metrics"),
+        *("planning", "report", "settings", "statistics"),
     },
     "command": {
-        *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
-        *("settings", "statistics", "thomson"),
+        *("config", "dashboards", "data", "keys", "methods", "metrics", "planning", "report"),
+        *("running", "settings", "statistics", "thomson"),
     },
     "__main__": {"command"},
     "__init__": {"config", "running"},
@@ -57,10 +58,22 @@ ORDER = {
         *("hlo", "costs"),
     ),
     "running": (
-        *("files", "lock", "directory", "forms", "reading", "programs", "driver", "conditions"),
-        *("ahead", "record", "checkpoint", "job", "grid", "sweep", "points", "choices", "tuning"),
+        *("files", "lock", "directory", "forms", "reading", "logs", "programs", "driver"),
+        *(
+            "conditions",
+            "ahead",
+            "record",
+            "checkpoint",
+            "job",
+            "grid",
+            "sweep",
+            "points",
+            "choices",
+            "tuning",
+        ),
         *("runs", "experiments", "comparing", "verify", "verify_sweeps"),
     ),
+    "dashboards": ("dashboard", "folders", "mlflow", "session", "tensorboard", "wandb"),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
         *("console", "environment", "paths", "thomson", "export", "partition", "report", "flags"),
@@ -69,10 +82,10 @@ ORDER = {
 }
 NO_JAX = (
     *("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report"),
-    "statistics",
+    *("statistics", "dashboards"),
 )
 WRITERS = (
-    *("data", "running/files", "running/lock", "running/directory", "running/record"),
+    *("dashboards", "data", "running/files", "running/lock", "running/directory", "running/record"),
     *("command/thomson", "command/partition", "command/compile"),
 )
 

@@ -34,6 +34,7 @@ from protonorm_jax.running import directory as places
 from protonorm_jax.running import (
     job,
     lock,
+    logs,
     reading,
     record,
     sweep,
@@ -108,7 +109,12 @@ def _run(parsed: argparse.Namespace) -> int:
         return 0
     with lock.holding(directory, fresh=not parsed.out, check=check) as directory:
         with progress.RunDisplay(chosen, start.console()) as display:
-            summary = job.run(chosen, directory, display=display, overwrite=parsed.overwrite)
+            summary = job.run(
+                *(chosen, directory),
+                display=display,
+                overwrite=parsed.overwrite,
+                log=parsed.log or (),
+            )
         return _end(summary, directory)
 
 
@@ -117,6 +123,7 @@ def _check_of(parsed: argparse.Namespace, directory: Path) -> Callable[[Path], N
     check = functools.partial(record.check_free, overwrite=parsed.overwrite)
     if parsed.out:
         check(directory)
+        logs.check(directory, parsed.log or ())
     return check
 
 
@@ -154,13 +161,15 @@ def _plan_and_train(
         lock.holding(directory, fresh=not parsed.out, check=check) as directory,
         job.StopRequest(),
     ):
-        return train(planned(), directory, resumed=False)
+        return train(planned(), directory, resumed=False, log=parsed.log)
 
 
-def _train_sweep(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int:
+def _train_sweep(
+    planned: sweep.Sweep, directory: Path, *, resumed: bool, log: Sequence[str] | None
+) -> int:
     configs = [run.config for plan in planned.plans for run in plan.runs]
     with progress.SweepDisplay(configs, start.console()) as display:
-        rows = sweep.train(planned, directory, display=display, resumed=resumed)
+        rows = sweep.train(planned, directory, display=display, resumed=resumed, log=log)
     out = start.console()
     out.print(report.sweep_table(rows, sweep.swept(planned.changes)))
     if len(rows) < len(configs):
@@ -179,6 +188,7 @@ def _tune(parsed: argparse.Namespace, asked: asking.Asked) -> int:
     check = functools.partial(tuning.check_free, overwrite=parsed.overwrite)
     if parsed.out:
         check(directory)
+        logs.check(directory, parsed.log or ())
     start.start_up(parsed, asked.base.devices)
 
     def planned() -> tuning.Experiment:
@@ -196,10 +206,12 @@ def _tune(parsed: argparse.Namespace, asked: asking.Asked) -> int:
     return _plan_and_train(parsed, directory, check, planned, _train_tuned)
 
 
-def _train_tuned(planned: tuning.Experiment, directory: Path, *, resumed: bool) -> int:
+def _train_tuned(
+    planned: tuning.Experiment, directory: Path, *, resumed: bool, log: Sequence[str] | None
+) -> int:
     out = start.console()
     display = progress.TuningDisplay(out)
-    found = tuning.train(planned, directory, display=display, resumed=resumed)
+    found = tuning.train(planned, directory, display=display, resumed=resumed, log=log)
     if devices.is_first():
         _show_tuned(found.choices, found.rows, sweep.swept(planned.final.changes))
     if found.missing:
@@ -284,12 +296,12 @@ def _resume(parsed: argparse.Namespace) -> int:
             if tuned:
                 with progress.LoadDisplay(start.console()):
                     experiment = tuning.resume(directory, num_devices=parsed.devices)
-                return _train_tuned(experiment, directory, resumed=True)
+                return _train_tuned(experiment, directory, resumed=True, log=parsed.log)
             with progress.LoadDisplay(start.console()):
                 planned = sweep.resume(directory, num_devices=parsed.devices)
-            return _train_sweep(planned, directory, resumed=True)
+            return _train_sweep(planned, directory, resumed=True, log=parsed.log)
         chosen = job.settings_to_resume(directory, parsed.devices, parsed.rounds)
-        given = {"num_devices": parsed.devices}
+        given = {"num_devices": parsed.devices, "log": parsed.log}
         display = progress.RunDisplay(chosen, start.console())
         if parsed.rounds is None and job.is_done(directory, leftovers=True):
             job.resume(directory, display=display)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import protonorm_jax
-from protonorm_jax import config, methods, settings
+from protonorm_jax import config, dashboards, methods, settings
 from protonorm_jax.command import export as exports
 from protonorm_jax.command import partition as partitions
 from protonorm_jax.command import report as pages
@@ -168,6 +168,7 @@ def _parser(
     )
     run.set_defaults(command=commands["run"])
     _add_output(run)
+    _add_log(run, "none")
     _add_settings(run, method)
     _add_processes(run)
 
@@ -209,6 +210,7 @@ def _parser(
     many.set_defaults(command=commands["sweep"])
     _add_sweep(many)
     _add_output(many)
+    _add_log(many, "none")
     _add_settings(many, method)
     _add_processes(many)
 
@@ -256,6 +258,7 @@ def _parser(
         "state (--keep-state) it is run again from the start (as recorded)",
     )
     _add_directory(resume)
+    _add_log(resume, "as recorded")
 
     check = places.add_parser(
         "verify",
@@ -413,6 +416,26 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     _add_methods(output)
     _add_debug(output)
+
+
+def _add_log(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--log",
+        type=_dashboards,
+        action="extend",
+        metavar="NAMES",
+        help=f"show rows in dashboards too: {', '.join(dashboards.NAMES)}, several with commas, "
+        f"or none ({default})",
+    )
+
+
+def _dashboards(text: str) -> list[str]:
+    names = [] if text == "none" else text.split(",")
+    try:
+        dashboards.check(names)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("log ")) from error
+    return names
 
 
 def _add_methods(parser: Any) -> None:

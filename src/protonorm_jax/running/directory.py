@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from protonorm_jax.dashboards import folders
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import files, lock
 
 CONFIG, MANIFEST, ROWS, SUMMARY = "config.json", "manifest.json", "metrics.jsonl", "summary.json"
+DASHBOARDS = "dashboards.json"  # Of a run, a sweep or a tuned experiment with `--log`.
+PICTURES = ("clients.png", "curves.png", "prototypes.png")
 FILES = (
     CONFIG,
     MANIFEST,
@@ -27,9 +30,8 @@ FILES = (
     "server.npz",
     "clients.npz",
     "features.npz",
-    "clients.png",
-    "curves.png",
-    "prototypes.png",
+    *PICTURES,
+    DASHBOARDS,
 )
 # Of a sweep, beside the directories of its runs in `RUNS`.
 SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
@@ -186,6 +188,8 @@ def complete(directory: Path) -> None:
         if name not in moved:
             (directory / name).unlink(missing_ok=True)
     _remove_runs(directory)
+    if not moved:  # A longer run goes on in them.
+        folders.remove(directory)
     # Without that word it is another's, which only stands there.
     if replacement.get("tuned") and not (directory / TRIALS).is_symlink():
         _remove_trials(directory / TRIALS)
@@ -242,15 +246,16 @@ def remove(directory: Path) -> None:
 
 def remove_sweep(directory: Path) -> None:
     """Removes what a sweep has in its directory before any of its runs has begun."""
-    for name in (RESULTS, SWEEP):
+    for name in (RESULTS, SWEEP, *(() if is_tuned(directory) else (DASHBOARDS,))):
         with contextlib.suppress(OSError):
             (directory / name).unlink(missing_ok=True)
 
 
 def remove_tuning(directory: Path) -> None:
     """Removes what a tuned experiment has in its directory before any of its runs has begun."""
-    with contextlib.suppress(OSError):
-        (directory / TUNING).unlink(missing_ok=True)
+    for name in (TUNING, DASHBOARDS):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
 
 
 def remove_longer(directory: Path) -> None:

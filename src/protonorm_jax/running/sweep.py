@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from protonorm_jax import config, methods, settings
+from protonorm_jax import config, dashboards, methods, settings
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import deal, devices, samples
@@ -21,6 +21,7 @@ from protonorm_jax.running import (
     forms,
     job,
     lock,
+    logs,
     reading,
     record,
 )
@@ -113,6 +114,7 @@ def run(
     vmap_runs: int = 0,
     overwrite: bool = False,
     display: Display | None = None,
+    log: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Trains and records all runs of a grid.
 
@@ -126,6 +128,7 @@ def run(
       vmap_runs: see `plan.make`.
       overwrite: replace what is in the directory.
       display: told of the progress.
+      log: dashboards that show the runs besides, of `dashboards.NAMES`.
 
     Returns:
       The rows of `results.jsonl`, in the order of the grid.
@@ -135,6 +138,7 @@ def run(
         not empty, or cannot be written.
     """
     check = functools.partial(places.check_free, overwrite=overwrite)
+    logs.check(Path(directory), log)
     with lock.holding(Path(directory), check=check) as locked, job.StopRequest():
         planned = plan(
             base,
@@ -143,7 +147,7 @@ def run(
             runs_per_program=runs_per_program,
             vmap_runs=vmap_runs,
         )
-        return train(planned, locked, display=display)
+        return train(planned, locked, display=display, log=log)
 
 
 def train(
@@ -154,6 +158,8 @@ def train(
     resumed: bool = False,
     within: bool = False,
     compiled: driver.Simulation | None = None,
+    log: Sequence[str] | None = None,
+    session: dashboards.Session | None = None,
 ) -> list[dict[str, Any]]:
     """Trains and records all runs of a planned sweep that have no result yet.
 
@@ -168,6 +174,8 @@ def train(
       within: whether the sweep is a part of the experiment that has the directory, and so replaces
         nothing.
       compiled: the first program of a new sweep, if it is there already.
+      log: dashboards that show the runs besides; None for those that the sweep had.
+      session: the open dashboards of the experiment, if the sweep is within one.
 
     Returns:
       The rows of `results.jsonl`, in the order of the runs; without those that SIGTERM has kept
@@ -182,17 +190,21 @@ def train(
     check = job.recover if resumed or within else replaces
     with lock.holding(directory, check=check), job.StopRequest() as stop:
         digests = data_digests(sweep)
+        names = () if session else logs.asked(directory, log if resumed else log or ())
         if resumed:
             ready: list[driver.Simulation] = []
             if devices.is_first():
                 record.repair_results(directory)
+                session = session or logs.begin(directory, names, goes_on=True)
         else:
-            ready = [_begin(sweep, directory, digests, within, compiled)]
+            ready = [_begin(sweep, directory, digests, within, compiled, names)]
+            if devices.is_first():
+                session = session or logs.begin(directory, names, goes_on=True)
         results = {row["run"]: row for row in reading.read_results(directory)} if resumed else {}
         saved = checkpoint.latest(directory, _configs(sweep)) if resumed else None
         for number, digest in enumerate(digests):
             simulation = ready.pop() if ready else None
-            group = _Group(sweep, number, directory, digest)
+            group = _Group(sweep, number, directory, digest, session)
             if not _train_group(group, simulation, results, display, stop, saved):
                 break
     return [results[name] for name in sorted(results, key=int)]
@@ -206,12 +218,14 @@ class _Group(NamedTuple):
       number: of the program.
       directory: of the sweep.
       data_digest: of the data.
+      session: dashboards; None in processes that do not write.
     """
 
     sweep: Sweep
     number: int
     directory: Path
     data_digest: str
+    session: dashboards.Session | None
 
 
 def _begin(
@@ -220,6 +234,7 @@ def _begin(
     digests: Sequence[str],
     within: bool,
     compiled: driver.Simulation | None,
+    log: Sequence[str],
 ) -> driver.Simulation:
     """Compiles the first program of a sweep, and says in the directory what the sweep is.
 
@@ -231,6 +246,8 @@ def _begin(
     described = _description(sweep, digests) if first else {}
     if new:
         record.start_sweep(directory, described, replacing=False)
+        if not within:
+            logs.begin(directory, log)
     try:
         simulation = compiled or driver.compile_plan(sweep.plans[0])
     except BaseException:
@@ -260,7 +277,7 @@ def _train_group(
       stop: looked at after every call of the program.
       saved: where to go on.
     """
-    sweep, number, directory, digest = group
+    sweep, number, directory, digest, session = group
     planned, names = sweep.plans[number], [run_name(run) for run in sweep.groups[number]]
     rounds, size = planned.program.config.rounds, planned.runs_per_program
     if simulation is not None:
@@ -301,6 +318,11 @@ def _train_group(
                 rows = here.rows[index - first] if here else []
                 kept = here.kept[index - first] if here and here.kept else None
                 recorders[index].start(simulation, rows, kept)
+                if session:
+                    swept = sweep.changes[sweep.groups[number][index]]
+                    config = planned.runs[index].config
+                    log = logs.run_of_sweep(session, directory, names[index], config, swept)
+                    recorders[index].log_to(log)
         display.start_call(len(indices), here.round_index if here else 0)
         with (
             job.finishing(recorders, pictures=False),

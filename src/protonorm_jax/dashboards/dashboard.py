@@ -16,6 +16,9 @@ class Run(NamedTuple):
       settings: of the run, by name.
       swept: those by which it differs from others of its group.
       folder: where dashboards keep files on this machine; it may not be there yet.
+      resumed: whether the dashboard may know the run from before.
+      session: the part of `id` that all runs of the group have in common.
+      shared: what a dashboard remembers from run to run of a session.
     """
 
     id: str
@@ -24,6 +27,9 @@ class Run(NamedTuple):
     settings: Mapping[str, Any]
     swept: Mapping[str, Any]
     folder: Path
+    resumed: bool
+    session: str
+    shared: dict[str, Any]
 
 
 class Dashboard(Protocol):

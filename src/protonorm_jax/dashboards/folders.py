@@ -1,6 +1,7 @@
 """The folders of dashboards in a directory of results: which are ours, and how they go."""
 
 import shutil
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from protonorm_jax.errors import UsageError
 FOLDERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlruns"}
 _MARK = ".protonorm"
 _WORDS = "Made by protonorm --log, and removed by it when another run takes this place.\n"
+
+_MAKING = threading.Lock()  # Runs of a sweep start together.
 
 
 def make(directory: Path, name: str) -> Path:
@@ -23,10 +26,11 @@ def make(directory: Path, name: str) -> Path:
       OSError: it cannot be made.
     """
     folder = directory / FOLDERS[name]
-    if not _is_free(folder):
-        raise FileExistsError(f"{folder} was not made by protonorm")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MARK).write_text(_WORDS, encoding="utf-8")
+    with _MAKING:
+        if not _is_free(folder):
+            raise FileExistsError(f"{folder} was not made by protonorm")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).write_text(_WORDS, encoding="utf-8")
     return folder
 
 

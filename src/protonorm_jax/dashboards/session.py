@@ -57,7 +57,7 @@ class Session:
     Args:
       names: of the dashboards, of `NAMES`.
       folder: where they keep files on this machine.
-      token: by which dashboards know the same runs again; a new one if left out.
+      token: of an earlier session, whose runs are to be known again; a new one if left out.
 
     Raises:
       UsageError: a dashboard that there is not, or that is not installed.
@@ -67,6 +67,8 @@ class Session:
         check(names)
         self.names, self.folder = tuple(dict.fromkeys(names)), Path(folder)
         self.token = token or secrets.token_hex(4)
+        self._resumed = token is not None
+        self._shared: dict[str, Any] = {}
         self._warned: set[str] = set()
         self._hanging: set[str] = set()
 
@@ -90,7 +92,17 @@ class Session:
         """
         plain = re.sub(r"[^\w.,=+-]+", "-", name)[:100]
         own = f"{self.token}-{key}" if key else self.token
-        run = Run(own, plain, group, settings, swept or {}, self.folder)
+        run = Run(
+            own,
+            plain,
+            group,
+            settings,
+            swept or {},
+            self.folder,
+            resumed=self._resumed,
+            session=self.token,
+            shared=self._shared,
+        )
         names = [one for one in self.names if one not in self._hanging]
         return Log(self, {one: _Worker(functools.partial(_made, one, run)) for one in names})
 

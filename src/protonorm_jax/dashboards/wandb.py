@@ -27,6 +27,9 @@ class WeightsAndBiases:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
+        # By itself it would ask at the terminal, in the middle of the run's own output.
+        if mode == "online" and not wandb.login(prompt=False):
+            raise RuntimeError("WANDB_MODE=online needs an account: run `wandb login` first")
         place = os.environ.get("WANDB_DIR")
         if place is None:
             folder = folders.make(run.folder, "wandb")

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -197,15 +197,17 @@ def train(
                 record.repair_results(directory)
                 session = session or logs.begin(directory, names, goes_on=True)
         else:
-            ready = [_begin(sweep, directory, digests, within, compiled, names)]
-            if devices.is_first():
-                session = session or logs.begin(directory, names, goes_on=True)
+            simulation, session = _begin(
+                *(sweep, directory, digests, within, compiled),
+                open_session=lambda: session or logs.begin(directory, names),
+            )
+            ready = [simulation]
         results = {row["run"]: row for row in reading.read_results(directory)} if resumed else {}
         saved = checkpoint.latest(directory, _configs(sweep)) if resumed else None
         for number, digest in enumerate(digests):
-            simulation = ready.pop() if ready else None
             group = _Group(sweep, number, directory, digest, session)
-            if not _train_group(group, simulation, results, display, stop, saved):
+            there = ready.pop() if ready else None
+            if not _train_group(group, there, results, display, stop, saved):
                 break
     return [results[name] for name in sorted(results, key=int)]
 
@@ -234,20 +236,23 @@ def _begin(
     digests: Sequence[str],
     within: bool,
     compiled: driver.Simulation | None,
-    log: Sequence[str],
-) -> driver.Simulation:
+    open_session: Callable[[], dashboards.Session],
+) -> tuple[driver.Simulation, dashboards.Session | None]:
     """Compiles the first program of a sweep, and says in the directory what the sweep is.
 
     At once, that it can be resumed; but where another one is to be replaced, not before it is
     certain that this one runs.
+
+    Returns:
+      The program, and the dashboards, in the process that writes.
     """
     first = devices.is_first()
     new = first and (within or places.is_empty(directory))
     described = _description(sweep, digests) if first else {}
+    session = None
     if new:
         record.start_sweep(directory, described, replacing=False)
-        if not within:
-            logs.begin(directory, log)
+        session = open_session()
     try:
         simulation = compiled or driver.compile_plan(sweep.plans[0])
     except BaseException:
@@ -256,7 +261,8 @@ def _begin(
         raise
     if first and not new:
         record.start_sweep(directory, described, replacing=True)
-    return simulation
+        session = open_session()
+    return simulation, session
 
 
 def _train_group(

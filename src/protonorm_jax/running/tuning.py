@@ -243,9 +243,11 @@ def train(
         count = len(experiment.trials.final_seeds) * len(experiment.trials.cells)
         chosen, final, begun = experiment.choices, experiment.final, False
         names = logs.asked(directory, log if resumed else log or ())
-        compiled = None if resumed else _begin(experiment, directory, names)
-        first = devices.is_first()
-        session = logs.begin(directory, names, goes_on=True) if first else None
+        compiled = session = None
+        if not resumed:
+            compiled, session = _begin(experiment, directory, names)
+        elif devices.is_first():
+            session = logs.begin(directory, names, goes_on=True)
         if chosen is None:
             assert experiment.tuning is not None, "neither tuned nor to be tuned"
             rows = _tune(experiment.tuning, directory, show, compiled, session)
@@ -302,18 +304,24 @@ def _tune(
         )
 
 
-def _begin(experiment: Experiment, directory: Path, log: Sequence[str]) -> driver.Simulation:
+def _begin(
+    experiment: Experiment, directory: Path, log: Sequence[str]
+) -> tuple[driver.Simulation, dashboards.Session | None]:
     """Compiles the first program, and says in the directory what the experiment is.
 
     At once, that it can be resumed; but where something else is to be replaced, not before it is
     certain that this one runs.
+
+    Returns:
+      The program, and the dashboards, in the process that writes.
     """
     assert experiment.tuning is not None, "tuned already"
     first = devices.is_first()
     new = first and places.is_empty(directory)
+    session = None
     if new:
         record.start_tuning(directory, experiment.description, replacing=False)
-        logs.begin(directory, log)
+        session = logs.begin(directory, log)
     try:
         simulation = driver.compile_plan(experiment.tuning.plans[0])
     except BaseException:
@@ -322,7 +330,8 @@ def _begin(experiment: Experiment, directory: Path, log: Sequence[str]) -> drive
         raise
     if first and not new:
         record.start_tuning(directory, experiment.description, replacing=True)
-    return simulation
+        session = logs.begin(directory, log)
+    return simulation, session
 
 
 def _choose(

@@ -47,7 +47,7 @@ ALLOWED = {
 }
 # Within a folder, a file may import those before it.
 ORDER = {
-    "config": ("dealing", "training", "fields", "recorded"),
+    "config": ("dealing", "training", "shown", "fields", "recorded"),
     "engine": (
         *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
         *("draws", "participation", "cohort", "absent", "program", "rounds", "simulate"),
@@ -58,19 +58,9 @@ ORDER = {
         *("hlo", "costs"),
     ),
     "running": (
-        *("files", "lock", "directory", "forms", "reading", "logs", "programs", "driver"),
-        *(
-            "conditions",
-            "ahead",
-            "record",
-            "checkpoint",
-            "job",
-            "grid",
-            "sweep",
-            "points",
-            "choices",
-            "tuning",
-        ),
+        *("files", "lock", "directory", "forms", "reading", "logs", "programs", "progress"),
+        *("driver", "conditions", "ahead", "record", "checkpoint", "job", "grid", "sweep"),
+        *("points", "choices", "tuning"),
         *("runs", "experiments", "comparing", "verify", "verify_sweeps"),
     ),
     "dashboards": ("dashboard", "folders", "mlflow", "session", "tensorboard", "wandb"),

@@ -27,6 +27,7 @@ ALLOWED = {
     "models": set(),
     "report": {"metrics", "statistics"},
     "statistics": {"metrics"},
+    "dashboards": set(),
     "methods": {"config", "scopes", "settings", "thomson"},
     "engine": {"config", "keys", "methods", "scopes"},
     "loop": {"engine", "keys", "methods"},
@@ -36,19 +37,19 @@ ALLOWED = {
         *("models", "partition", "scopes", "settings", "trained"),
     },
     "running": {
-        *("config", "documents", "engine", "json_files", "keys", "methods", "metrics", "planning"),
-        *("report", "settings", "statistics", "trained"),
+        *("config", "dashboards", "documents", "engine", "json_files", "keys", "methods"),
+        *("metrics", "planning", "report", "settings", "statistics", "trained"),
     },
     "command": {
-        *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
-        *("settings", "statistics", "thomson", "trained"),
+        *("config", "dashboards", "data", "keys", "methods", "metrics", "planning", "report"),
+        *("running", "settings", "statistics", "thomson", "trained"),
     },
     "__main__": {"command"},
     "__init__": {"config", "running", "trained"},
 }
 # Within a folder, a file may import those before it.
 ORDER = {
-    "config": ("dealing", "training", "fields", "recorded", "given", "written"),
+    "config": ("dealing", "training", "shown", "fields", "recorded", "given", "written"),
     "engine": (
         *("compiling", "loops", "lockstep", "augment", "batches", "client", "evaluate"),
         *("exchange", "draws", "participation", "cohort", "absent", "program", "rounds"),
@@ -61,12 +62,13 @@ ORDER = {
     ),
     "running": (
         *("files", "holders", "lock", "directory", "forms", "reading", "states", "records"),
-        *("selection", "frames", "programs", "fetching", "driver", "conditions", "ahead"),
-        *("comparing", "kept_models", "record", "checkpoint", "stopping", "job", "grid", "sweep"),
-        *("shards", "points", "choices", "tuning", "runs", "experiments", "verify"),
-        "verify_sweeps",
+        *("selection", "frames", "logs", "programs", "fetching", "progress", "driver"),
+        *("conditions", "ahead", "comparing", "kept_models", "record", "checkpoint", "stopping"),
+        *("job", "grid", "sweep", "shards", "points", "choices", "tuning", "runs", "experiments"),
+        *("verify", "verify_sweeps"),
     ),
     "trained": ("files", "clients"),
+    "dashboards": ("dashboard", "folders", "mlflow", "session", "tensorboard", "wandb"),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
         *("console", "environment", "paths", "parser", "flags", "interruption", "progress"),
@@ -79,9 +81,10 @@ NO_JAX = (
     *("data", "documents", "json_files", "partition", "metrics", "settings", "config", "errors"),
     "report",
     "statistics",
+    "dashboards",
 )
 WRITERS = (
-    *("data", "running/files", "running/lock", "running/directory", "running/record"),
+    *("dashboards", "data", "running/files", "running/lock", "running/directory", "running/record"),
     "running/kept_models",
     *("command/thomson", "command/partition", "command/compile"),
 )

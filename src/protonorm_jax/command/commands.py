@@ -102,10 +102,10 @@ COMMANDS = {
     ),
     "predict": Command(
         "have the kept models of a run classify a data set",
-        "Has the models that a run has kept classify a data set: the accuracy of each client beside "
-        "that of guessing its most frequent training class. Of the data of the run itself, each "
-        "client gets its own test samples; of other data, all get the test part, or everything "
-        "where there are no parts.",
+        "Has the models that a run has kept classify a data set: the accuracy of each client "
+        "beside that of guessing its most frequent training class. Of the data of the run itself, "
+        "each client gets its own test samples; of other data, all get the test part, or "
+        "everything where there are no parts.",
     ),
     "report": Command(
         "write one page of HTML on recorded runs, sweeps and experiments",

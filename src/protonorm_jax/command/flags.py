@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from protonorm_jax import config, methods, settings
+from protonorm_jax import config, dashboards, methods, settings
 from protonorm_jax.command.parser import Parser
 from protonorm_jax.command.paths import directory, path
 from protonorm_jax.errors import UsageError
@@ -203,6 +203,27 @@ def add_output(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="only say what is planned, and what it will need"
     )
     add_methods(output)
+
+
+def add_log(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds the flag of dashboards; `default` says in words what holds without it."""
+    parser.add_argument(
+        "--log",
+        type=_dashboards,
+        action="extend",
+        metavar="NAMES",
+        help=f"show rows in dashboards too: {', '.join(dashboards.NAMES)}, several with commas, "
+        f"or none ({default})",
+    )
+
+
+def _dashboards(text: str) -> list[str]:
+    names = [] if text == "none" else text.split(",")
+    try:
+        dashboards.check(names)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("log ")) from error
+    return names
 
 
 def add_methods(parser: Any) -> None:

@@ -14,6 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
     flags.add_output(parser)
     flags.add_time_limit(parser)
+    flags.add_log(parser, "none")
     parser.add_argument(
         "--print-config",
         nargs="?",
@@ -51,7 +52,12 @@ def command(parsed: argparse.Namespace) -> int:
         lock.holding(directory, fresh=not parsed.out, check=check) as directory,
     ):
         with progress.RunDisplay(chosen, start.console()) as display:
-            summary = job.run(chosen, directory, display=display, overwrite=parsed.overwrite)
+            summary = job.run(
+                *(chosen, directory),
+                display=display,
+                overwrite=parsed.overwrite,
+                log=parsed.log or (),
+            )
         return end(summary, directory)
 
 

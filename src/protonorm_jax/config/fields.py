@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from protonorm_jax import settings
-from protonorm_jax.config import dealing, training
+from protonorm_jax.config import dealing, shown, training
 from protonorm_jax.errors import UsageError
 
 LAST_BATCHES = ("mask", "drop")
@@ -325,6 +325,12 @@ class Config:
             raise UsageError(f"Config.method_settings must be a mapping, got {values!r}")
         chosen = settings.complete(self.method, settings.groups()[self.method], values)
         object.__setattr__(self, "method_settings", settings.Values(chosen))
+
+    def __repr__(self) -> str:
+        return shown.text(self)
+
+    def _repr_html_(self) -> str:
+        return shown.html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""

@@ -138,6 +138,7 @@ def make(
         chosen = target.choose(config.devices)
         free = target.chip.memory
     else:
+        targets.leave_out_absent()
         devices.prepare_cpu(
             config.devices or min(devices.num_cores(), config.num_clients * len(configs))
         )

@@ -2,6 +2,7 @@
 
 from protonorm_jax.report.canvas import drawing, format_of, prepare
 from protonorm_jax.report.clients import clients_table, draw_clients
+from protonorm_jax.report.notebook import history_html
 from protonorm_jax.report.pictures import (
     draw_comparison,
     draw_curves,
@@ -38,6 +39,7 @@ __all__ = [
     "draw_prototypes",
     "drawing",
     "format_of",
+    "history_html",
     "mean_and_error",
     "methods_table",
     "pairwise_angles",

@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from protonorm_jax.dashboards import folders
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import files, holders
 
 CONFIG, MANIFEST, ROWS, SUMMARY = "config.json", "manifest.json", "metrics.jsonl", "summary.json"
+DASHBOARDS = "dashboards.json"  # Of a run, a sweep or a tuned experiment with `--log`.
+PICTURES = ("clients.png", "curves.png", "prototypes.png")
 FILES = (
     CONFIG,
     MANIFEST,
@@ -28,9 +31,8 @@ FILES = (
     "server.npz",
     "clients.npz",
     "features.npz",
-    "clients.png",
-    "curves.png",
-    "prototypes.png",
+    *PICTURES,
+    DASHBOARDS,
 )
 # Folders of a run: of the kept models, and of those of rounds that were the best so far.
 MODELS, SELECTED = "models", ".models"
@@ -209,6 +211,8 @@ def complete(directory: Path) -> None:
         remove_selected(directory)
     _remove_runs(directory)
     remove_shards(directory)
+    if not moved:  # A longer run goes on in them.
+        folders.remove(directory)
     # Without that word it is another's, which only stands there.
     if replacement.get("tuned") and not (directory / TRIALS).is_symlink():
         _remove_trials(directory / TRIALS)
@@ -324,15 +328,16 @@ def remove_shards(directory: Path) -> None:
 
 def remove_sweep(directory: Path) -> None:
     """Removes what a sweep has in its directory before any of its runs has begun."""
-    for name in (RESULTS, SWEEP):
+    for name in (RESULTS, SWEEP, *(() if is_tuned(directory) else (DASHBOARDS,))):
         with contextlib.suppress(OSError):
             (directory / name).unlink(missing_ok=True)
 
 
 def remove_tuning(directory: Path) -> None:
     """Removes what a tuned experiment has in its directory before any of its runs has begun."""
-    with contextlib.suppress(OSError):
-        (directory / TUNING).unlink(missing_ok=True)
+    for name in (TUNING, DASHBOARDS):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
 
 
 def remove_longer(directory: Path) -> None:

@@ -2,13 +2,13 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from protonorm_jax import methods, metrics
+from protonorm_jax import methods, metrics, report
 from protonorm_jax.config import Config
 from protonorm_jax.engine.program import RunInputs, State
 from protonorm_jax.errors import UsageError
@@ -16,6 +16,7 @@ from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import fetching, programs
+from protonorm_jax.running import progress as bars
 from protonorm_jax.types import Dataset
 
 # A call of the program ends after about so many seconds, that a request to stop is soon heard.
@@ -84,6 +85,9 @@ class Evaluation(NamedTuple):
     correct: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        return f"<Evaluation of {_figures(self.row)}>"
+
 
 class History(NamedTuple):
     """A finished run.
@@ -101,6 +105,16 @@ class History(NamedTuple):
     summary: dict[str, Any]
     arrays: dict[str, np.ndarray]
     nets: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"<History of {self._title()}: {_figures(self.summary)}>"
+
+    def _repr_html_(self) -> str:
+        return report.history_html(self._title(), self.rows, self.summary)
+
+    def _title(self) -> str:
+        config = self.config
+        return f"{config.method} on {config.data}, {config.num_clients} clients ({config.family})"
 
 
 class Step(NamedTuple):
@@ -128,6 +142,7 @@ def run(
     dataset: Dataset | None = None,
     on_start: Callable[[Simulation], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    progress: bool = False,
 ) -> History:
     """Runs a whole simulation.
 
@@ -136,26 +151,40 @@ def run(
       dataset: used instead of loading `config.data`.
       on_start: called once everything is compiled.
       on_evaluation: called after every evaluated round.
+      progress: whether to show a bar, in a terminal or a notebook.
 
     Raises:
       UsageError: a setting, file or data set that cannot be used, too little memory, or a loss
         that is not finite.
     """
-    simulation = prepare([config], dataset)
-    if on_start:
-        on_start(simulation)
     rows, last = [], Evaluation({}, {}, 0.0, {}, {}, {})
-    for step in train(simulation):
-        for event in step.news.values():
-            if isinstance(event, UsageError):
-                raise event
-            rows.append(event.row)
-            last = event
-            if on_evaluation:
-                on_evaluation(event)
+    with bars.bar(config.rounds, wanted=progress) as bar:
+        simulation = prepare([config], dataset)
+        if on_start:
+            on_start(simulation)
+        for step in train(simulation):
+            for event in step.news.values():
+                if isinstance(event, UsageError):
+                    raise event
+                rows.append(event.row)
+                last = event
+                if on_evaluation:
+                    on_evaluation(event)
+            bar.show(step.round_index, _figures(last.row))
     ended = summary(simulation, 0, rows, last.seconds)
     settled = simulation.plan.runs[0].config
     return History(settled, rows, ended, last.arrays, last.nets)
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    """The accuracies in a row or summary, in words."""
+    done = values.get("round", values.get("rounds", 0))
+    words = [
+        f"{name} accuracy {accuracy:.3f}"
+        for name in (*metrics.predictors(values), "majority")
+        if (accuracy := values.get(metrics.column(name))) is not None
+    ]
+    return ", ".join([f"round {done}" if "round" in values else f"{done} rounds", *words])
 
 
 def summary(

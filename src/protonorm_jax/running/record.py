@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from protonorm_jax import keys, methods, metrics, report
+from protonorm_jax import dashboards, keys, methods, metrics, report
 from protonorm_jax.config import Config
 from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.planning.plan import Plan
@@ -29,6 +29,8 @@ from protonorm_jax.running.reading import read_arrays as read_arrays
 from protonorm_jax.running.reading import read_rows as read_rows
 
 _PACKAGES = ("protonorm_jax", "jax", "jaxlib", "flax", "optax", "chex", "numpy")
+# Of an earlier run in the same place, or written anew.
+_STAYING = (places.CONFIG, places.MANIFEST, places.ROWS, places.DASHBOARDS)
 _SECONDS_UNSYNCED = 1.0  # For so long a row may be lost by a power cut.
 
 
@@ -58,6 +60,7 @@ class Recorder:
         self._by_client: ByClient | None = None
         self._models: kept_models.ModelFolder | None = None
         self._synced = 0.0
+        self._log: dashboards.Log | None = None
 
     def announce(self) -> None:
         """Writes the settings, from which a run can be resumed that never got any further.
@@ -113,10 +116,16 @@ class Recorder:
             described["goes_on_after"] = self.rows[-1]["round"] if self.rows else 0
             files.write_json(self.directory / places.MANIFEST, described)
             for name in places.FILES:
-                if name not in (places.CONFIG, places.MANIFEST, places.ROWS):
+                if name not in _STAYING:
                     (self.directory / name).unlink(missing_ok=True)
             with files.replacing(self.directory / places.ROWS) as file:
                 file.writelines(map(files.line, self.rows))
+
+    def log_to(self, log: dashboards.Log) -> None:
+        """Shows the rows in dashboards too: those that there are, and those to come."""
+        self._log = log
+        for row in self.rows:
+            log.add(row)
 
     def add(self, evaluation: Evaluation) -> None:
         """Appends the row of one evaluated round; within a second or two it is on the disk.
@@ -133,6 +142,8 @@ class Recorder:
         self.rows.append(evaluation.row)
         self._by_client.add(evaluation)
         self._last = evaluation
+        if self._log:
+            self._log.add(evaluation.row)
 
     def kept(self) -> dict[str, Any] | None:
         """What a checkpoint that is made now must hold beside the rows, see `ByClient.kept`."""
@@ -214,6 +225,9 @@ class Recorder:
             files.write_json(self.directory / places.SUMMARY, summary)
         for text in summary.get("warnings", ()):
             warnings.warn(f"{self.directory}: {text}", Caution, stacklevel=2)
+        if self._log:
+            drawn = [self.directory / name for name in places.PICTURES]
+            self._log.finish(summary, [path for path in drawn if path.exists()])
         return summary
 
     def _summary(self, status: str, error: str | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from protonorm_jax.running import (
     files,
     forms,
     lock,
+    logs,
     reading,
     record,
     stopping,
@@ -137,6 +138,7 @@ def train(
     *,
     display: Display,
     dataset: Dataset | samples.DataSets | None = None,
+    log: Sequence[str] | None = None,
 ) -> Outcome:
     """Trains and records the share of a job that has no result yet.
 
@@ -149,13 +151,14 @@ def train(
       shard: which job.
       display: told of the progress.
       dataset: used instead of loading `Config.data`; or where to get that from.
+      log: dashboards that show the runs besides; None for those that the sweep has.
 
     Raises:
       UsageError: the directory holds something else or another sweep, or a part of it is in use by
         a job that would share it in another way; or see `sweep.train`.
     """
     digests = sweep.data_digests(planned)
-    folder, names = directory / places.SHARDS / shard.name(), shard.names()
+    folder, siblings = directory / places.SHARDS / shard.name(), shard.names()
 
     def begin(locked: Path) -> None:
         with files.writing(locked):
@@ -169,20 +172,23 @@ def train(
         record.repair_results(locked)
 
     with contextlib.ExitStack() as stack, stopping.StopRequest() as stop:
-        with lock.holding(directory, check=begin, beside=names, patience=_SECONDS_OF_PATIENCE):
+        with lock.holding(directory, check=begin, beside=siblings, patience=_SECONDS_OF_PATIENCE):
             recorded = sweep.resume(directory, num_devices=planned.base.devices, dataset=dataset)
             calls = share(recorded, shard)
             own = [name for call in calls for name in _names(recorded, *call)]
             runs = [directory / places.RUNS / name for name in own]
             stack.enter_context(lock.holding(folder, covers=runs))
+            names = logs.asked(directory, log)
+            session = None
             if devices.is_first():
+                session = logs.begin(directory, names, goes_on=True)
                 record.start_share(folder, own)
-        left = [one for one in places.shards(directory) if one.name not in names]
+        left = [one for one in places.shards(directory) if one.name not in siblings]
         part = Part(directory, folder, [directory, *left], calls)
-        rows = sweep.train_calls(recorded, part, digests, display, stop)
+        rows = sweep.train_calls(recorded, part, digests, display, stop, session=session)
     done = {row["run"] for row in rows}
     if done.issuperset(own):
-        rows = _gather(directory, names, len(planned.changes))
+        rows = _gather(directory, siblings, len(planned.changes))
     return Outcome(rows, own)
 
 
@@ -214,9 +220,9 @@ def _check_same(planned: Sweep, directory: Path) -> None:
         )
 
 
-def _gather(directory: Path, names: Sequence[str], count: int) -> list[dict[str, Any]]:
+def _gather(directory: Path, siblings: Sequence[str], count: int) -> list[dict[str, Any]]:
     """Puts the rows together if all are there; returns those that are there."""
 
     gather = functools.partial(record.gather_results, count=count)
-    with lock.holding(directory, check=gather, beside=names, patience=_SECONDS_OF_PATIENCE):
+    with lock.holding(directory, check=gather, beside=siblings, patience=_SECONDS_OF_PATIENCE):
         return reading.read_results(directory)

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help run test test-large fuzz kills mutants lint bench profile paper paper-quick docs docs-serve format clean
+.PHONY: help run test test-large fuzz kills mutants lint dist bench profile paper paper-quick docs docs-serve format clean
 
 help:
 	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
@@ -20,6 +20,7 @@ help:
 	@echo "make paper   the same at full size, for accelerators and with the original data"
 	@echo "make docs    build the site of the documentation into site/"
 	@echo "make docs-serve  the same, served while pages are edited"
+	@echo "make dist    build what is published, and try it in an empty environment"
 	@echo "make format  put the code in format"
 	@echo "make clean   remove the virtual environment and caches"
 
@@ -74,6 +75,13 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# What is published: built, checked, and tried from the wheel in an empty environment.
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+	DIST=$(CURDIR)/dist $(BIN)/pytest -m 'large or not large' tests/release
 
 bench: $(VENV)/.run
 	$(BIN)/python -m experiments.bench

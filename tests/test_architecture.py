@@ -17,8 +17,9 @@ ALLOWED = {
     "keys": set(),
     "scopes": set(),
     "json_files": set(),
+    "documents": {"json_files"},
     "settings": set(),
-    "config": {"json_files", "settings"},
+    "config": {"documents", "json_files", "settings"},
     "metrics": set(),
     "partition": set(),
     "data": {"partition"},
@@ -26,56 +27,65 @@ ALLOWED = {
     "models": set(),
     "report": {"metrics", "statistics"},
     "statistics": {"metrics"},
+    "dashboards": set(),
     "methods": {"config", "scopes", "settings", "thomson"},
     "engine": {"config", "keys", "methods", "scopes"},
     "loop": {"engine", "keys", "methods"},
+    "trained": {"config", "data", "engine", "json_files", "keys", "methods", "models"},
     "planning": {
         *("config", "data", "engine", "keys", "methods", "metrics"),
-        *("models", "partition", "scopes", "settings"),
+        *("models", "partition", "scopes", "settings", "trained"),
     },
     "running": {
-        *("config", "engine", "json_files", "keys", "methods", "metrics", "planning", "report"),
-        *("settings", "statistics"),
+        *("config", "dashboards", "documents", "engine", "json_files", "keys", "methods"),
+        *("metrics", "planning", "report", "settings", "statistics", "trained"),
     },
     "command": {
-        *("config", "data", "keys", "methods", "metrics", "planning", "report", "running"),
-        *("settings", "statistics", "thomson"),
+        *("config", "dashboards", "data", "keys", "methods", "metrics", "planning", "report"),
+        *("running", "settings", "statistics", "thomson", "trained"),
     },
     "__main__": {"command"},
-    "__init__": {"config", "running"},
+    "__init__": {"config", "running", "trained"},
 }
 # Within a folder, a file may import those before it.
 ORDER = {
-    "config": ("dealing", "training", "fields", "recorded"),
+    "config": ("dealing", "training", "shown", "fields", "recorded", "given", "written"),
     "engine": (
-        *("loops", "lockstep", "augment", "batches", "client", "evaluate", "exchange"),
-        *("draws", "participation", "cohort", "absent", "program", "rounds", "simulate"),
+        *("compiling", "loops", "lockstep", "augment", "batches", "client", "evaluate"),
+        *("exchange", "draws", "participation", "cohort", "absent", "program", "rounds"),
+        *("simulate", "keeping"),
     ),
     "planning": (
         *("samples", "deal", "devices", "targets", "layout", "shapes", "tiles", "traced"),
-        *("memory", "need", "added", "tpu_forms", "plan", "inputs"),
+        *("memory", "need", "added", "tpu_forms", "starting", "plan", "inputs"),
         *("hlo", "costs"),
     ),
     "running": (
-        *("files", "holders", "lock", "directory", "forms", "reading", "programs", "driver"),
-        *("conditions", "ahead", "record", "checkpoint", "stopping", "job", "grid", "sweep"),
-        *("shards", "points", "choices", "tuning", "runs", "experiments", "comparing", "verify"),
-        "verify_sweeps",
+        *("files", "holders", "lock", "directory", "forms", "reading", "states", "records"),
+        *("selection", "frames", "logs", "programs", "fetching", "progress", "driver"),
+        *("conditions", "ahead", "comparing", "kept_models", "record", "checkpoint", "stopping"),
+        *("job", "grid", "sweep", "shards", "points", "choices", "tuning", "runs", "experiments"),
+        *("verify", "verify_sweeps"),
     ),
+    "trained": ("files", "clients"),
+    "dashboards": ("dashboard", "folders", "mlflow", "session", "tensorboard", "wandb"),
     "statistics": ("intervals", "runs", "comparison", "tables", "tuning"),
     "command": (
         *("console", "environment", "paths", "parser", "flags", "interruption", "progress"),
         *("start", "outputs", "asked", "tuned"),
         *("thomson", "export", "partition", "report", "compile", "run", "sweep", "resume"),
-        *("verify", "compare", "methods", "commands", "cli"),
+        *("verify", "compare", "predict", "methods", "status", "list", "commands", "cli"),
     ),
 }
 NO_JAX = (
-    *("data", "json_files", "partition", "metrics", "settings", "config", "errors", "report"),
+    *("data", "documents", "json_files", "partition", "metrics", "settings", "config", "errors"),
+    "report",
     "statistics",
+    "dashboards",
 )
 WRITERS = (
-    *("data", "running/files", "running/lock", "running/directory", "running/record"),
+    *("dashboards", "data", "running/files", "running/lock", "running/directory", "running/record"),
+    "running/kept_models",
     *("command/thomson", "command/partition", "command/compile"),
 )
 

@@ -249,3 +249,27 @@ def test_what_contradicts_the_switch_is_refused(change, message):
     with pytest.raises(UsageError, match=message):
         Config(fidelity="reference").replace(**flat)
     assert Config(**change).fidelity == "paper"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(rounds=3, family="mlp,cnn", method="fedtgp", method_settings={"margin": 5.0}),
+        Config(fidelity="reference", seed=2),
+        Config(method="local", augment="flip"),
+    ],
+)
+def test_a_config_shows_as_the_call_that_makes_it(config):
+    assert eval(repr(config), {"Config": Config}) == config
+    assert len(repr(config)) < 400
+
+
+def test_a_config_in_a_notebook_has_what_was_set_first():
+    config = Config(data="<x>.npz", method="fedtgp", method_settings={"margin": 5.0})
+    first, others = config._repr_html_().split("<details>")
+    assert "<td>data</td><td>&lt;x&gt;.npz</td>" in first
+    assert "<td>fedtgp.margin</td><td>5.0</td>" in first
+    assert "<td>seed</td><td>0</td>" in others and "seed" not in first
+    assert "color" not in first + others
+    assert "all settings have their defaults" in Config()._repr_html_()

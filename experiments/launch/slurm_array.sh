@@ -23,8 +23,9 @@ set -uo pipefail
 srun protonorm sweep --shard auto --time-limit 3h50m --checkpoint-every 20 --out "$OUT" "$@"
 code=$?
 
-# 75: stopped before the end. Anything else but 0 is a mistake, and would only come again.
-if [[ $code -eq 75 ]]; then
-  scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
-fi
+# 75: stopped before the end. 138 and 143: USR1 or TERM came before it had begun. Anything else but 0
+# is a mistake, and would only come again.
+case $code in
+  75 | 138 | 143) scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" ;;
+esac
 exit "$code"

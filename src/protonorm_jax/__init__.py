@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from protonorm_jax.errors import UsageError
     from protonorm_jax.running import sweep, tuning
     from protonorm_jax.running.driver import History, run
+    from protonorm_jax.running.frames import load_results
+    from protonorm_jax.trained import TrainedClient, load_models
     from protonorm_jax.types import Dataset, Model, Outputs
 
 __version__ = "0.1.0"
@@ -17,7 +19,10 @@ __all__ = [
     "History",
     "Model",
     "Outputs",
+    "TrainedClient",
     "UsageError",
+    "load_models",
+    "load_results",
     "run",
     "sweep",
     "tuning",
@@ -31,7 +36,10 @@ _PLACES = {
     "History": "running.driver",
     "Model": "types",
     "Outputs": "types",
+    "TrainedClient": "trained",
     "UsageError": "errors",
+    "load_results": "running.frames",
+    "load_models": "trained",
     "run": "running.driver",
     "sweep": "running.sweep",
     "tuning": "running.tuning",

@@ -163,6 +163,12 @@ def selected(rows: Sequence[Mapping[str, Any]], predictor: str) -> Mapping[str, 
     return max(rows, key=lambda row: -1.0 if row[name] is None else row[name])
 
 
+def diverged(summary: Mapping[str, Any]) -> bool:
+    """Whether a run has failed since its loss was not finite, and not of a full disk, say."""
+    error = str(summary.get("error") or "finite")
+    return summary.get("status") == "failed" and "finite" in error
+
+
 def predictors(row: Mapping[str, Any]) -> list[str]:
     """The predictors whose accuracies a row or summary has: prototypes, the head, then others."""
     names = [name.removesuffix("_accuracy") for name in row if name.endswith("_accuracy")]

@@ -232,6 +232,11 @@ class Batch(NamedTuple):
     mask: jax.Array
 
 
+def scaled(pixels: jax.Array) -> jax.Array:
+    """Pixels in 0..255 as nets see them: float32 in [-1, 1]."""
+    return pixels.astype(jnp.float32) / 127.5 - 1.0
+
+
 def take(data: ClientData, rows: jax.Array, mask: jax.Array) -> Batch:
     """The samples `rows` `[B]` of the whole data set, pixels scaled from 0..255 to [-1, 1].
 
@@ -243,7 +248,7 @@ def take(data: ClientData, rows: jax.Array, mask: jax.Array) -> Batch:
             taken = leaf.pixels[rows].reshape(-1, *leaf.shape)
         else:
             taken = leaf[rows]
-        return taken.astype(jnp.float32) / 127.5 - 1.0 if is_images(leaf) else taken
+        return scaled(taken) if is_images(leaf) else taken
 
     inputs = jax.tree.map(one, data.inputs, is_leaf=lambda leaf: isinstance(leaf, Images))
     return Batch(inputs, data.labels[rows], mask)

@@ -110,7 +110,7 @@ def test_a_full_disk_loses_nothing(many_rounds, tmp_path):
     assert_same(whole, tmp_path / "run")
 
 
-def test_sigterm_saves_and_exits_with_0(small_set, tmp_path, capsys):
+def test_sigterm_saves_and_exits_with_75(small_set, tmp_path, capsys):
     file = tmp_path / "small.npz"
     data.save_npz(small_set, file)
     out = tmp_path / "run"
@@ -130,8 +130,8 @@ def test_sigterm_saves_and_exits_with_0(small_set, tmp_path, capsys):
     process.terminate()
     said, _ = process.communicate(timeout=60)
     assert not (out / holders.NAME).exists()
-    assert process.returncode == 0
-    assert f"protonorm resume {out} goes on" in said and "stopped by SIGTERM after round" in said
+    assert process.returncode == 75
+    assert f"protonorm resume {out} goes on" in said and "stopped after round" in said
     rows = len(rows_of(out))
     assert json.loads((out / "summary.json").read_text())["rounds"] == rows
     assert [path.name for path in (out / checkpoint.FOLDER).iterdir()] == [str(rows)]

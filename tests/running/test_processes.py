@@ -15,6 +15,7 @@ import pytest
 
 from protonorm_jax import data
 from protonorm_jax.command import cli
+from protonorm_jax.running import stopping
 from recorded import assert_same, count_lines, without_times
 
 pytestmark = pytest.mark.usefixtures("hastily")
@@ -60,10 +61,10 @@ def start(*commands, variables=False):
     return processes
 
 
-def finish(processes):
-    """Waits for processes that must succeed; returns what each has said."""
+def finish(processes, code=0):
+    """Waits for processes that must end with this code; returns what each has said."""
     said = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), said
+    assert [process.returncode for process in processes] == [code] * len(processes), said
     return said
 
 
@@ -83,25 +84,31 @@ def test_two_processes_have_the_bits_of_one_and_the_first_writes(flags, tmp_path
 
 @pytest.mark.large
 def test_a_sweep_of_two_processes_is_stopped_and_goes_on_in_one(flags, tmp_path):
-    """Three runs, two at a time, each on the two devices of one process."""
+    """Three runs, two at a time, each on the two devices of one process.
+
+    The two are one job of a sweep that could be shared: one command begins it and goes on with it.
+    """
     command = ("sweep", *flags, "--rounds", "60", "--seeds", "3", "--runs-per-program", "2")
     command += ("--checkpoint-every", "20", "--out")
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert cli.main([*command, str(whole)]) == 0
-    processes = start(*[(*command, str(stopped))] * 2, variables=True)
+    shared = (*command, str(stopped), "--shard", "1/1")
+    processes = start(*[shared] * 2, variables=True)
     rows = stopped / "runs" / "0000" / "metrics.jsonl"
     while count_lines(rows) < 5:
         assert processes[0].poll() is None, processes[0].stdout.read()
         time.sleep(0.01)
     for process in processes:
         process.send_signal(signal.SIGTERM)
-    said = finish(processes)
-    assert f"protonorm resume {stopped} goes on" in said[0]
+    said = finish(processes, stopping.EXIT_CODE)
+    assert "the same command goes on" in said[0]
     assert count_lines(rows) < 60 and not count_lines(stopped / "results.jsonl")
-    again = shutil.copytree(stopped, tmp_path / "again")
-    assert cli.main(["resume", str(stopped)]) == 0
+    again, alone = (shutil.copytree(stopped, tmp_path / name) for name in ("again", "alone"))
+    finish(start(*[shared] * 2))
     finish(start(*[("resume", str(again))] * 2))
-    for directory in (stopped, again):
+    assert cli.main(["resume", str(alone)]) == 0
+    for directory in (stopped, again, alone):
+        assert not (directory / "shards").exists()
         assert without_times(directory / "results.jsonl") == without_times(whole / "results.jsonl")
         for run in (whole / "runs").iterdir():
             assert_same(run, directory / "runs" / run.name)

@@ -48,6 +48,35 @@ def test_our_model_and_the_net_agree_on_any_weights(name):
             np.testing.assert_allclose(mine, other, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("name", [name for name in nets.BASES if "vit_b" not in name])
+def test_the_net_takes_our_variables(name):
+    model = models.build(name, num_classes=10, feature_dim=512, image_shape=(32, 32, 3))
+    generator = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key == "kernel":
+            return generator.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])), leaf.shape)
+        return generator.uniform(0.5, 1.5, leaf.shape)
+
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    drawn = jax.tree_util.tree_map_with_path(draw, shapes)
+    variables = jax.tree.map(lambda leaf: leaf.astype(np.float32), drawn)
+    given = models.to_torch(name, variables)
+    net = nets.build(name, num_classes=10, feature_dim=512).eval()
+    # As above, the names in their order are those of the net's own tensors.
+    names = np.load(GOLDEN / f"forward_{NAMES[name]}.npz")["names"]
+    own = dict(zip(map(str, names), net.state_dict(), strict=True))
+    tensors = {own[key]: torch.from_numpy(array) for key, array in given.items()}
+    loaded = net.load_state_dict(tensors, strict=False)
+    assert not loaded.unexpected_keys
+    assert all(key.endswith("num_batches_tracked") for key in loaded.missing_keys)
+    images = np.load(GOLDEN / "forward_inputs.npz")["x"].astype(np.float32)
+    with torch.no_grad():
+        theirs = net(torch.from_numpy(images))[1]
+    ours = jax.jit(model.apply)(variables, images.transpose(0, 2, 3, 1))[0].logits
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+
+
 @pytest.mark.parametrize("name", ["resnet4", "resnet6", "resnet50", "googlenet"])
 def test_the_golden_numbers_are_those_of_torchvision(name):
     pytest.importorskip("torchvision")

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 
 from protonorm_jax.command import commands, console, interruption
 from protonorm_jax.errors import UsageError
+from protonorm_jax.running import stopping
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit code: 0, 2 for a mistake of the user, or 1.
+    """Runs the command line and returns its exit code.
 
+    0 if all is done, 75 if a run or sweep was stopped before its end and can go on, 2 for a mistake
+    of the user, 130 after Ctrl-C, 1 for a bug, and for what `verify` does not find reproduced.
     A reader of the output that leaves ends the output alone: the exit code is as if it had stayed.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -21,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if output.error is not None:
             code = code or _complain(f"standard output must be writable, got {output.error}", 2)
     jax = sys.modules.get("jax")
-    if code and jax is not None and jax.distributed.is_initialized():
+    together = code in (0, stopping.EXIT_CODE)
+    if not together and jax is not None and jax.distributed.is_initialized():
         # An ordinary exit would wait for the other processes, and they for this one.
         sys.stdout.flush()
         os._exit(code)

@@ -78,11 +78,34 @@ COMMANDS = {
         "tolerance. Of a tuned experiment it also checks that what was tried is as it was drawn, "
         "and what was chosen as it came out. Exits with 1 if anything differs.",
     ),
+    "status": Command(
+        "say where runs and sweeps are, also while they go on",
+        "Says of each run, sweep and tuned experiment in the directories or below them whether it "
+        "waits, runs, was stopped or killed, or is done, how fast it is, and how long it will "
+        "take. Only looks: it changes nothing, and may be asked at any time, from any host.",
+        uses_methods=False,
+        uses_jax=False,
+    ),
+    "list": Command(
+        "list recorded runs by their settings and results",
+        "Lists the runs in the directories and below them that have ended, those of sweeps among "
+        "them, and of tuned experiments the final ones: all, or those with certain settings and "
+        "results, in any order, as a table, CSV or JSON.",
+        uses_methods=False,
+        uses_jax=False,
+    ),
     "compare": Command(
         "print one table of recorded runs",
         "Prints one table of recorded runs.",
         uses_methods=False,
         uses_jax=False,
+    ),
+    "predict": Command(
+        "have the kept models of a run classify a data set",
+        "Has the models that a run has kept classify a data set: the accuracy of each client "
+        "beside that of guessing its most frequent training class. Of the data of the run itself, "
+        "each client gets its own test samples; of other data, all get the test part, or "
+        "everything where there are no parts.",
     ),
     "report": Command(
         "write one page of HTML on recorded runs, sweeps and experiments",

@@ -6,6 +6,7 @@ from typing import Any
 
 from protonorm_jax.command import flags
 from protonorm_jax.command.console import Console
+from protonorm_jax.command.paths import path
 from protonorm_jax.config import Config
 from protonorm_jax.data import pfllib
 from protonorm_jax.errors import UsageError
@@ -23,7 +24,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--to", metavar="pfllib:DIR", required=True, help="new or empty directory for the folder"
     )
     group.add_argument(
-        "--config", metavar="FILE", help="start from the settings in a run's config.json"
+        "--config",
+        type=path,
+        metavar="FILE",
+        help="start from the settings in a TOML, YAML or JSON file, such as a run's config.json",
     )
     flags.add_settings(parser, sections=("data",), names=("seed",))
     flags.add_methods(parser)

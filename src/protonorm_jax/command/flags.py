@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from protonorm_jax import config, methods, settings
+from protonorm_jax import config, dashboards, methods, settings
 from protonorm_jax.command.parser import Parser
 from protonorm_jax.command.paths import directory, path
 from protonorm_jax.errors import UsageError
@@ -28,8 +28,8 @@ def method_of(arguments: Sequence[str]) -> str:
     parsed, _ = first.parse_known_args(list(arguments))
     if parsed.methods:
         methods.load_file(parsed.methods)
-    recorded = config.load_values(parsed.config) if parsed.config else {}
-    name = parsed.method or recorded.get("method") or config.Config.method
+    recorded = config.method_in(parsed.config) if parsed.config else None
+    name = parsed.method or recorded or config.Config.method
     if parsed.method and name not in methods.METHODS:
         known = ", ".join(methods.METHODS)
         hint = settings.hint(name, methods.METHODS)
@@ -50,9 +50,7 @@ def chosen(parsed: argparse.Namespace) -> config.Config:
         result = config.from_dict({**given, "method_settings": own})
         config.check_given(result, given)
         return result
-    values = config.load_values(parsed.config)
-    if given.get("method") not in (None, values.get("method")):
-        values = config.without_method(values)
+    values = config.read_file(parsed.config, given.get("method"))
     result = config.from_recorded(values).replace(**given)
     config.check_given(result, given)
     return result
@@ -130,7 +128,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         "--grid-file",
         type=path,
         metavar="FILE",
-        help="JSON: values by setting, or a list of them",
+        help="TOML, YAML or JSON: values by setting, or under grids a list of such",
     )
     group.add_argument(
         "--seeds", type=natural, default=1, metavar="N", help="seeds from --seed on (1)"
@@ -196,12 +194,36 @@ def add_output(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--overwrite", action="store_true", help="replace the results in --out")
     output.add_argument(
-        "--config", type=path, metavar="FILE", help="start from the settings in a run's config.json"
+        "--config",
+        type=path,
+        metavar="FILE",
+        help="start from the settings in a TOML, YAML or JSON file, such as a run's config.json",
     )
     output.add_argument(
         "--dry-run", action="store_true", help="only say what is planned, and what it will need"
     )
     add_methods(output)
+
+
+def add_log(parser: argparse.ArgumentParser, default: str) -> None:
+    """Adds the flag of dashboards; `default` says in words what holds without it."""
+    parser.add_argument(
+        "--log",
+        type=_dashboards,
+        action="extend",
+        metavar="NAMES",
+        help=f"show rows in dashboards too: {', '.join(dashboards.NAMES)}, several with commas, "
+        f"or none ({default})",
+    )
+
+
+def _dashboards(text: str) -> list[str]:
+    names = [] if text == "none" else text.split(",")
+    try:
+        dashboards.check(names)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("log ")) from error
+    return names
 
 
 def add_methods(parser: Any) -> None:

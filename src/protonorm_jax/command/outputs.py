@@ -9,6 +9,7 @@ from pathlib import Path
 
 from protonorm_jax.config import Config
 from protonorm_jax.running import directory as places
+from protonorm_jax.running import logs
 
 
 def check_of(parsed: argparse.Namespace, directory: Path) -> Callable[[Path], None]:
@@ -16,6 +17,7 @@ def check_of(parsed: argparse.Namespace, directory: Path) -> Callable[[Path], No
     check = functools.partial(places.check_free, overwrite=parsed.overwrite)
     if parsed.out:
         check(directory)
+        logs.check(directory, parsed.log or ())
     return check
 
 

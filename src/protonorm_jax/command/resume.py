@@ -20,6 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "state (--keep-state) it is run again from the start (as recorded)",
     )
     flags.add_time_limit(parser)
+    flags.add_log(parser, "as recorded")
     flags.add_directory(parser)
 
 
@@ -44,12 +45,12 @@ def command(parsed: argparse.Namespace) -> int:
             if tuned:
                 with progress.LoadDisplay(start.console()):
                     experiment = tuning.resume(directory, num_devices=parsed.devices)
-                return sweeping.train_tuned(experiment, directory, resumed=True)
+                return sweeping.train_tuned(experiment, directory, resumed=True, log=parsed.log)
             with progress.LoadDisplay(start.console()):
                 planned = sweep.resume(directory, num_devices=parsed.devices)
-            return sweeping.train(planned, directory, resumed=True)
+            return sweeping.train(planned, directory, resumed=True, log=parsed.log)
         chosen = job.settings_to_resume(directory, parsed.devices, parsed.rounds)
-        given = {"num_devices": parsed.devices}
+        given = {"num_devices": parsed.devices, "log": parsed.log}
         display = progress.RunDisplay(chosen, start.console())
         if parsed.rounds is None and job.is_done(directory, leftovers=True):
             job.resume(directory, display=display)

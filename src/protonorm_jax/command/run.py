@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from protonorm_jax import report
+from protonorm_jax import config, report
 from protonorm_jax.command import flags, outputs, progress, start
 from protonorm_jax.planning import devices, plan
 from protonorm_jax.running import job, lock, stopping
@@ -14,6 +14,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
     flags.add_output(parser)
     flags.add_time_limit(parser)
+    flags.add_log(parser, "none")
+    parser.add_argument(
+        "--print-config",
+        nargs="?",
+        const=config.FORMS[0],
+        choices=config.FORMS,
+        metavar="{" + ",".join(config.FORMS) + "}",
+        help="only print a file for --config, of these flags, with every setting, its default and "
+        f"its help ({config.FORMS[0]})",
+    )
     flags.add_settings(parser)
     flags.add_processes(parser)
 
@@ -25,6 +35,9 @@ def command(parsed: argparse.Namespace) -> int:
       UsageError: settings or a directory that cannot be used.
     """
     chosen = flags.chosen(parsed)
+    if parsed.print_config:
+        print(config.text_of(chosen, parsed.print_config), end="")
+        return 0
     directory = Path(parsed.out or outputs.default_directory(chosen))
     check = outputs.check_of(parsed, directory)
     start.start_up(parsed, chosen.devices)
@@ -39,7 +52,12 @@ def command(parsed: argparse.Namespace) -> int:
         lock.holding(directory, fresh=not parsed.out, check=check) as directory,
     ):
         with progress.RunDisplay(chosen, start.console()) as display:
-            summary = job.run(chosen, directory, display=display, overwrite=parsed.overwrite)
+            summary = job.run(
+                *(chosen, directory),
+                display=display,
+                overwrite=parsed.overwrite,
+                log=parsed.log or (),
+            )
         return end(summary, directory)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from protonorm_jax import report
 from protonorm_jax.command import asked as asking
 from protonorm_jax.command import flags, outputs, progress, start, tuned
 from protonorm_jax.planning import devices, samples
-from protonorm_jax.running import lock, reading, shards, stopping, sweep, tuning
+from protonorm_jax.running import lock, logs, reading, shards, stopping, sweep, tuning
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_sweep(parser)
     flags.add_output(parser)
     flags.add_time_limit(parser)
+    flags.add_log(parser, "none")
     flags.add_settings(parser)
     flags.add_processes(parser)
 
@@ -69,14 +70,16 @@ def _plan_and_train(
         stopping.StopRequest(parsed.time_limit),
         lock.holding(directory, fresh=not parsed.out, check=check) as directory,
     ):
-        return train(planned(), directory, resumed=False)
+        return train(planned(), directory, resumed=False, log=parsed.log)
 
 
-def train(planned: sweep.Sweep, directory: Path, *, resumed: bool) -> int:
+def train(
+    planned: sweep.Sweep, directory: Path, *, resumed: bool, log: Sequence[str] | None
+) -> int:
     """Trains a sweep that is planned, and shows its results; returns the exit code."""
     configs = [run.config for plan in planned.plans for run in plan.runs]
     with progress.SweepDisplay(configs, start.console()) as display:
-        rows = sweep.train(planned, directory, display=display, resumed=resumed)
+        rows = sweep.train(planned, directory, display=display, resumed=resumed, log=log)
     out = start.console()
     out.print(report.sweep_table(rows, reading.swept(planned.changes)))
     if len(rows) < len(configs):
@@ -98,10 +101,11 @@ def _share(parsed: argparse.Namespace, asked: asking.Asked, shard: shards.Shard)
         planned = _plan(asked, sets)
         if parsed.dry_run:
             return 0
-        configs = [run.config for plan in planned.plans for run in plan.runs]
-        with progress.SweepDisplay(configs, out) as display:
-            found = shards.train(planned, directory, shard, display=display, dataset=sets)
-    total, own = len(configs), len(found.own)
+        with progress.SweepDisplay(shards.configs(planned, shard), out) as display:
+            found = shards.train(
+                *(planned, directory, shard), display=display, dataset=sets, log=parsed.log
+            )
+    total, own = len(planned.changes), len(found.own)
     if len(found.rows) == total:
         out.print(report.sweep_table(found.rows, reading.swept(planned.changes)))
     if not found.own:
@@ -122,6 +126,7 @@ def _tune(parsed: argparse.Namespace, asked: asking.Asked) -> int:
     check = functools.partial(tuning.check_free, overwrite=parsed.overwrite)
     if parsed.out:
         check(directory)
+        logs.check(directory, parsed.log or ())
     start.start_up(parsed, asked.base.devices)
 
     def planned() -> tuning.Experiment:
@@ -139,11 +144,13 @@ def _tune(parsed: argparse.Namespace, asked: asking.Asked) -> int:
     return _plan_and_train(parsed, directory, check, planned, train_tuned)
 
 
-def train_tuned(planned: tuning.Experiment, directory: Path, *, resumed: bool) -> int:
+def train_tuned(
+    planned: tuning.Experiment, directory: Path, *, resumed: bool, log: Sequence[str] | None
+) -> int:
     """As `train`, of a tuned experiment."""
     out = start.console()
     display = progress.TuningDisplay(out)
-    found = tuning.train(planned, directory, display=display, resumed=resumed)
+    found = tuning.train(planned, directory, display=display, resumed=resumed, log=log)
     if devices.is_first():
         tuned.show(out, found.choices, found.rows, reading.swept(planned.final.changes))
     if found.missing:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from protonorm_jax import settings
-from protonorm_jax.config import dealing, training
+from protonorm_jax.config import dealing, shown, training
 from protonorm_jax.errors import UsageError
 
 LAST_BATCHES = ("mask", "drop")
@@ -17,6 +17,7 @@ SPLITS = ("joined", "own")
 EVALUATIONS = ("own", "common", "both")
 PRECISIONS = ("float32", "bfloat16")
 FIDELITIES = ("paper", "reference")
+KEPT_MODELS = ("none", "last", "selected")
 
 _T = TypeVar("_T")
 
@@ -216,6 +217,13 @@ class Config:
         reference=True,
         later=True,
     )
+    init_from: str = _training(
+        "",
+        "start from the nets of a run that has kept them (--keep-models): client i from its client "
+        "i; the directory of that run",
+        later=True,
+        path="file",
+    )
     pooled_clients: int = _training(
         0,
         "deal samples to so many clients, and then all of them to each of num-clients: with method "
@@ -275,6 +283,14 @@ class Config:
         least=0,
         later=True,
     )
+    keep_models: str = _execution(
+        "none",
+        "keep the net of every client at the end: last, of the last round, which is meant without "
+        "a value; or selected, of the round that validation samples select",
+        choices=KEPT_MODELS,
+        bare="last",
+        later=True,
+    )
     checkpoint_every: int = _execution(
         0, "rounds between checkpoints; 0 makes one only when told to stop (SIGTERM)", least=0
     )
@@ -309,6 +325,12 @@ class Config:
             raise UsageError(f"Config.method_settings must be a mapping, got {values!r}")
         chosen = settings.complete(self.method, settings.groups()[self.method], values)
         object.__setattr__(self, "method_settings", settings.Values(chosen))
+
+    def __repr__(self) -> str:
+        return shown.text(self)
+
+    def _repr_html_(self) -> str:
+        return shown.html(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-ready."""

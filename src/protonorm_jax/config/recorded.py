@@ -9,7 +9,7 @@ from protonorm_jax.config.fields import Config
 from protonorm_jax.errors import UsageError
 
 # Fields of configs that were recorded before settings belonged to methods.
-_MOVED = ("proximity", "scale", "align", "weighting", "collect")
+MOVED = ("proximity", "scale", "align", "weighting", "collect")
 
 
 def without_unset(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def without_unset(method: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
-        if name not in _MOVED or (value is not None and (name != "collect" or name in own))
+        if name not in MOVED or (value is not None and (name != "collect" or name in own))
     }
 
 
@@ -35,8 +35,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
       UsageError: an unknown field, or a value outside its range.
     """
     values = dict(values)
-    if "method_settings" not in values and any(name in values for name in _MOVED):
-        moved = {name: values.pop(name) for name in _MOVED if name in values}
+    if "method_settings" not in values and any(name in values for name in MOVED):
+        moved = {name: values.pop(name) for name in MOVED if name in values}
         method = values.get("method", Config.method)
         values["method_settings"] = without_unset(method, moved)
     known = settings.fields(Config)
@@ -56,12 +56,23 @@ def complete(values: Mapping[str, Any]) -> dict[str, Any]:
     as they are.
     """
     values = dict(values)
-    moved = {name: values.pop(name) for name in _MOVED if name in values}
+    moved = {name: values.pop(name) for name in MOVED if name in values}
     method = values.get("method", settings.fields(Config)["method"].default)
     own = without_unset(method, moved) | dict(values.get("method_settings") or {})
     group = settings.groups().get(method, settings.NoSettings)
     own = _defaults(group) | own
     return {**_defaults(Config), **values, "method": method, "method_settings": own}
+
+
+def as_recorded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As `complete`, but of the method's own settings only what is recorded: it loads no method."""
+    values = dict(values)
+    for name in ("methods_file", "relative_to"):
+        values.pop(name, None)
+    moved = {name: values.pop(name) for name in MOVED if name in values}
+    own = {name: value for name, value in moved.items() if value is not None}
+    own |= dict(values.get("method_settings") or {})
+    return {**_defaults(Config), **values, "method_settings": own}
 
 
 def _defaults(group: type) -> dict[str, Any]:
@@ -70,7 +81,7 @@ def _defaults(group: type) -> dict[str, Any]:
 
 def without_method(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a config file holds, but for its method and what belongs to it."""
-    own = ("method", "method_settings", "methods_file", *_MOVED)
+    own = ("method", "method_settings", "methods_file", *MOVED)
     return {name: value for name, value in values.items() if name not in own}
 
 
@@ -118,7 +129,7 @@ def with_bases(values: Mapping[str, Any], bases: Any) -> dict[str, Any]:
 
 
 def load_values(path: str | Path) -> dict[str, Any]:
-    """What a JSON file holds of a config.
+    """What the JSON file holds that a run has recorded its settings in.
 
     Raises:
       UsageError: the file is missing, not JSON, or not one object.

@@ -23,6 +23,11 @@ def check_training(config: Any) -> None:
         )
     if config.nesterov and not config.momentum:
         raise UsageError("Config.nesterov must be False with momentum 0, got True")
+    if config.keep_models == "selected" and not config.validation_fraction:
+        raise UsageError(
+            "Config.keep_models must be last or none with validation_fraction 0, where no round is "
+            "selected, got 'selected'"
+        )
 
 
 def augmentation(text: str) -> str:

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from protonorm_jax import keys
 from protonorm_jax.config import Config
 from protonorm_jax.methods.descent import Descent
 from protonorm_jax.methods.method import Method
-from protonorm_jax.types import Client, Members, Models
+from protonorm_jax.types import Client, Members, Models, Variables
 
 
 class Architecture(NamedTuple):
@@ -50,6 +51,24 @@ def unflatten(client: Client, shapes: Client) -> Client:
     return jax.tree.map(lambda leaf, own: leaf.reshape(own.shape), client, shapes)
 
 
+def client_shapes(method: Method, own: Models, first: Models, num_classes: int) -> Client:
+    """Shapes and dtypes of what a client keeps.
+
+    Args:
+      method: the federated method.
+      own: the client's models.
+      first: those of client 0.
+      num_classes: C.
+    """
+
+    def init(key: jax.Array) -> Client:
+        server = method.init_server(key, first, first.private.init(key))
+        counts = jnp.zeros(num_classes, jnp.int32)
+        return method.init_client(key, own.private.init(key), server, own, counts)
+
+    return jax.eval_shape(init, jax.eval_shape(lambda: keys.root(0)))
+
+
 class Program(NamedTuple):
     """All that is fixed when the simulation is compiled.
 
@@ -83,6 +102,18 @@ class Samples(NamedTuple):
 
     inputs: Any
     labels: jax.Array
+
+
+class Initial(NamedTuple):
+    """The variables that private models start with, where they are not drawn.
+
+    Attributes:
+      first: those of client 0.
+      clients: for each architecture those of the clients on this device, leaves `[slots, ...]`.
+    """
+
+    first: Variables
+    clients: tuple[Variables, ...]
 
 
 class RunInputs(NamedTuple):

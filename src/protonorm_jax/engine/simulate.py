@@ -18,6 +18,7 @@ from protonorm_jax.engine import exchange, loops, rounds
 from protonorm_jax.engine.exchange import AXIS as AXIS
 from protonorm_jax.engine.program import (
     Architecture,
+    Initial,
     Program,
     RunInputs,
     Samples,
@@ -26,12 +27,12 @@ from protonorm_jax.engine.program import (
     unflatten,
 )
 from protonorm_jax.methods.method import infer
-from protonorm_jax.types import Client, ClientData, Members, take
+from protonorm_jax.types import Client, ClientData, Members, Variables, take
 
 
-def init_runs(program: Program, runs: RunInputs) -> State:
+def init_runs(program: Program, runs: RunInputs, initial: Initial | None = None) -> State:
     """The states of all runs on this device before the first round, leaves `[num_runs, ...]`."""
-    return jax.lax.map(functools.partial(init, program), runs)
+    return jax.lax.map(lambda given: init(program, *given), (runs, initial))
 
 
 def advance_runs(
@@ -157,8 +158,14 @@ def score_runs(
     return _over_runs(program, one, (), (hits, rests, runs))[1]
 
 
-def init(program: Program, run: RunInputs) -> State:
-    """The state before the first round; every client draws its own initial weights."""
+def init(program: Program, run: RunInputs, initial: Initial | None = None) -> State:
+    """The state before the first round.
+
+    Args:
+      program: what is fixed.
+      run: what distinguishes the run.
+      initial: what private models start with; without it every client draws its own weights.
+    """
     method, key = program.method, keys.root(run.seed)
 
     def keys_of(client_id: jax.Array | int) -> jax.Array:
@@ -166,19 +173,24 @@ def init(program: Program, run: RunInputs) -> State:
         return jax.random.split(keys.derive(key, keys.Stream.CLIENT_INIT, client_id))
 
     models = program.architectures[program.first].models
-    first = models.private.init(keys_of(0)[0])
+    first = models.private.init(keys_of(0)[0]) if initial is None else initial.first
     server = method.init_server(keys.derive(key, keys.Stream.SERVER_INIT), models, first)
 
-    def client(architecture: Architecture, client_id: jax.Array) -> Client:
+    def client(architecture: Architecture, given: tuple[jax.Array, Variables | None]) -> Client:
+        client_id, variables = given
         own = jnp.maximum(client_id, 0)
         model_key, method_key = keys_of(own)
         models, counts = architecture.models, run.class_counts[own]
-        variables = models.private.init(model_key)
+        if variables is None:
+            variables = models.private.init(model_key)
         return flatten(method.init_client(method_key, variables, server, models, counts))
 
+    given = (None,) * len(program.architectures) if initial is None else initial.clients
     clients = tuple(
-        jax.lax.map(functools.partial(client, architecture), members.client_ids)
-        for architecture, members in zip(program.architectures, run.members, strict=True)
+        jax.lax.map(functools.partial(client, architecture), (members.client_ids, variables))
+        for architecture, members, variables in zip(
+            program.architectures, run.members, given, strict=True
+        )
     )
     diverged = jnp.full(program.config.num_clients, -1, jnp.int32)
     floats = {"up": exchange.no_floats(), "down": exchange.no_floats()}

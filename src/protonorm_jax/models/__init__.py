@@ -9,7 +9,7 @@ from protonorm_jax.models.registry import (
     shared_model,
     step_cost,
 )
-from protonorm_jax.models.torch_weights import from_torch
+from protonorm_jax.models.torch_weights import from_torch, to_torch
 
 __all__ = [
     "FAMILIES",
@@ -20,4 +20,5 @@ __all__ = [
     "resolve",
     "shared_model",
     "step_cost",
+    "to_torch",
 ]

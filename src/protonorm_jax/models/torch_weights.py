@@ -1,6 +1,6 @@
-"""Weights of PyTorch models, by name."""
+"""Weights of PyTorch models, by name, in both directions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from protonorm_jax.errors import UsageError
 from protonorm_jax.models import heads
-from protonorm_jax.models.registry import build, resolve
+from protonorm_jax.models.registry import ARCHITECTURES, build, resolve
 from protonorm_jax.types import Variables
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -61,8 +61,7 @@ def from_torch(
         _, part, *modules, kind = [entry.key for entry in path]
         if part == "head":
             modules = [head[int(modules[0])] if modules else head[0]]
-        key = ".".join([*modules, _LEAVES.get(kind, kind)])
-        key = key.replace(".in_proj.", ".in_proj_")  # Not a module of its own in PyTorch.
+        key = _key(modules, kind)
         if key not in arrays:
             raise UsageError(f"state_dict must have {key!r} for {name}, got no such key")
         array = arrays.pop(key)
@@ -79,6 +78,53 @@ def from_torch(
     if arrays:
         raise UsageError(f"state_dict must have no key unknown to {name}, got {min(arrays)!r}")
     return variables
+
+
+def to_torch(name: str, variables: Variables) -> dict[str, np.ndarray]:
+    """Turns the variables of one of our models into a PyTorch state dict; undoes `from_torch`.
+
+    The names are those of the reference implementation (`base.layer1.0.conv1.weight`,
+    `head.weight`); without `base.` they are torchvision's, but for its heads. A head with dropout
+    or hidden layers has the names of a `Sequential`, in which dropout and activations are numbered
+    too: `head.1`; or `head.0`, `head.2`, ...
+
+    Args:
+      name: as `build` takes it, with the widths of the hidden layers of the head, if any.
+      variables: of `build(name, ...)`, whatever the sizes.
+    Returns:
+      float32 numpy arrays by name, laid out as PyTorch has them; without `num_batches_tracked`,
+      which `load_state_dict` does not miss.
+    Raises:
+      UsageError: if the variables are not those of such a model.
+    """
+    name = resolve(name)
+    dropout = ARCHITECTURES[heads.split(name)[0]].dropout > 0
+    some = build(name, num_classes=2, feature_dim=1, image_shape=(32, 32, 3))
+    template = jax.eval_shape(some.init, jax.random.key(0))
+    wanted, found = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (template, variables)
+    )
+    for key in sorted(wanted.keys() ^ found.keys()):
+        rule = "must have" if key in wanted else "must have no"
+        raise UsageError(f"variables {rule} {key} for {name}, got {len(found)} arrays")
+
+    def give(path: tuple, leaf: Any) -> tuple[str, np.ndarray]:
+        _, part, *modules, kind = [entry.key for entry in path]
+        if part == "head" and (modules or dropout):
+            modules = [str(2 * int(modules[0] if modules else 0) + dropout)]
+        array = np.asarray(leaf, np.float32)
+        if kind == "kernel":
+            array = array.transpose(-1, -2, *range(array.ndim - 2))
+        return _key([part, *modules], kind), np.ascontiguousarray(array)
+
+    return dict(give(*pair) for pair in jax.tree.leaves_with_path(variables))
+
+
+def _key(modules: Sequence[str], kind: str) -> str:
+    """What PyTorch calls an array of ours, from the modules it is in and what it is."""
+    key = ".".join([*modules, _LEAVES.get(kind, kind)])
+    return key.replace(".in_proj.", ".in_proj_")  # Not a module of its own in PyTorch.
 
 
 def _is_auxiliary(name: str, key: str) -> bool:

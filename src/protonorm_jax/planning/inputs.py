@@ -8,9 +8,9 @@ import numpy as np
 
 from protonorm_jax import methods
 from protonorm_jax.config import Config, rates
-from protonorm_jax.engine.program import RunInputs
+from protonorm_jax.engine.program import Initial, RunInputs
 from protonorm_jax.methods import descent
-from protonorm_jax.planning import layout
+from protonorm_jax.planning import layout, starting
 from protonorm_jax.planning.plan import Plan, PlannedRun
 
 _LEAST_RATES = 2**10
@@ -48,6 +48,39 @@ def of_call(plan: Plan, first: int) -> RunInputs:
         return moved.reshape(-1, *moved.shape[2:])
 
     return jax.tree.map(arrange, *rows)
+
+
+def initial_of_call(plan: Plan, told: RunInputs) -> Initial:
+    """What private models start with, leaves `[num_devices, runs_each, ...]`, numpy.
+
+    Args:
+      plan: one with `Plan.initial`.
+      told: what distinguishes the runs, see `of_call`.
+    """
+    assert plan.initial is not None, "their clients draw their weights"
+    program = plan.program
+    shapes = [starting.shapes_of(one) for one in program.architectures]
+    places = np.zeros(told.seed.shape, int)
+    return Initial(
+        starting.stacked(plan.initial, places, shapes[program.first]),
+        tuple(
+            starting.stacked(plan.initial, np.asarray(members.client_ids), own)
+            for members, own in zip(told.members, shapes, strict=True)
+        ),
+    )
+
+
+def initial_shapes(plan: Plan, told: RunInputs) -> Initial:
+    """The shapes of what `initial_of_call` returns."""
+
+    def several(places: tuple[int, ...], number: int) -> Any:
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct((*places, *leaf.shape), leaf.dtype),
+            starting.shapes_of(plan.program.architectures[number]),
+        )
+
+    clients = [several(one.client_ids.shape, i) for i, one in enumerate(told.members)]
+    return Initial(several(told.seed.shape, plan.program.first), tuple(clients))
 
 
 def _of_run(

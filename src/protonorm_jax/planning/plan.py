@@ -11,13 +11,22 @@ import numpy as np
 from protonorm_jax import keys, methods, models
 from protonorm_jax.config import Config
 from protonorm_jax.engine import lockstep, participation
-from protonorm_jax.engine.program import Architecture, Program
+from protonorm_jax.engine.program import Architecture, Program, client_shapes
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import descent
-from protonorm_jax.planning import added, devices, layout, memory, shapes, targets, tpu_forms
+from protonorm_jax.planning import (
+    added,
+    devices,
+    layout,
+    memory,
+    shapes,
+    starting,
+    targets,
+    tpu_forms,
+)
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.planning.samples import DataSets
-from protonorm_jax.types import Client, Dataset, Model, Models, Partition, Scored
+from protonorm_jax.types import Dataset, Model, Models, Partition, Scored
 
 GIB = 2**30
 IN_TURN = ("cpu", "tpu")
@@ -82,6 +91,8 @@ class Plan(NamedTuple):
       memory: expected need.
       added: what the method adds to local training.
       notes: what the settings of the first run's method come to, in words.
+      initial: the nets that clients start with; None where they are drawn.
+      shared_model: the name of the shared model, or `private`; None if the method has none.
     """
 
     program: Program
@@ -95,6 +106,8 @@ class Plan(NamedTuple):
     memory: memory.Memory
     added: added.Added
     notes: tuple[str, ...]
+    initial: starting.Initial | None = None
+    shared_model: str | None = None
 
 
 def make(
@@ -120,11 +133,12 @@ def make(
       UsageError: a setting, file or data set that cannot be used, or too little memory.
     """
     dealt = deal(configs, dataset)
-    config = dealt.config
+    config, started = dealt.config, starting.of(dealt)
     if target:
         chosen = target.choose(config.devices)
         free = target.chip.memory
     else:
+        targets.leave_out_absent()
         devices.prepare_cpu(
             config.devices or min(devices.num_cores(), config.num_clients * len(configs))
         )
@@ -135,7 +149,7 @@ def make(
     def planned(count: int) -> Plan:
         """The plan with `count` runs in a program."""
         arrangement = arrange(dealt, len(chosen), count, vmap_runs, platform)
-        return _plan_of(dealt, arrangement, chosen)
+        return _plan_of(dealt, arrangement, chosen)._replace(initial=started)
 
     wanted = runs_per_program or (len(chosen) if platform in IN_TURN else len(configs))
     result = planned(min(wanted, len(configs)))
@@ -252,7 +266,8 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> Program
         architectures.append(both)
     first = [one.architecture for one in placements].index(dealt.architectures[0])
     clients = [
-        _client(method, both, architectures[first], dataset.num_classes) for both in architectures
+        client_shapes(method, both, architectures[first], dataset.num_classes)
+        for both in architectures
     ]
     return Program(
         config,
@@ -318,6 +333,7 @@ def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -
         ),
         added=added.to_local_training(program, given),
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),
+        shared_model=shared_name(first, dealt.method, models.family(first.family)),
     )
 
 
@@ -431,21 +447,3 @@ def _head_form(net: Model) -> str:
     return ", ".join(
         f"{'.'.join(entry.key for entry in path)} {list(leaf.shape)}" for path, leaf in leaves
     )
-
-
-def _client(method: methods.Method, own: Models, first: Models, num_classes: int) -> Client:
-    """Shapes and dtypes of what a client keeps.
-
-    Args:
-      method: the federated method.
-      own: the client's models.
-      first: those of client 0.
-      num_classes: C.
-    """
-
-    def init(key: jax.Array) -> Client:
-        server = method.init_server(key, first, first.private.init(key))
-        counts = jax.numpy.zeros(num_classes, jax.numpy.int32)
-        return method.init_client(key, own.private.init(key), server, own, counts)
-
-    return jax.eval_shape(init, jax.eval_shape(lambda: keys.root(0)))

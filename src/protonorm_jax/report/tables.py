@@ -364,6 +364,28 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
+def records_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Table:
+    """Recorded runs, a row each.
+
+    Args:
+      rows: of each the values by name, None where there is none.
+      columns: the names in order.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
+    for name in columns:
+        numbers = all(isinstance(row[name], int | float | None) for row in rows)
+        table.add_column(name.replace("_", " "), justify="right" if numbers else "left")
+    for row in rows:
+        table.add_row(*(_value(row[name]) for name in columns))
+    return table
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _number(value, ".4g") if isinstance(value, float | None) else str(value)
+
+
 def methods_table(rows: Sequence[dict[str, Any]]) -> Table:
     """All methods, what they send and where they come from.
 

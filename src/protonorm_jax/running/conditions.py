@@ -126,6 +126,24 @@ def check_data(then: str | None, now: str, spec: str, directory: Path) -> None:
         )
 
 
+def check_initial(then: str | None, now: str | None, directory: Path) -> None:
+    """Refuses to go on with a run whose clients start with other nets.
+
+    Args:
+      then: the recorded digest; None where nets are drawn.
+      now: that of the nets at hand.
+      directory: of the run.
+
+    Raises:
+      UsageError: the nets differ.
+    """
+    if then is not None and then != now:
+        raise UsageError(
+            f"Config.init_from must hold the models that {str(directory)!r} was recorded with, "
+            f"SHA-256 {then}, got others, SHA-256 {now}; what is recorded stays as it is"
+        )
+
+
 @contextlib.contextmanager
 def blaming_data(
     then: str | None,

@@ -14,10 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from protonorm_jax.dashboards import folders
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import files, holders
 
 CONFIG, MANIFEST, ROWS, SUMMARY = "config.json", "manifest.json", "metrics.jsonl", "summary.json"
+DASHBOARDS = "dashboards.json"  # Of a run, a sweep or a tuned experiment with `--log`.
+PICTURES = ("clients.png", "curves.png", "prototypes.png")
 FILES = (
     CONFIG,
     MANIFEST,
@@ -28,21 +31,23 @@ FILES = (
     "server.npz",
     "clients.npz",
     "features.npz",
-    "clients.png",
-    "curves.png",
-    "prototypes.png",
+    *PICTURES,
+    DASHBOARDS,
 )
+# Folders of a run: of the kept models, and of those of rounds that were the best so far.
+MODELS, SELECTED = "models", ".models"
 # Of a sweep, beside the directories of its runs in `RUNS`.
 SWEEP, RESULTS, RUNS = "sweep.json", "results.jsonl", "runs"
 # Of a tuned experiment, which is a sweep besides; the runs that were tried are a sweep in `TRIALS`.
 TUNING, CHOICES, TRIALS = "tuning.json", "choices.json", "tuning"
 EXPERIMENT = (CHOICES, TUNING)
-# Of a sweep that several jobs share: of each job a folder with the names of its runs, their rows and
-# checkpoints, until all rows are in `RESULTS`.
+# Of a sweep that several jobs share: of each job a folder with the names of its runs, their rows
+# and checkpoints, until all rows are in `RESULTS`.
 SHARDS, SHARE = holders.PARTS, "share.json"
 CHECKPOINTS = "checkpoints"
 REPLACEMENT = ".protonorm.replacement.json"
 LONGER = ".protonorm.longer"  # A run of more rounds, until it takes the place of the shorter one.
+_OF_MODELS = re.compile(r"client_\d{4,}\.safetensors|server\.safetensors|models\.json")
 _OF_A_CHECKPOINT = ("_CHECKPOINT_METADATA", "document", "state")
 
 
@@ -101,17 +106,27 @@ def is_empty(directory: Path) -> bool:
 
 def holds_results(directory: Path) -> bool:
     """Whether a run, a sweep or a tuned experiment is in a directory, told by what files hold."""
-    if (directory / REPLACEMENT).exists() or is_tuned(directory):
-        return True
+    return (directory / REPLACEMENT).exists() or bool(known_by(directory))
+
+
+def known_by(directory: Path) -> str:
+    """What is in a directory, told by what files hold.
+
+    Returns:
+      `TUNING`, `SWEEP` or `CONFIG` for a tuned experiment, a sweep or a run; or nothing.
+    """
+    if is_tuned(directory):
+        return TUNING
     if _holds(directory / SWEEP, "base", "runs"):
-        return True
+        return SWEEP
     if not _holds(directory / CONFIG, "num_clients", "rounds"):
-        return False
+        return ""
     if _holds(directory / MANIFEST, "versions", "config_digest"):
-        return True
+        return CONFIG
     # Killed before it had compiled; a copy of a config among other files is no run.
-    own = {*FILES, CHECKPOINTS, LONGER}
-    return all(path.name in own or _is_passing(path) for path in directory.iterdir())
+    own = {*FILES, CHECKPOINTS, LONGER, MODELS, SELECTED}
+    alone = all(path.name in own or _is_passing(path) for path in directory.iterdir())
+    return CONFIG if alone else ""
 
 
 def is_tuned(directory: Path) -> bool:
@@ -165,7 +180,8 @@ def replace_by_longer(directory: Path) -> None:
     Raises:
       OSError: something cannot be written.
     """
-    moved = [name for name in (*FILES, CHECKPOINTS) if (directory / LONGER / name).exists()]
+    names = (*FILES, CHECKPOINTS, MODELS, SELECTED)
+    moved = [name for name in names if (directory / LONGER / name).exists()]
     moved.remove(CONFIG)
     content = json.loads((directory / LONGER / CONFIG).read_text(encoding="utf-8"))
     replacement = {"name": CONFIG, "content": content, "moved": moved}
@@ -189,15 +205,21 @@ def complete(directory: Path) -> None:
     for name in (*FILES, SWEEP, RESULTS, *EXPERIMENT):
         if name not in moved:
             (directory / name).unlink(missing_ok=True)
+    if MODELS not in moved:  # Otherwise the new ones have the names of the old ones.
+        remove_kept(directory / MODELS)
+    if SELECTED not in moved or any((directory / LONGER / SELECTED).glob("*")):
+        remove_selected(directory)
     _remove_runs(directory)
     remove_shards(directory)
+    if not moved:  # A longer run goes on in them.
+        folders.remove(directory)
     # Without that word it is another's, which only stands there.
     if replacement.get("tuned") and not (directory / TRIALS).is_symlink():
         _remove_trials(directory / TRIALS)
     for name in moved:
         with contextlib.suppress(FileNotFoundError):  # Moved before the kill.
-            if name == CHECKPOINTS:
-                _move_checkpoints(directory)
+            if name in (CHECKPOINTS, MODELS, SELECTED):
+                _move_folder(directory, name)
             else:
                 os.replace(directory / LONGER / name, directory / name)
     remove_longer(directory)
@@ -229,17 +251,54 @@ def _remove_trials(directory: Path) -> None:
         directory.rmdir()
 
 
-def _move_checkpoints(directory: Path) -> None:
-    """Moves the checkpoints of the longer run, one by one: others' files may be in the folder."""
-    (directory / CHECKPOINTS).mkdir(exist_ok=True)
-    for path in (directory / LONGER / CHECKPOINTS).iterdir():
-        os.replace(path, directory / CHECKPOINTS / path.name)
+def _move_folder(directory: Path, name: str) -> None:
+    """Moves what a folder of the longer run holds: others' files may be in that of the shorter."""
+    (directory / name).mkdir(exist_ok=True)
+    # Last what says that they are whole.
+    for path in sorted(
+        (directory / LONGER / name).iterdir(), key=lambda one: one.suffix == ".json"
+    ):
+        os.replace(path, directory / name / path.name)
+
+
+def is_of_models(path: Path) -> bool:
+    """Whether a file in a folder of kept models is one of ours, whole or never finished."""
+    name = path.name
+    if files.is_temporary(path):
+        return any(name.startswith(one) for one in (".client_", ".server.", ".models.json."))
+    return bool(_OF_MODELS.fullmatch(name)) and path.is_file()
+
+
+def remove_kept(folder: Path) -> None:
+    """Removes kept models, and their folder if nothing else is in there."""
+    with contextlib.suppress(OSError):
+        # First what says that they are whole.
+        for path in sorted(folder.iterdir(), key=lambda path: path.suffix != ".json"):
+            if is_of_models(path):
+                path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def remove_selected(directory: Path, *, but: Sequence[int] = ()) -> None:
+    """Removes the models of rounds that were the best so far, but those of some."""
+    with contextlib.suppress(OSError):
+        for folder in (directory / SELECTED).iterdir():
+            if folder.name.isdigit() and int(folder.name) not in but:
+                remove_kept(folder)
+        (directory / SELECTED).rmdir()
+
+
+def remove_models(directory: Path, *, but: Sequence[int] = ()) -> None:
+    """Removes all models in the directory of a run, but those of some of the best rounds so far."""
+    remove_kept(directory / MODELS)
+    remove_selected(directory, but=but)
 
 
 def remove(directory: Path) -> None:
     """Removes a run's files, and its directory if nothing else is in there."""
     with contextlib.suppress(OSError):
         clear_checkpoints(directory)
+        remove_models(directory)
         for name in reversed(FILES):  # Last those by which it is known.
             (directory / name).unlink(missing_ok=True)
         files.remove_temporary(directory, FILES)
@@ -269,15 +328,16 @@ def remove_shards(directory: Path) -> None:
 
 def remove_sweep(directory: Path) -> None:
     """Removes what a sweep has in its directory before any of its runs has begun."""
-    for name in (RESULTS, SWEEP):
+    for name in (RESULTS, SWEEP, *(() if is_tuned(directory) else (DASHBOARDS,))):
         with contextlib.suppress(OSError):
             (directory / name).unlink(missing_ok=True)
 
 
 def remove_tuning(directory: Path) -> None:
     """Removes what a tuned experiment has in its directory before any of its runs has begun."""
-    with contextlib.suppress(OSError):
-        (directory / TUNING).unlink(missing_ok=True)
+    for name in (TUNING, DASHBOARDS):
+        with contextlib.suppress(OSError):
+            (directory / name).unlink(missing_ok=True)
 
 
 def remove_longer(directory: Path) -> None:

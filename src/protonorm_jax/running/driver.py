@@ -2,20 +2,21 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from protonorm_jax import methods, metrics
+from protonorm_jax import methods, metrics, report
 from protonorm_jax.config import Config
 from protonorm_jax.engine.program import RunInputs, State
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, inputs
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import programs
+from protonorm_jax.running import fetching, programs
+from protonorm_jax.running import progress as bars
 from protonorm_jax.types import Dataset
 
 # A call of the program ends after about so many seconds, that a request to stop is soon heard.
@@ -31,12 +32,15 @@ class Simulation(NamedTuple):
         plan.runs_per_program`, leaves `[num_devices, runs_each, ...]`, numpy.
       put: a tree of such leaves on the devices.
       shapes: of the states.
+      predictors: the names of those that the method has.
       predictor: the name of the method's own, see `methods.own_predictor`.
-      init: `(inputs) -> states` before the first round.
+      init: `(inputs, first=0) -> states` before the first round, of the runs from `first` on.
       advance: `(states, inputs, num_rounds, evaluated=True) -> (states, reports)`, with a report
         for each place of a run, see `simulate.advance`; without an evaluation only its `diverged`.
         The states passed in are used up.
       nets: `(states) -> nets`, for each place of a run those that the method names.
+      trained: `(states, inputs, number) -> Trained`, what the clients of run `number` of a call
+        have learned; compiled when it is first called.
       features: `(states, inputs) -> features`, for each place of a run `[num_clients, each,
         feature_dim]`, see `simulate.features_of_runs`; compiled when it is called.
       bytes_per_device: memory that the program needs on each.
@@ -47,10 +51,12 @@ class Simulation(NamedTuple):
     inputs: Callable[[int], RunInputs]
     put: Callable[[Any], Any]
     shapes: State
+    predictors: Sequence[str]
     predictor: str
-    init: Callable[[Any], State]
+    init: Callable[..., State]
     advance: Callable[..., tuple[State, list[dict[str, Any]]]]
     nets: Callable[[State], list[dict[str, Any]]]
+    trained: Callable[[State, Any, int], fetching.Trained]
     features: Callable[[State, Any], list[np.ndarray]]
     bytes_per_device: int
     compile_seconds: float
@@ -79,6 +85,9 @@ class Evaluation(NamedTuple):
     correct: dict[str, np.ndarray]
     features: dict[str, np.ndarray]
 
+    def __repr__(self) -> str:
+        return f"<Evaluation of {_figures(self.row)}>"
+
 
 class History(NamedTuple):
     """A finished run.
@@ -97,6 +106,16 @@ class History(NamedTuple):
     arrays: dict[str, np.ndarray]
     nets: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"<History of {self._title()}: {_figures(self.summary)}>"
+
+    def _repr_html_(self) -> str:
+        return report.history_html(self._title(), self.rows, self.summary)
+
+    def _title(self) -> str:
+        config = self.config
+        return f"{config.method} on {config.data}, {config.num_clients} clients ({config.family})"
+
 
 class Step(NamedTuple):
     """Where the runs of one call of the program stand.
@@ -107,12 +126,14 @@ class Step(NamedTuple):
       seconds: spent running.
       news: by index into `plan.runs`, the evaluation of this round if there is one; or, once for
         a run that cannot go on, why.
+      inputs: what the runs are told, on the devices.
     """
 
     states: State
     round_index: int
     seconds: float
     news: dict[int, Evaluation | UsageError]
+    inputs: Any = None
 
 
 def run(
@@ -121,6 +142,7 @@ def run(
     dataset: Dataset | None = None,
     on_start: Callable[[Simulation], None] | None = None,
     on_evaluation: Callable[[Evaluation], None] | None = None,
+    progress: bool = False,
 ) -> History:
     """Runs a whole simulation.
 
@@ -129,26 +151,40 @@ def run(
       dataset: used instead of loading `config.data`.
       on_start: called once everything is compiled.
       on_evaluation: called after every evaluated round.
+      progress: whether to show a bar, in a terminal or a notebook.
 
     Raises:
       UsageError: a setting, file or data set that cannot be used, too little memory, or a loss
         that is not finite.
     """
-    simulation = prepare([config], dataset)
-    if on_start:
-        on_start(simulation)
     rows, last = [], Evaluation({}, {}, 0.0, {}, {}, {})
-    for step in train(simulation):
-        for event in step.news.values():
-            if isinstance(event, UsageError):
-                raise event
-            rows.append(event.row)
-            last = event
-            if on_evaluation:
-                on_evaluation(event)
+    with bars.bar(config.rounds, wanted=progress) as bar:
+        simulation = prepare([config], dataset)
+        if on_start:
+            on_start(simulation)
+        for step in train(simulation):
+            for event in step.news.values():
+                if isinstance(event, UsageError):
+                    raise event
+                rows.append(event.row)
+                last = event
+                if on_evaluation:
+                    on_evaluation(event)
+            bar.show(step.round_index, _figures(last.row))
     ended = summary(simulation, 0, rows, last.seconds)
     settled = simulation.plan.runs[0].config
     return History(settled, rows, ended, last.arrays, last.nets)
+
+
+def _figures(values: Mapping[str, Any]) -> str:
+    """The accuracies in a row or summary, in words."""
+    done = values.get("round", values.get("rounds", 0))
+    words = [
+        f"{name} accuracy {accuracy:.3f}"
+        for name in (*metrics.predictors(values), "majority")
+        if (accuracy := values.get(metrics.column(name))) is not None
+    ]
+    return ", ".join([f"round {done}" if "round" in values else f"{done} rounds", *words])
 
 
 def summary(
@@ -202,7 +238,7 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
     began = time.perf_counter()
     given = simulation.put(simulation.inputs(first))
     if start is None:
-        start = Step(simulation.init(given), 0, 0.0, {})
+        start = Step(simulation.init(given, first), 0, 0.0, {})
     states, done, before = start.states, start.round_index, start.seconds
     most = 1  # Rounds in a call.
     while done < config.rounds and going:
@@ -236,7 +272,7 @@ def train(simulation: Simulation, first: int = 0, start: Step | None = None) -> 
                     report["correct"],
                     features,
                 )
-        yield Step(states, done, before + now - began, news)
+        yield Step(states, done, before + now - began, news, given)
 
 
 def _features(plan: Plan, index: int, found: np.ndarray) -> dict[str, np.ndarray]:
@@ -306,6 +342,11 @@ def compile_plan(plan: Plan) -> Simulation:
         here = jax.device_get(whole(jax.block_until_ready(tree)))
         return [jax.tree.map(lambda leaf, place=place: leaf[place], here) for place in places]
 
+    def init(given: Any, first: int = 0) -> State:
+        if plan.initial is None:
+            return compiled.init(given)
+        return compiled.init(given, put(inputs.initial_of_call(plan, inputs.of_call(plan, first))))
+
     def run_advance(
         states: State, given: Any, num_rounds: int, evaluated: bool = True
     ) -> tuple[State, list[dict[str, Any]]]:
@@ -325,10 +366,12 @@ def compile_plan(plan: Plan) -> Simulation:
         functools.partial(inputs.of_call, plan),
         put,
         compiled.shapes,
+        compiled.predictors,
         methods.own_predictor(program.method, compiled.predictors),
-        compiled.init,
+        init,
         run_advance,
         nets,
+        fetching.Fetcher(plan, told, compiled.shapes, whole),
         features,
         needed,
         compile_seconds,

@@ -82,6 +82,14 @@ def manifest(text: str) -> dict[str, Any]:
     return value
 
 
+def dashboards(text: str) -> dict[str, Any]:
+    """Of `dashboards.json`."""
+    value = one_object(text)
+    _require_all(value.get("names"), str, "names", "text")
+    _require(value.get("token"), str, "token", "text")
+    return value
+
+
 def sweep(text: str) -> dict[str, Any]:
     """Of `sweep.json`."""
     value = one_object(text)

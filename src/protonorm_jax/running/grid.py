@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from protonorm_jax import json_files, settings
+from protonorm_jax import documents, settings
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 
@@ -120,18 +120,43 @@ def _check_axes(base: Config, grid: Grid, seeds: int) -> None:
 
 
 def read_grid(path: str | Path) -> list[Grid]:
-    """Reads a JSON file with one grid, values by name of a setting, or a list of grids.
+    """Reads a file with one grid, values by name of a setting, or a list of grids.
+
+    In TOML and YAML the list is under the name `grids`. Settings of one method may be in a table of
+    the method's name.
+
+    Args:
+      path: of a TOML, YAML or JSON file, told by its ending.
 
     Raises:
       UsageError: it is missing, or not such a file.
     """
+    form = documents.form_of(path)
     try:
-        grids = json_files.read(path)
+        found = documents.read(path).value
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"grid must be a readable JSON file, got {str(path)!r}: {error}"
+            f"grid must be a readable {form} file, got {str(path)!r}: {error}"
         ) from error
-    grids = grids if isinstance(grids, list) else [grids]
+    if isinstance(found, dict) and list(found) == ["grids"]:
+        found = found["grids"]
+    grids = found if isinstance(found, list) else [found]
     if not grids or not all(isinstance(grid, dict) for grid in grids):
         raise UsageError(f"grid must hold one JSON object or a list of them, got {str(path)!r}")
-    return grids
+    return [_flat(grid, path) for grid in grids]
+
+
+def _flat(grid: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """A grid, the axes in tables of methods with the method before a dot."""
+    result: dict[str, Any] = {}
+    for name, values in grid.items():
+        own = (
+            {f"{name}.{key}": one for key, one in values.items()}
+            if isinstance(values, dict)
+            else {}
+        )
+        for axis, one in (own or {name: values}).items():
+            if axis in result:
+                raise UsageError(f"grid must have {axis} once, got it again in {str(path)!r}")
+            result[axis] = one
+    return result

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import socket
+import time
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -86,6 +87,71 @@ def holder_of(directory: Path) -> Holder | None:
     if seen is None or seen.holder is None:
         return None
     return seen.holder if seen.holder.place != here() or lives(seen.holder) else None
+
+
+FREE, DEAD, SILENT, ALIVE = "free", "dead", "silent", "alive"
+
+
+class Use(NamedTuple):
+    """Whether a directory is in use.
+
+    Attributes:
+      life: `FREE` without a lock, else that of its holder: `DEAD`, `ALIVE`, or `SILENT` where it is
+        of another host, or not known, and cannot be told.
+      holder: who, unless dead.
+    """
+
+    life: str
+    holder: Holder | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody has it in use."""
+        return self.life in (FREE, DEAD)
+
+
+class Pulse:
+    """Whether directories are in use, also by other hosts: their locks change while one looks.
+
+    Args:
+      patience: seconds without a change after which a holder on another host is silent.
+    """
+
+    def __init__(self, patience: float = 5.0) -> None:
+        self._patience = patience
+        self._here = here()
+        # By token: the content, when it was first seen or has last changed, and whether it has.
+        self._seen: dict[str, tuple[bytes, float, bool]] = {}
+
+    def of(self, *directories: Path) -> Use:
+        """The use of something that is locked by either of some directories."""
+        uses = [Use(FREE)]
+        for directory in directories:
+            with contextlib.suppress(OSError):
+                seen = last_of(directory)
+                if seen is not None:
+                    life = self._life(seen)
+                    uses.append(Use(life, None if life == DEAD else seen.holder))
+        return max(uses, key=lambda use: (FREE, DEAD, SILENT, ALIVE).index(use.life))
+
+    def is_certain(self) -> bool:
+        """Whether looking again would tell no more."""
+        now = time.monotonic()
+        return all(
+            changed or now - since >= self._patience for _, since, changed in self._seen.values()
+        )
+
+    def _life(self, seen: Seen) -> str:
+        if seen.holder is not None and seen.holder.place == self._here:
+            return ALIVE if lives(seen.holder) else DEAD
+        now = time.monotonic()
+        before = self._seen.get(seen.token)
+        if before is None or before[0] != seen.content:
+            before = (seen.content, now, before is not None)
+            self._seen[seen.token] = before
+        if seen.holder is None:  # Damaged, or only just being written.
+            return SILENT
+        return ALIVE if now - before[1] < self._patience else SILENT
 
 
 def parse(content: bytes) -> Seen:

@@ -3,13 +3,13 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import jax
 
-from protonorm_jax import config
+from protonorm_jax import config, dashboards
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
@@ -20,7 +20,9 @@ from protonorm_jax.running import (
     driver,
     files,
     holders,
+    kept_models,
     lock,
+    logs,
     programs,
     reading,
     record,
@@ -57,6 +59,7 @@ def run(
     display: RunDisplay,
     dataset: Dataset | None = None,
     overwrite: bool = True,
+    log: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains one run and records it.
 
@@ -66,6 +69,7 @@ def run(
       display: told of the progress.
       dataset: used instead of loading `Config.data`.
       overwrite: replace another run or sweep in the directory, once this one has compiled.
+      log: dashboards that show the run besides, of `dashboards.NAMES`.
 
     Returns:
       The summary; its `status` is `finished`, or `stopped` if it was asked to stop.
@@ -75,8 +79,9 @@ def run(
         written.
     """
     check = functools.partial(places.check_free, overwrite=overwrite)
+    logs.check(directory, log)
     with lock.holding(directory, check=check):
-        return _run(settings, directory, display, dataset)
+        return _run(settings, directory, display, dataset, log=log)
 
 
 def resume(
@@ -85,6 +90,7 @@ def resume(
     display: RunDisplay,
     num_devices: int | None = None,
     dataset: Dataset | None = None,
+    log: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Goes on with a recorded run from its last checkpoint, or from the start if it has none.
 
@@ -93,6 +99,7 @@ def resume(
       display: told of the progress.
       num_devices: `Config.devices` from now on; None leaves it as it was.
       dataset: used instead of loading `Config.data`.
+      log: see `run`; None for the dashboards that it had.
 
     Returns:
       The summary, as of `run`; that which is there if the run is finished already.
@@ -104,15 +111,16 @@ def resume(
     with lock.holding(directory, create=False, check=recover):
         if (directory / places.LONGER / places.CONFIG).exists():
             longer = settings_of(directory / places.LONGER, num_devices)
-            return _extend(directory, longer, display, dataset, lambda text: None)
+            return _extend(directory, longer, display, dataset, lambda text: None, log)
         settings = settings_of(directory, num_devices)
         if reading.is_finished(directory):
             if devices.is_first():  # A kill may have come before that.
                 checkpoint.clear(directory, but=settings.rounds if settings.keep_state else None)
             return reading.read_summary(directory)
         _check_conditions(directory)
+        names = logs.asked(directory, log)
         saved = checkpoint.latest(directory, [[settings]])
-        return _run(settings, directory, display, dataset, directory, saved)
+        return _run(settings, directory, display, dataset, directory, saved, log=names)
 
 
 def extend(
@@ -123,6 +131,7 @@ def extend(
     num_devices: int | None = None,
     dataset: Dataset | None = None,
     say: Callable[[str], None] = print,
+    log: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Goes on with a recorded run to another number of rounds than it was made for.
 
@@ -137,6 +146,7 @@ def extend(
       num_devices: `Config.devices` from now on; None leaves it as it was.
       dataset: used instead of loading `Config.data`.
       say: told if the run is run again from the start, and why.
+      log: see `run`; None for the dashboards that it had. There it is a run of its own.
 
     Returns:
       The summary, as of `run`.
@@ -155,8 +165,10 @@ def extend(
         if rounds == settings.rounds:
             if devices.is_first():
                 places.remove_longer(directory)
-            return resume(directory, display=display, num_devices=num_devices, dataset=dataset)
-        return _extend(directory, longer, display, dataset, say)
+            return resume(
+                directory, display=display, num_devices=num_devices, dataset=dataset, log=log
+            )
+        return _extend(directory, longer, display, dataset, say, log)
 
 
 def _extend(
@@ -165,6 +177,7 @@ def _extend(
     display: RunDisplay,
     dataset: Dataset | None,
     say: Callable[[str], None],
+    log: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Runs to the number of rounds in `longer`, in a directory of its own until that is done."""
     inner = directory / places.LONGER
@@ -177,7 +190,8 @@ def _extend(
     saved = checkpoint.latest(inner, [[longer]]) if begun else None
     if saved is None:
         saved = _state_to_extend(directory, longer, dataset, say)
-    summary = _run(longer, inner, display, dataset, directory, saved, begun=begun)
+    names = logs.asked(directory, log)
+    summary = _run(longer, inner, display, dataset, directory, saved, begun=begun, log=names)
     if summary["status"] == "finished" and devices.is_first():
         with files.writing(directory):
             places.replace_by_longer(directory)
@@ -202,9 +216,23 @@ def _state_to_extend(
             f"{directory} is run again from the start"
         )
         return None
+    if longer.keep_models == "selected":
+        best = saved.kept[0] if saved.kept else None
+        inner = directory / places.LONGER
+        if best and not (devices.agree(_carried(directory, inner, best["round"]))):
+            say(f"the models of the best round of {directory} are not there: it is run again")
+            return None
     # The last round is evaluated whatever it is.
     rows = [row for row in saved.rows[0] if row["round"] % longer.eval_every == 0]
     return saved._replace(rows=[rows])
+
+
+def _carried(directory: Path, inner: Path, round_index: int) -> bool:
+    """Copies the models that a longer run goes on with; in the first process alone."""
+    if not devices.is_first():
+        return False
+    with files.writing(inner):
+        return kept_models.carry(directory, inner, round_index)
 
 
 def _rounds_done(directory: Path, settings: Config) -> int:
@@ -282,6 +310,7 @@ def _run(
     saved: checkpoint.Saved | None = None,
     *,
     begun: bool = True,
+    log: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Trains a run and records it.
 
@@ -293,6 +322,7 @@ def _run(
       recorded: directory of the run that this one goes on with; None for one from the start.
       saved: where to go on.
       begun: of a run that goes on, whether its directory is there.
+      log: the dashboards that show it.
     """
     first = devices.is_first()
     with stopping.StopRequest() as stop:
@@ -300,8 +330,14 @@ def _run(
         display.plan(plan)
         recorder = record.Recorder(directory, plan, data_digest=digest)
         new = first and (not begun if recorded else places.is_empty(directory))
+
+        def open_logs() -> dashboards.Session:
+            goes_on = recorded is not None and not new
+            return logs.begin(directory, log, goes_on=goes_on, folder=recorded)
+
         if new:
             recorder.announce()
+            session = open_logs()
         try:
             simulation = driver.compile_plan(plan)
         except BaseException:
@@ -313,11 +349,16 @@ def _run(
             rows = saved.rows[0] if saved else []
             kept = saved.kept[0] if saved and saved.kept else None
             recorder.start(simulation, rows, kept, replacing=recorded is None and not new)
+            if not new:  # By now nothing is there of what came before.
+                session = open_logs()
+            recorder.log_to(logs.run(session, recorded or directory, settings))
         with finishing(recorders), checkpoint.Keeper(directory, data_digest=digest) as keeper:
             display.start(simulation, saved.round_index if saved else 0)
             summary = train(simulation, 0, recorders, keeper, stop, display, saved)[0]
             if summary["status"] != "stopped":
                 keeper.clear(but=settings.rounds if settings.keep_state else None)
+                if first:
+                    recorder.forget_checkpoints()
     if summary["status"] == "failed":
         raise UsageError(summary["error"])
     return summary
@@ -346,6 +387,8 @@ def _plan(
         conditions.check_data(then, digest, settings.data, recorded)
     for then in (known.get("partition_digest"), *(saved.partition_digests if saved else ())):
         conditions.check_partition(then, partition, recorded)
+    initial = plan.initial.digest if plan.initial else None
+    conditions.check_initial(known.get("initial_digest"), initial, recorded)
     return plan, digest
 
 
@@ -412,6 +455,7 @@ def train(
                 failures[index] = event
             elif index in recorders:
                 recorders[index].add(event)
+        _keep_models(simulation, first, step, recorders)
         display.add(step)
         now = time.monotonic()
         longest, began = max(longest, now - began), now
@@ -451,6 +495,27 @@ def _seconds_to_save(step: driver.Step) -> float:
         _SECONDS_TO_END
         + sum(leaf.nbytes for leaf in jax.tree.leaves(step.states)) / _BYTES_A_SECOND
     )
+
+
+def _keep_models(
+    simulation: driver.Simulation,
+    first: int,
+    step: driver.Step,
+    recorders: Mapping[int, record.Recorder],
+) -> None:
+    """Writes the models of the runs that keep those of this round; all processes take part."""
+    if simulation.plan.program.config.keep_models == "none":
+        return
+    for index, event in step.news.items():
+        recorder = recorders.get(index)
+        wanted = isinstance(event, driver.Evaluation) and recorder and recorder.wants_models()
+        if devices.agree(bool(wanted)):
+            found = simulation.trained(step.states, step.inputs, index - first)
+            if recorder is not None:
+                recorder.add_models(found)
+            else:
+                for _ in found.clients:
+                    pass
 
 
 def _save(

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from protonorm_jax.engine import exchange, simulate
+from protonorm_jax.engine.compiling import compiler_options as compiler_options
 from protonorm_jax.engine.program import Samples, State
 from protonorm_jax.planning import devices, inputs, memory, need
 from protonorm_jax.planning.need import Need
@@ -53,7 +54,8 @@ def traced(plan: Plan, told: Any) -> Iterator[Uncompiled]:
       told: of runs, see `inputs.of_call`; or the shapes of that.
     """
     init = _Tracer(plan)
-    first = init.lower("init", simulate.init_runs, told)
+    initial = (inputs.initial_shapes(plan, told),) if plan.initial is not None else ()
+    first = init.lower("init", simulate.init_runs, told, *initial)
     yield first._replace(every_round=False)
     states, samples = first.lowered.out_info, samples_of(plan.dataset)
     lower = _Tracer(plan, options_of(plan)).lower
@@ -127,7 +129,7 @@ class Programs(NamedTuple):
     """The programs of a plan, ready to be called.
 
     Attributes:
-      init: `(inputs) -> states`.
+      init: `(inputs, *initial) -> states`, with what private models start with if the plan has it.
       advance: `(states, inputs, samples, num_rounds, evaluated) -> (states, report)`, all on the
         devices; the states passed in are used up. `num_rounds` and `evaluated` are plain. Without
         an evaluation the report has what a stopped run must say, `diverged`, and maybe more.
@@ -136,7 +138,7 @@ class Programs(NamedTuple):
       needed: of each device.
     """
 
-    init: Callable[[Any], State]
+    init: Callable[..., State]
     advance: Callable[..., tuple[State, dict[str, Any]]]
     shapes: State
     predictors: Sequence[str]
@@ -318,25 +320,6 @@ def told_shapes(plan: Plan) -> Any:
 def options_of(plan: Plan) -> dict[str, bool | str]:
     """See `compiler_options`; of the program that advances runs."""
     return compiler_options(plan.program.config.precision, plan.devices[0].platform)
-
-
-def compiler_options(precision: str, platform: str) -> dict[str, bool | str]:
-    """What XLA must do otherwise than it would.
-
-    Args:
-      precision: see `Config`.
-      platform: of the devices.
-    """
-    options: dict[str, bool | str] = {}
-    if precision == "bfloat16":
-        # Otherwise XLA leaves out roundings to bfloat16 where it can, which depends on the layout
-        # of the clients; the bits would differ with the number of devices.
-        options["xla_allow_excess_precision"] = False
-    if platform == "gpu":
-        # Choosing what to fuse with a product for Triton ends the process (a failed check in
-        # jaxlib 0.11.2) where a convolution is made of windows.
-        options["xla_gpu_enable_triton_gemm"] = False
-    return options
 
 
 def samples_of(dataset: Dataset) -> Any:

@@ -1,6 +1,6 @@
 """Recorded runs and sweeps as they are read: finished, killed, or under way."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
 from protonorm_jax.running import forms, holders
 
+# By their papers.
+_PROTOTYPES = ("protonorm", "fedproto", "fedtgp")
 ARRAYS = ("prototypes.npz", "shown.npz", "server.npz", "clients.npz", "features.npz")
 
 
@@ -36,6 +38,12 @@ def read_summary(directory: Path) -> dict[str, Any]:
       UsageError: there is none, or it cannot be read.
     """
     return read(directory / places.SUMMARY, forms.summary)
+
+
+def own_predictor(method: str, summary: Mapping[str, Any]) -> str:
+    """The method's own predictor, of a run of an older version, which does not say it."""
+    has = any(name.startswith("prototype_") and name.endswith("accuracy") for name in summary)
+    return "prototype" if method in _PROTOTYPES and has else "head"
 
 
 def read_manifest(directory: Path) -> dict[str, Any]:
@@ -150,7 +158,7 @@ def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         return read_summary(directory), read_rows(directory)
     rows = read_rows(directory) if (directory / places.ROWS).exists() else []
     manifest = read_manifest(directory)
-    used = any(holders.holder_of(folder) is not None for folder in _users(directory))
+    used = holders.Pulse().of(*locked_by(directory)).life == holders.ALIVE
     return {
         "method": read(directory / places.CONFIG, forms.method),
         **metrics.summary(rows, manifest.get("predictor")),
@@ -159,14 +167,30 @@ def read_state(directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     }, rows
 
 
-def _users(directory: Path) -> Iterator[Path]:
-    """The folders whose lock means that a run is under way, perhaps one of a sweep."""
-    around = directory.absolute().parents[:2]
-    yield from (directory, *around)
-    for shard in places.shards(around[-1]):
-        share = shard / places.SHARE
-        if share.exists() and directory.absolute().name in read(share, forms.share):
-            yield shard
+def locked_by(directory: Path) -> list[Path]:
+    """The directories by whose locks a run may be in use: its own, that of its sweep or of a job.
+
+    Raises:
+      UsageError: what a job's share is cannot be read.
+    """
+    folder = directory.absolute()
+    own = folder.parent if folder.name == places.LONGER else folder
+    if own.parent.name != places.RUNS:
+        return [own]
+    sweep = own.parent.parent
+    shares = [shard for shard in places.shards(sweep) if own.name in _share(shard)]
+    return [own, sweep, *shares]
+
+
+def _share(shard: Path) -> list[str]:
+    """The names of the runs that are a job's; none where that is not said yet, or no more."""
+    path = shard / places.SHARE
+    try:
+        return read(path, forms.share)
+    except UsageError:
+        if path.exists():
+            raise
+        return []
 
 
 def is_finished(directory: Path) -> bool:

@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 import jax
 import numpy as np
 
-from protonorm_jax import keys, methods, metrics, report
+from protonorm_jax import dashboards, keys, methods, metrics, report
 from protonorm_jax.config import Config
 from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import conditions, driver, files, lock, reading
+from protonorm_jax.running import conditions, driver, fetching, files, kept_models, lock, reading
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.directory import RESULTS as RESULTS
 from protonorm_jax.running.directory import RUNS as RUNS
@@ -29,6 +29,8 @@ from protonorm_jax.running.reading import read_arrays as read_arrays
 from protonorm_jax.running.reading import read_rows as read_rows
 
 _PACKAGES = ("protonorm_jax", "jax", "jaxlib", "flax", "optax", "chex", "numpy")
+# Of an earlier run in the same place, or written anew.
+_STAYING = (places.CONFIG, places.MANIFEST, places.ROWS, places.DASHBOARDS)
 _SECONDS_UNSYNCED = 1.0  # For so long a row may be lost by a power cut.
 
 
@@ -56,7 +58,9 @@ class Recorder:
         self._simulation: Simulation | None = None
         self._last: Evaluation | None = None
         self._by_client: ByClient | None = None
+        self._models: kept_models.ModelFolder | None = None
         self._synced = 0.0
+        self._log: dashboards.Log | None = None
 
     def announce(self) -> None:
         """Writes the settings, from which a run can be resumed that never got any further.
@@ -91,19 +95,37 @@ class Recorder:
         self._simulation = simulation
         self.rows = list(rows)
         self._by_client = ByClient(simulation, self._index, kept)
+        if self.config.keep_models != "none":
+            written = recorded_config(self.config)
+            del written["devices"]  # The models are the same on any.
+            said = {"config": written, "data_digest": self._data_digest}
+            described = kept_models.described(simulation, self._index, said)
+            self._models = kept_models.ModelFolder(self.directory, described)
         with writing(self.directory):
             if replacing:
                 places.replace(self.directory, places.CONFIG, recorded_config(self.config))
             else:
                 self.announce()
+            best = kept["round"] if kept and self.config.keep_models == "selected" else None
+            if self._models is not None:
+                self._models.start(best)
+            else:
+                places.remove_models(self.directory)
             # What says which data the rows are of is there as long as rows are.
             described = manifest(simulation, self._index, self._data_digest)
+            described["goes_on_after"] = self.rows[-1]["round"] if self.rows else 0
             files.write_json(self.directory / places.MANIFEST, described)
             for name in places.FILES:
-                if name not in (places.CONFIG, places.MANIFEST, places.ROWS):
+                if name not in _STAYING:
                     (self.directory / name).unlink(missing_ok=True)
             with files.replacing(self.directory / places.ROWS) as file:
                 file.writelines(map(files.line, self.rows))
+
+    def log_to(self, log: dashboards.Log) -> None:
+        """Shows the rows in dashboards too: those that there are, and those to come."""
+        self._log = log
+        for row in self.rows:
+            log.add(row)
 
     def add(self, evaluation: Evaluation) -> None:
         """Appends the row of one evaluated round; within a second or two it is on the disk.
@@ -120,10 +142,44 @@ class Recorder:
         self.rows.append(evaluation.row)
         self._by_client.add(evaluation)
         self._last = evaluation
+        if self._log:
+            self._log.add(evaluation.row)
 
     def kept(self) -> dict[str, Any] | None:
-        """What a checkpoint must hold beside the rows, see `ByClient.kept`."""
-        return self._by_client.kept() if self._by_client else None
+        """What a checkpoint that is made now must hold beside the rows, see `ByClient.kept`."""
+        kept = self._by_client.kept() if self._by_client else None
+        if self._models is not None and kept is not None:
+            self._models.note_checkpoint(kept["round"])
+        return kept
+
+    def wants_models(self) -> bool:
+        """Whether the models of the round that was added last are to be kept, as far as known."""
+        if self._models is None or self._last is None:
+            return False
+        return self._last.row["round"] == self._round_to_keep()
+
+    def _round_to_keep(self) -> int:
+        """The round whose models are kept, as far as known."""
+        selected = self._by_client.selected() if self._by_client else None
+        if self.config.keep_models == "last" or selected is None:
+            return self.config.rounds
+        return selected
+
+    def add_models(self, found: fetching.Trained) -> None:
+        """Writes the models of the round that was added last.
+
+        Raises:
+          UsageError: they cannot be written.
+        """
+        assert self._models is not None and self._last is not None, "no models are wanted"
+        lock.check(self.directory)
+        with writing(self.directory):
+            self._models.write(self._last.row["round"], found)
+
+    def forget_checkpoints(self) -> None:
+        """Removes what is kept for checkpoints, which are gone, but for the final state if kept."""
+        if self._models is not None:
+            self._models.clear(but_needed=self.config.keep_state)
 
     def finish(self, status: str, *, error: str | None = None, pictures: bool = True) -> dict:
         """Writes summary, prototypes and pictures; returns the summary.
@@ -142,6 +198,8 @@ class Recorder:
         """
         lock.check(self.directory)
         summary = self._summary(status, error)
+        if self._models is not None and summary["status"] == "failed":
+            summary["warnings"] = ["no models are kept of a run that has failed"]
         with writing(self.directory):
             files.sync_file(self.directory / places.ROWS)
             try:
@@ -161,10 +219,15 @@ class Recorder:
                 except Exception as failure:
                     text = f"{name} could not be drawn: {_first_line(failure)}"
                     summary["warnings"] = [*summary.get("warnings", []), text]
+            if self._models is not None and summary["status"] == "finished":
+                self._models.finish(self._round_to_keep())
             # Last: a directory with a summary is complete.
             files.write_json(self.directory / places.SUMMARY, summary)
         for text in summary.get("warnings", ()):
             warnings.warn(f"{self.directory}: {text}", Caution, stacklevel=2)
+        if self._log:
+            drawn = [self.directory / name for name in places.PICTURES]
+            self._log.finish(summary, [path for path in drawn if path.exists()])
         return summary
 
     def _summary(self, status: str, error: str | None) -> dict[str, Any]:
@@ -257,6 +320,12 @@ class ByClient:
             return None
         correct = {name: value.tolist() for name, value in best["correct"].items()}
         return best | {"correct": correct}
+
+    def selected(self) -> int | None:
+        """The round that validation samples select so far; None without any."""
+        if self._last is None or not self._selects:
+            return None
+        return self._better(self._best, self._last)["round"]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `clients.npz` holds.
@@ -379,6 +448,7 @@ def manifest(
         "config_digest": run.config.digest(),
         "data_digest": data_digest or conditions.data_digest(plan.dataset),
         "partition_digest": conditions.partition_digest(run.partition),
+        **({"initial_digest": plan.initial.digest} if plan.initial else {}),
         "flags": conditions.flags(),
         "key": {
             "impl": "threefry2x32",

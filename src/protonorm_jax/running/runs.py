@@ -13,8 +13,6 @@ from protonorm_jax.running import forms, grid, reading
 from protonorm_jax.statistics import Run
 
 CLIENTS = "clients.npz"
-# By their papers; runs of older versions do not say it.
-_PROTOTYPES = ("protonorm", "fedproto", "fedtgp")
 
 
 def read_runs(directories: Sequence[str | Path]) -> list[Run]:
@@ -61,10 +59,11 @@ def read_run(
     directory = Path(directory)
     summary, rows = reading.read_state(directory)
     settings = config.complete(reading.read(directory / places.CONFIG, forms.config))
+    own = reading.own_predictor(settings["method"], summary)
     return Run(
         name=str(directory),
         config=settings,
-        summary=summary | {"predictor": summary.get("predictor") or _own(settings, summary)},
+        summary=summary | {"predictor": summary.get("predictor") or own},
         rows=rows,
         manifest=reading.read_manifest(directory),
         clients=_read_clients(directory),
@@ -72,12 +71,6 @@ def read_run(
         cell=None if cell is None else dict(cell),
         choice=None if choice is None else dict(choice),
     )
-
-
-def _own(settings: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
-    """The method's own predictor, of a run that does not say it."""
-    has = any(name.startswith("prototype_") and name.endswith("accuracy") for name in summary)
-    return "prototype" if settings["method"] in _PROTOTYPES and has else "head"
 
 
 def _read_sweep(directory: Path) -> list[Run]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, samples
 from protonorm_jax.running import directory as places
@@ -19,6 +20,7 @@ from protonorm_jax.running import (
     files,
     forms,
     lock,
+    logs,
     reading,
     record,
     stopping,
@@ -120,6 +122,15 @@ def share(planned: Sweep, shard: Shard) -> list[tuple[int, int]]:
     return calls[begin:end]
 
 
+def configs(planned: Sweep, shard: Shard) -> list[Config]:
+    """The settings of the runs that are a job's."""
+    return [
+        run.config
+        for number, first in share(planned, shard)
+        for run in planned.plans[number].runs[first:][: planned.plans[number].runs_per_program]
+    ]
+
+
 def train(
     planned: Sweep,
     directory: Path,
@@ -127,6 +138,7 @@ def train(
     *,
     display: Display,
     dataset: Dataset | samples.DataSets | None = None,
+    log: Sequence[str] | None = None,
 ) -> Outcome:
     """Trains and records the share of a job that has no result yet.
 
@@ -139,13 +151,14 @@ def train(
       shard: which job.
       display: told of the progress.
       dataset: used instead of loading `Config.data`; or where to get that from.
+      log: dashboards that show the runs besides; None for those that the sweep has.
 
     Raises:
       UsageError: the directory holds something else or another sweep, or a part of it is in use by
         a job that would share it in another way; or see `sweep.train`.
     """
     digests = sweep.data_digests(planned)
-    folder, names = directory / places.SHARDS / shard.name(), shard.names()
+    folder, siblings = directory / places.SHARDS / shard.name(), shard.names()
 
     def begin(locked: Path) -> None:
         with files.writing(locked):
@@ -159,20 +172,23 @@ def train(
         record.repair_results(locked)
 
     with contextlib.ExitStack() as stack, stopping.StopRequest() as stop:
-        with lock.holding(directory, check=begin, beside=names, patience=_SECONDS_OF_PATIENCE):
+        with lock.holding(directory, check=begin, beside=siblings, patience=_SECONDS_OF_PATIENCE):
             recorded = sweep.resume(directory, num_devices=planned.base.devices, dataset=dataset)
             calls = share(recorded, shard)
             own = [name for call in calls for name in _names(recorded, *call)]
             runs = [directory / places.RUNS / name for name in own]
             stack.enter_context(lock.holding(folder, covers=runs))
+            names = logs.asked(directory, log)
+            session = None
             if devices.is_first():
+                session = logs.begin(directory, names, goes_on=True)
                 record.start_share(folder, own)
-        left = [one for one in places.shards(directory) if one.name not in names]
+        left = [one for one in places.shards(directory) if one.name not in siblings]
         part = Part(directory, folder, [directory, *left], calls)
-        rows = sweep.train_calls(recorded, part, digests, display, stop)
+        rows = sweep.train_calls(recorded, part, digests, display, stop, session=session)
     done = {row["run"] for row in rows}
     if done.issuperset(own):
-        rows = _gather(directory, names, len(planned.changes))
+        rows = _gather(directory, siblings, len(planned.changes))
     return Outcome(rows, own)
 
 
@@ -204,9 +220,9 @@ def _check_same(planned: Sweep, directory: Path) -> None:
         )
 
 
-def _gather(directory: Path, names: Sequence[str], count: int) -> list[dict[str, Any]]:
+def _gather(directory: Path, siblings: Sequence[str], count: int) -> list[dict[str, Any]]:
     """Puts the rows together if all are there; returns those that are there."""
 
     gather = functools.partial(record.gather_results, count=count)
-    with lock.holding(directory, check=gather, beside=names, patience=_SECONDS_OF_PATIENCE):
+    with lock.holding(directory, check=gather, beside=siblings, patience=_SECONDS_OF_PATIENCE):
         return reading.read_results(directory)

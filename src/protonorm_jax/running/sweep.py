@@ -3,11 +3,11 @@
 import functools
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from protonorm_jax import config, methods, settings
+from protonorm_jax import config, dashboards, methods, settings
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import deal, devices, samples
@@ -22,6 +22,7 @@ from protonorm_jax.running import (
     forms,
     job,
     lock,
+    logs,
     reading,
     record,
     stopping,
@@ -122,6 +123,7 @@ def run(
     vmap_runs: int = 0,
     overwrite: bool = False,
     display: Display | None = None,
+    log: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Trains and records all runs of a grid.
 
@@ -135,6 +137,7 @@ def run(
       vmap_runs: see `plan.make`.
       overwrite: replace what is in the directory.
       display: told of the progress.
+      log: dashboards that show the runs besides, of `dashboards.NAMES`.
 
     Returns:
       The rows of `results.jsonl`, in the order of the grid.
@@ -144,6 +147,7 @@ def run(
         not empty, or cannot be written.
     """
     check = functools.partial(places.check_free, overwrite=overwrite)
+    logs.check(Path(directory), log)
     with lock.holding(Path(directory), check=check) as locked, stopping.StopRequest():
         planned = plan(
             base,
@@ -152,7 +156,7 @@ def run(
             runs_per_program=runs_per_program,
             vmap_runs=vmap_runs,
         )
-        return train(planned, locked, display=display)
+        return train(planned, locked, display=display, log=log)
 
 
 def train(
@@ -163,6 +167,8 @@ def train(
     resumed: bool = False,
     within: bool = False,
     compiled: driver.Simulation | None = None,
+    log: Sequence[str] | None = None,
+    session: dashboards.Session | None = None,
 ) -> list[dict[str, Any]]:
     """Trains and records all runs of a planned sweep that have no result yet.
 
@@ -177,6 +183,8 @@ def train(
       within: whether the sweep is a part of the experiment that has the directory, and so replaces
         nothing.
       compiled: the first program of a new sweep, if it is there already.
+      log: dashboards that show the runs besides; None for those that the sweep had.
+      session: the open dashboards of the experiment, if the sweep is within one.
 
     Returns:
       The rows of `results.jsonl`, in the order of the runs; without those that SIGTERM has kept
@@ -191,9 +199,17 @@ def train(
     check = job.recover if resumed or within else replaces
     with lock.holding(directory, check=check), stopping.StopRequest() as stop:
         digests = data_digests(sweep)
-        ready = None if resumed else _begin(sweep, directory, digests, within, compiled)
+        names = () if session else logs.asked(directory, log if resumed else log or ())
+        ready = None
+        if not resumed:
+            ready, session = _begin(
+                *(sweep, directory, digests, within, compiled),
+                open_session=lambda: session or logs.begin(directory, names),
+            )
+        elif devices.is_first():
+            session = session or logs.begin(directory, names, goes_on=True)
         part = Part(directory, directory, before=list(places.shards(directory)))
-        rows = train_calls(sweep, part, digests, display, stop, ready)
+        rows = train_calls(sweep, part, digests, display, stop, ready, session)
         if part.before and devices.is_first():
             record.gather_results(directory, len(sweep.changes))
         return rows
@@ -223,6 +239,7 @@ def train_calls(
     display: Display,
     stop: stopping.StopRequest,
     simulation: driver.Simulation | None = None,
+    session: dashboards.Session | None = None,
 ) -> list[dict[str, Any]]:
     """Trains and records the runs of a part of a sweep that have no result yet.
 
@@ -235,6 +252,7 @@ def train_calls(
       display: told of the progress.
       stop: looked at between calls of a program.
       simulation: of a sweep that is new, the first program, compiled.
+      session: dashboards; None in processes that do not write.
 
     Returns:
       The rows of all runs that have one, in the order of the runs.
@@ -251,7 +269,7 @@ def train_calls(
         found = [checkpoint.latest(one, _configs(sweep)) for one in (part.folder, *part.before)]
         saved = [one for one in found if one]
     for number, digest in enumerate(digests):
-        group = _Group(sweep, number, part, digest)
+        group = _Group(sweep, number, part, digest, session)
         if not _train_group(group, simulation, results, display, stop, saved):
             break
         simulation = None
@@ -266,12 +284,14 @@ class _Group(NamedTuple):
       number: of the program.
       part: what to do of the sweep.
       data_digest: of the data.
+      session: dashboards; None in processes that do not write.
     """
 
     sweep: Sweep
     number: int
     part: Part
     data_digest: str
+    session: dashboards.Session | None
 
     def calls(self) -> Iterator[range]:
         """The indices of the runs that train together, call by call, as far as they are to do."""
@@ -288,17 +308,23 @@ def _begin(
     digests: Sequence[str],
     within: bool,
     compiled: driver.Simulation | None,
-) -> driver.Simulation:
+    open_session: Callable[[], dashboards.Session],
+) -> tuple[driver.Simulation, dashboards.Session | None]:
     """Compiles the first program of a sweep, and says in the directory what the sweep is.
 
     At once, that it can be resumed; but where another one is to be replaced, not before it is
     certain that this one runs.
+
+    Returns:
+      The program, and the dashboards, in the process that writes.
     """
     first = devices.is_first()
     new = first and (within or places.is_empty(directory))
     described = to_record(sweep, digests) if first else {}
+    session = None
     if new:
         record.start_sweep(directory, described, replacing=False)
+        session = open_session()
     try:
         simulation = compiled or driver.compile_plan(sweep.plans[0])
     except BaseException:
@@ -307,7 +333,8 @@ def _begin(
         raise
     if first and not new:
         record.start_sweep(directory, described, replacing=True)
-    return simulation
+        session = open_session()
+    return simulation, session
 
 
 def _train_group(
@@ -328,7 +355,7 @@ def _train_group(
       stop: looked at after every call of the program.
       saved: where to go on.
     """
-    sweep, number, part, digest = group
+    sweep, number, part, digest, session = group
     planned, names = sweep.plans[number], [run_name(run) for run in sweep.groups[number]]
     rounds = planned.program.config.rounds
     if simulation is not None:
@@ -370,6 +397,11 @@ def _train_group(
                 rows = here.rows[index - first] if here else []
                 kept = here.kept[index - first] if here and here.kept else None
                 recorders[index].start(simulation, rows, kept)
+                if session:
+                    swept = sweep.changes[sweep.groups[number][index]]
+                    config = planned.runs[index].config
+                    log = logs.run_of_sweep(session, part.directory, names[index], config, swept)
+                    recorders[index].log_to(log)
         display.start_call(len(indices), here.round_index if here else 0)
         with (
             job.finishing(recorders, pictures=False),
@@ -383,6 +415,8 @@ def _train_group(
             if any(summary["status"] == "stopped" for summary in summaries.values()):
                 return False
             keeper.clear()
+            for recorder in recorders.values():
+                recorder.forget_checkpoints()
         display.finish_call(len(indices), rounds)
     return True
 
@@ -488,6 +522,8 @@ def _check_conditions(sweep: Sweep, described: Mapping[str, Any], directory: Pat
     known = zip(sweep.plans, described.get("data_digests", ()), data_digests(sweep), strict=False)
     for planned, then, now in known:
         conditions.check_data(then, now, planned.runs[0].config.data, directory)
+    for before, initial in zip(described.get("initial_digests", ()), _initial(sweep), strict=False):
+        conditions.check_initial(before, initial, directory)
     then = described.get("partition_digests", ())
     for one, other in zip(then, _partition_digests(sweep), strict=False):
         conditions.check_partition(one, other, directory)
@@ -556,6 +592,11 @@ def _partition_digests(sweep: Sweep) -> list[str]:
     return result
 
 
+def _initial(sweep: Sweep) -> list[str | None]:
+    """Of each program, the digest of the nets that its clients start with; None if drawn."""
+    return [one.initial.digest if one.initial else None for one in sweep.plans]
+
+
 def to_record(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
     """All that is needed to plan a sweep again, and to know that it is the same."""
     return {
@@ -565,6 +606,7 @@ def to_record(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
         "vmap_runs": max(planned.spread.vmap_runs for planned in sweep.plans),
         "data_digests": list(digests),
         "partition_digests": _partition_digests(sweep),
+        **({"initial_digests": _initial(sweep)} if any(_initial(sweep)) else {}),
     }
 
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from protonorm_jax import dashboards
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, samples
@@ -23,6 +24,7 @@ from protonorm_jax.running import (
     forms,
     job,
     lock,
+    logs,
     points,
     reading,
     record,
@@ -149,6 +151,7 @@ def run(
     vmap_runs: int = 0,
     overwrite: bool = False,
     display: Display | None = None,
+    log: Sequence[str] = (),
 ) -> Outcome:
     """Tunes every point of a grid at equal cost, and trains at the settings that were chosen.
 
@@ -168,6 +171,7 @@ def run(
       vmap_runs: see `planning.plan.make`.
       overwrite: replace what is in the directory.
       display: told of the progress.
+      log: dashboards that show the runs besides, of `dashboards.NAMES`.
 
     Raises:
       UsageError: settings that cannot be used, too little memory, or a directory that is in use,
@@ -175,6 +179,7 @@ def run(
     """
     budget = Budget(tune, tune_seeds, tune_rounds, *learning_rates)
     check = functools.partial(check_free, overwrite=overwrite)
+    logs.check(Path(directory), log)
     with lock.holding(Path(directory), check=check) as locked, stopping.StopRequest():
         experiment = plan(
             base,
@@ -186,7 +191,7 @@ def run(
             runs_per_program=runs_per_program,
             vmap_runs=vmap_runs,
         )
-        return train(experiment, locked, display=display)
+        return train(experiment, locked, display=display, log=log)
 
 
 def check_free(directory: Path, *, overwrite: bool) -> None:
@@ -215,6 +220,7 @@ def train(
     *,
     display: Display | None = None,
     resumed: bool = False,
+    log: Sequence[str] | None = None,
 ) -> Outcome:
     """Trains and records all runs of an experiment that have no result yet.
 
@@ -226,6 +232,7 @@ def train(
       directory: for the results.
       display: told of the progress.
       resumed: go on with what is there.
+      log: dashboards that show the runs besides; None for those that the experiment had.
 
     Raises:
       UsageError: the directory is in use, holds something else, or cannot be written, too little
@@ -236,9 +243,15 @@ def train(
     with lock.holding(directory, check=check), stopping.StopRequest() as stop:
         count = len(experiment.trials.final_seeds) * len(experiment.trials.cells)
         chosen, final, begun = experiment.choices, experiment.final, False
+        names = logs.asked(directory, log if resumed else log or ())
+        compiled = session = None
+        if not resumed:
+            compiled, session = _begin(experiment, directory, names)
+        elif devices.is_first():
+            session = logs.begin(directory, names, goes_on=True)
         if chosen is None:
             assert experiment.tuning is not None, "neither tuned nor to be tuned"
-            rows = _tune(experiment, experiment.tuning, directory, show, resumed)
+            rows = _tune(experiment.tuning, directory, show, compiled, session)
             missing = len(experiment.tuning.changes) - len(rows)
             if missing:
                 return Outcome(None, [], missing + count)
@@ -257,43 +270,69 @@ def train(
         if devices.agree(stop.asked):
             return Outcome(chosen, [], count)
         with show.final(final) as shown:
-            rows = sweep.train(final, directory, display=shown, resumed=begun, within=True)
+            rows = sweep.train(
+                *(final, directory), display=shown, resumed=begun, within=True, session=session
+            )
         return Outcome(chosen, rows, count - len(rows))
 
 
 def _tune(
-    experiment: Experiment, tuning: Sweep, directory: Path, show: Display, resumed: bool
+    tuning: Sweep,
+    directory: Path,
+    show: Display,
+    compiled: driver.Simulation | None,
+    session: dashboards.Session | None,
 ) -> list[dict[str, Any]]:
-    """Trains the tuning runs, and returns their rows; fewer than there are runs if told to stop."""
-    inner, compiled = directory / places.TRIALS, None
-    if not resumed:
-        compiled = _begin(experiment, tuning, directory)
-    begun = resumed and bool(devices.agree((inner / places.SWEEP).exists()))
+    """Trains the tuning runs, and returns their rows; fewer than there are runs if told to stop.
+
+    Args:
+      tuning: the sweep of these runs.
+      directory: of the experiment.
+      show: told of the progress.
+      compiled: the first program; None of an experiment that goes on.
+      session: dashboards; None in processes that do not write.
+    """
+    inner = directory / places.TRIALS
+    begun = compiled is None and bool(devices.agree((inner / places.SWEEP).exists()))
     with show.tuning(tuning) as shown:
         return sweep.train(
-            tuning, inner, display=shown, resumed=begun, within=True, compiled=compiled
+            *(tuning, inner),
+            display=shown,
+            resumed=begun,
+            within=True,
+            compiled=compiled,
+            session=session,
         )
 
 
-def _begin(experiment: Experiment, tuning: Sweep, directory: Path) -> driver.Simulation:
+def _begin(
+    experiment: Experiment, directory: Path, log: Sequence[str]
+) -> tuple[driver.Simulation, dashboards.Session | None]:
     """Compiles the first program, and says in the directory what the experiment is.
 
     At once, that it can be resumed; but where something else is to be replaced, not before it is
     certain that this one runs.
+
+    Returns:
+      The program, and the dashboards, in the process that writes.
     """
+    assert experiment.tuning is not None, "tuned already"
     first = devices.is_first()
     new = first and places.is_empty(directory)
+    session = None
     if new:
         record.start_tuning(directory, experiment.description, replacing=False)
+        session = logs.begin(directory, log)
     try:
-        simulation = driver.compile_plan(tuning.plans[0])
+        simulation = driver.compile_plan(experiment.tuning.plans[0])
     except BaseException:
         if new:
             places.remove_tuning(directory)
         raise
     if first and not new:
         record.start_tuning(directory, experiment.description, replacing=True)
-    return simulation
+        session = logs.begin(directory, log)
+    return simulation, session
 
 
 def _choose(

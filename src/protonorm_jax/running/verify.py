@@ -16,6 +16,7 @@ from protonorm_jax.running import (
     driver,
     files,
     job,
+    kept_models,
     reading,
     record,
 )
@@ -26,6 +27,7 @@ from protonorm_jax.running.comparing import (
     compare_rows,
     compare_summaries,
 )
+from protonorm_jax.trained import files as trained
 from protonorm_jax.types import Dataset
 
 
@@ -98,15 +100,17 @@ def run(
             raise
         return Verification(directory, [reason], [], {}, reason)
     reason = other_data(manifest, lambda: plan.dataset) or other_shares(manifest, plan)
+    reason = reason or other_initial(manifest, plan)
     if reason:
         return Verification(directory, [reason], [], {}, reason)
     display.plan(plan)
     simulation = driver.compile_plan(plan)
     display.start(simulation)
-    again = Again(simulation)
+    again = Again(simulation, recorded=directory)
     for step in driver.train(simulation):
         for event in step.news.values():
             again.add(event)
+        again.compare_models(step)
         display.add(step)
     if again.error is not None:
         raise again.error
@@ -116,10 +120,17 @@ def run(
 
 def check_readable(directory: Path) -> None:
     """Refuses a recorded run that cannot be compared, and so need not be run."""
-    config.load_values(directory / places.CONFIG)
+    if _keeps_models(directory):
+        trained.find(directory)
     for read in (reading.read_summary, reading.read_rows, reading.read_manifest):
         read(directory)
     reading.read_arrays(directory)
+
+
+def _keeps_models(directory: Path) -> bool:
+    """Whether a recorded run has kept its models."""
+    asked = config.load_values(directory / places.CONFIG).get("keep_models", "none")
+    return asked != "none" and reading.read_summary(directory).get("status") == "finished"
 
 
 class Again:
@@ -128,10 +139,12 @@ class Again:
     Args:
       simulation: compiled.
       index: into `plan.runs`.
+      recorded: directory of the run as it was recorded.
     """
 
-    def __init__(self, simulation: driver.Simulation, index: int = 0) -> None:
+    def __init__(self, simulation: driver.Simulation, index: int = 0, *, recorded: Path) -> None:
         self.simulation, self.index = simulation, index
+        self._models = kept_models.Comparison(recorded) if _keeps_models(recorded) else None
         self.rows: list[dict[str, Any]] = []
         self.error: UsageError | None = None
         self._last: driver.Evaluation | None = None
@@ -145,6 +158,16 @@ class Again:
         self.rows.append(event.row)
         self._by_client.add(event)
         self._last = event
+
+    def compare_models(self, step: driver.Step) -> None:
+        """Compares the models that were kept, if they are of this step's round."""
+        if self._models is not None and self.error is None:
+            number = self.index % self.simulation.plan.runs_per_program
+            self._models.add(self.simulation, step, number)
+
+    def models(self) -> dict[str, list[Difference]]:
+        """By file of the kept models, what differs."""
+        return self._models.files if self._models else {}
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """See `record.arrays_by_file`."""
@@ -172,6 +195,7 @@ def compared(directory: Path, again: Again, changes: list[str]) -> Verification:
             found.pop("clients.npz", None)
         for name in dict.fromkeys([*recorded, *found]):
             differing[name] = compare_arrays(recorded.get(name, {}), found.get(name, {}))
+        differing |= again.models()
     return Verification(directory, changes, compare_rows(rows, again.rows), differing)
 
 
@@ -193,6 +217,14 @@ def other_shares(then: dict[str, Any], plan: planning.Plan, index: int = 0) -> s
     now = conditions.partition_digest(plan.runs[index].partition)
     same = recorded in (None, now)
     return "" if same else words("the partition differs", recorded, now)
+
+
+def other_initial(then: dict[str, Any], plan: planning.Plan) -> str:
+    """As `other_data`, of the nets that clients start with."""
+    recorded = then.get("initial_digest")
+    now = plan.initial.digest if plan.initial else None
+    same = recorded in (None, now)
+    return "" if same else words("the nets to start with differ", recorded, str(now))
 
 
 def words(what: str, then: str | None, now: str) -> str:

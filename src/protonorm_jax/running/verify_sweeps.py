@@ -177,11 +177,20 @@ def _program_again(
     result = {}
     for first in range(0, len(numbers), size):
         indices = range(first, min(first + size, len(numbers)))
-        again = {index: verify.Again(simulation, index) for index in indices}
+        folders = {
+            index: recorded.directory / places.RUNS / sweeps.run_name(numbers[index])
+            for index in indices
+        }
+        again = {
+            index: verify.Again(simulation, index, recorded=folder)
+            for index, folder in folders.items()
+        }
         display.start_call(len(indices), 0)
         for step in driver.train(simulation, first):
             for index, event in step.news.items():
                 again[index].add(event)
+            for one in again.values():
+                one.compare_models(step)
             display.add(step)
         display.finish_call(len(indices), rounds)
         for index in indices:
@@ -211,6 +220,7 @@ def _run_of_a_sweep(
         places.RESULTS: compare_values(timeless(row), timeless(wanted)),
     }
     reason = verify.other_shares(manifest, plan, again.index)
+    reason = reason or verify.other_initial(manifest, plan)
     return found._replace(files={**found.files, **differing}, reason=reason)
 
 

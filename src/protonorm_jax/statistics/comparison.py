@@ -22,7 +22,14 @@ CONDITIONS = (
 """Settings that all runs of a comparison share, beside the data's digest."""
 # Settings that change no result, or only in the last bits; and what belongs to other things.
 _WITHOUT_EFFECT = (
-    *("eval_batch_size", "keep_state", "keep_features", "checkpoint_every", "devices"),
+    *(
+        "eval_batch_size",
+        "keep_state",
+        "keep_features",
+        "keep_models",
+        "checkpoint_every",
+        "devices",
+    ),
     *("vmap_clients", "relative_to", "methods_file", "pooled_clients", "seed"),
     *("method", "method_settings", "data"),
 )

@@ -63,9 +63,8 @@ def outcome(run: Run) -> Outcome:
 
 
 def has_diverged(run: Run) -> bool:
-    """Whether a run has failed since its loss was not finite, and not of a full disk, say."""
-    error = str(run.summary.get("error") or "finite")
-    return run.summary.get("status") == "failed" and "finite" in error
+    """See `metrics.diverged`."""
+    return metrics.diverged(run.summary)
 
 
 def predictor(run: Run) -> str:

@@ -1,0 +1,110 @@
+"""What private models start with where they are not drawn: the nets that another run has kept."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from protonorm_jax import keys
+from protonorm_jax.config import Config
+from protonorm_jax.engine.program import Architecture
+from protonorm_jax.errors import UsageError
+from protonorm_jax.planning.deal import Dealt
+from protonorm_jax.trained import files
+from protonorm_jax.types import Variables
+
+_FIELD = "Config.init_from"
+
+
+class Initial(NamedTuple):
+    """Kept nets that clients start with.
+
+    Attributes:
+      kept: where they are.
+      digest: SHA-256 of all of them, as 64 hex digits.
+    """
+
+    kept: files.Kept
+    digest: str
+
+    def variables(self, client: int, shapes: Any) -> Variables:
+        """Those of a client's own net, numpy.
+
+        Args:
+          client: its number.
+          shapes: of the variables.
+
+        Raises:
+          UsageError: its file is not as it must be.
+        """
+        file = self.kept.clients[client]["file"]
+        place = f"{_FIELD}: {self.kept.folder / file}"
+        return files.tree_of(self.kept.arrays(file), {"model": shapes}, place)["model"]
+
+
+def of(dealt: Dealt) -> Initial | None:
+    """The nets that the clients of a program start with; None where they are drawn.
+
+    Raises:
+      UsageError: there are none, or they are not those of such clients.
+    """
+    config = dealt.config
+    if not config.init_from:
+        return None
+    kept = files.find(config.located().init_from, _FIELD)
+    _check(config, dealt, kept)
+    digests = []
+    for one in kept.clients:
+        kept.arrays(one["file"])  # Refuses what is not as it was written.
+        digests.append(one["sha256"])
+    return Initial(kept, hashlib.sha256("\n".join(digests).encode()).hexdigest())
+
+
+def shapes_of(architecture: Architecture) -> Any:
+    """Shapes of the variables of a private model."""
+    return jax.eval_shape(architecture.models.private.init, jax.eval_shape(lambda: keys.root(0)))
+
+
+def _check(config: Config, dealt: Dealt, kept: files.Kept) -> None:
+    """Refuses nets of other clients than those of a run."""
+    there = [one["architecture"] for one in kept.clients]
+    wanted: dict[str, tuple[Any, Any]] = {
+        "num_clients": (config.num_clients, len(there)),
+        "image_shape": (list(dealt.dataset.images.shape[1:]), kept.described["image_shape"]),
+        "num_classes": (dealt.dataset.num_classes, kept.described["num_classes"]),
+        "feature_dim": (config.feature_dim, kept.described["feature_dim"]),
+    }
+    for name, (ours, theirs) in wanted.items():
+        if ours != theirs:
+            raise UsageError(
+                f"{_FIELD} must hold models of a run with {name} {ours}, got {theirs} in "
+                f"{str(kept.folder)!r}"
+            )
+    for client, (ours, theirs) in enumerate(zip(dealt.architectures, there, strict=True)):
+        if ours != theirs:
+            raise UsageError(
+                f"{_FIELD} must hold a model {ours} for client {client}, got {theirs} in "
+                f"{str(kept.folder)!r}"
+            )
+
+
+def stacked(initial: Initial, ids: np.ndarray, shapes: Any) -> Variables:
+    """The variables of some clients, leaves `[*ids.shape, ...]`; for id -1 those of client 0.
+
+    Args:
+      initial: whose.
+      ids: of the clients, integers.
+      shapes: of the variables of one.
+    """
+    result = jax.tree.map(lambda leaf: np.empty((ids.size, *leaf.shape), leaf.dtype), shapes)
+    flat = np.maximum(ids.reshape(-1), 0)
+    for client in np.unique(flat):
+        own = initial.variables(int(client), shapes)
+        places = np.flatnonzero(flat == client)
+
+        def put(into: np.ndarray, leaf: np.ndarray, places: np.ndarray = places) -> None:
+            into[places] = leaf
+
+        jax.tree.map(put, result, own)
+    return jax.tree.map(lambda leaf: leaf.reshape(*ids.shape, *leaf.shape[1:]), result)

@@ -58,6 +58,8 @@ def test_runs_that_train_side_by_side_do_not_disturb_each_other(name, tmp_path):
         log.finish({})
     found = getattr(readers, name)(tmp_path / folders.FOLDERS[name])
     assert set(found) == {"run0", "run1", "run2", "run3"}
+    if name == "mlflow":  # Beside the experiment that there always is.
+        assert len(list(tmp_path.glob("mlruns/*/meta.yaml"))) == 2
     for key in range(4):
         points, settings, _ = found[f"run{key}"]
         assert settings["key"] == str(key)

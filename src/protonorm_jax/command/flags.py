@@ -228,6 +228,7 @@ def _parser(
     _add_target(ahead)
     _add_sweep(ahead)
     _add_output(ahead)
+    _add_log(ahead, "none")
     _add_settings(ahead, method)
     _add_processes(ahead)
 

@@ -8,7 +8,7 @@ from protonorm_jax.report.pictures import (
     draw_prototypes,
     pairwise_angles,
 )
-from protonorm_jax.report.states import states_table
+from protonorm_jax.report.states import duration, states_table
 from protonorm_jax.report.tables import (
     choices_table,
     comparison_table,
@@ -34,6 +34,7 @@ __all__ = [
     "draw_curves",
     "draw_prototypes",
     "drawing",
+    "duration",
     "format_of",
     "mean_and_error",
     "methods_table",

@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 install = $(UV) $(1) || $(PIP) $(1)
 
-.PHONY: help run test test-large fuzz kills mutants lint dist bench profile paper paper-quick format clean
+.PHONY: help run test test-large fuzz kills mutants lint dist bench profile paper paper-quick docs docs-serve format clean
 
 help:
 	@echo "make run     train ProtoNorm, FedProto and Local on digits and compare them"
@@ -21,6 +21,8 @@ help:
 	@echo "make profile write a trace of one round"
 	@echo "make paper-quick  run all experiments at their quick size, and write one page (20 minutes)"
 	@echo "make paper   the same at full size, for accelerators and with the original data"
+	@echo "make docs    build the site of the documentation into site/"
+	@echo "make docs-serve  the same, served while pages are edited"
 	@echo "make dist    build what is published, and try it in an empty environment"
 	@echo "make format  put the code in format"
 	@echo "make clean   remove the virtual environment and caches"
@@ -38,6 +40,10 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.mutants: $(VENV)/.dev
 	$(call install,--editable '.[mutants]')
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(INSTALL) --editable '.[docs]'
 	touch $@
 
 run: $(VENV)/.run
@@ -94,5 +100,11 @@ paper-quick: $(VENV)/.run
 paper: $(VENV)/.run
 	$(BIN)/python -m experiments --all --size full $(FLAGS)
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,17 +1,15 @@
-"""The examples of the README run as they stand, but for their sizes."""
+"""The examples of the README and of the pages run as they stand, but for their sizes."""
 
-import pathlib
 import re
 
 import pytest
 
+from documents import PAGES, blocks
 from protonorm_jax import methods
 from protonorm_jax.models import registry
 
 pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
-TEXT = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 SMALLER = {
     r"rounds=\d+": "rounds=1, num_clients=4, feature_dim=16",
     r"num_clients=20, ": "",
@@ -19,29 +17,41 @@ SMALLER = {
     r"\[1, 20, 80\]": "[1]",
     r"Config\(rounds": 'Config(family="mlp", rounds',
     r"seeds=\d+": "seeds=1",
+    r"tune=20": "tune=2",
     r"\(10, 512\)": "(10, 16)",
 }
+FAST = ("README.md", "docs/index.md")
+EXAMPLES = [
+    pytest.param(page, id=page, marks=() if page in FAST else pytest.mark.large)
+    for page in PAGES
+    if blocks(page, "python")
+]
 
 
 @pytest.fixture(autouse=True)
 def as_it_was(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    models = dict(registry.ARCHITECTURES)
+    models, known = dict(registry.ARCHITECTURES), dict(methods.METHODS)
     yield
-    methods.METHODS.pop("headless", None)
+    for name in [name for name in methods.METHODS if name not in known]:
+        del methods.METHODS[name]
     registry.ARCHITECTURES.clear()
     registry.ARCHITECTURES.update(models)
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_an_example_runs(number):
-    code = BLOCKS[number]
-    for pattern, smaller in SMALLER.items():
-        code = re.sub(pattern, smaller, code)
-    exec(compile(code, f"README block {number}", "exec"), {"__name__": f"readme_{number}"})
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_examples_run_one_after_the_other(page):
+    namespace = {"__name__": "examples"}
+    for number, block in enumerate(blocks(page, "python")):
+        code = block.code
+        for pattern, smaller in SMALLER.items() if "loop.federate" not in code else ():
+            code = re.sub(pattern, smaller, code)
+        exec(compile(code, f"{page}, block {number}", "exec"), namespace)
 
 
 def test_there_are_examples_of_a_method_and_of_a_model():
     """That of the method is run, swept and resumed by `methods/test_user_file.py`."""
-    assert any("METHODS[" in block for block in BLOCKS)
-    assert any("ARCHITECTURES[" in block for block in BLOCKS)
+    for page in ("README.md", "docs/bring-your-own.md"):
+        code = [block.code for block in blocks(page, "python")]
+        assert any("METHODS[" in one for one in code)
+        assert any("ARCHITECTURES[" in one for one in code)

@@ -9,7 +9,7 @@ from protonorm_jax.command import flags
 from protonorm_jax.command.console import Console
 from protonorm_jax.errors import UsageError
 
-_BOUNDS = {"above": ">", "least": ">=", "most": "<="}
+_BOUNDS = {"above": ">", "least": ">=", "most": "<=", "below": "<"}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -46,14 +46,14 @@ def command(parsed: argparse.Namespace) -> int:
             out.print(f"{name:<8}{words}")
     own = settings.fields(row.settings)
     if own:
-        out.print(report.settings_table([_described(row.settings, name) for name in own]))
+        out.print(report.settings_table([described(row.settings, name) for name in own]))
     else:
         out.say("It has no settings.")
     return 0
 
 
-def _described(group: Any, name: str) -> dict[str, Any]:
-    """What there is to say of a setting."""
+def described(group: Any, name: str) -> dict[str, Any]:
+    """What there is to say of a setting of a group, in words by column."""
     field = settings.fields(group)[name]
     rule = field.metadata
     bounds = [f"{sign} {rule[key]}" for key, sign in _BOUNDS.items() if key in rule]

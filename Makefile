@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# uv takes a tenth of pip's time; pip is for where uv does not find the index that pip is set to.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+install = $(UV) $(1) || $(PIP) $(1)
 
 .PHONY: help run test test-large fuzz kills mutants lint dist bench profile paper paper-quick docs docs-serve format clean
 
@@ -27,15 +30,16 @@ help:
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python >= 3.11 is needed, got " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable .
+	$(PIP) uv
+	$(call install,--editable .)
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(INSTALL) --editable '.[dev]'
+	$(call install,--editable '.[dev]')
 	touch $@
 
 $(VENV)/.mutants: $(VENV)/.dev
-	$(INSTALL) --editable '.[mutants]'
+	$(call install,--editable '.[mutants]')
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.run

@@ -123,7 +123,7 @@ BAD = {
     "no number": ("c.toml", "alpha = nan", "Config.alpha must be finite"),
     "a date": ("c.toml", "data = 2020-01-01", "Config.data must be text"),
     "nothing": ("c.yaml", "rounds:", "Config.rounds must be an integer, got None", "line 1"),
-    "a list": ("c.yaml", "- rounds: 3", "config must hold one JSON object, got a list"),
+    "a list": ("c.yaml", "- rounds: 3", "config must hold settings by name, got a list"),
     "a key twice": ("c.yaml", "rounds: 3\nseed: 1\nrounds: 4", "line 3: rounds must be there once"),
     "a key twice in TOML": ("c.toml", "rounds = 3\nrounds = 4", "config must be valid TOML"),
     "a key that is no text": ("c.yaml", "3: 4", "line 1: a key must be text"),

@@ -43,6 +43,7 @@ FIELDS = {
     "failures": st.sampled_from([0.3, 1.0]),
     "fidelity": st.just("reference"),
     "keep_features": st.sampled_from([1, 30]),
+    "keep_models": st.just("last"),
     "keep_state": st.just(True),
     "last_batch": st.just("drop"),
     "local_epochs": st.sampled_from([0.1, 0.5, 2.0, 1.5]),

@@ -25,9 +25,9 @@ SUMMARY = {
 def test_a_history_has_its_yardstick_and_its_curves():
     html = report.history_html("mine on <data>", ROWS, SUMMARY)
     cells = re.findall(r"<tr>(.*?)</tr>", html)
-    assert cells[1] == "<td>prototype</td><td>0.6</td><td>0.65</td>"
+    assert cells[1] == "<td>prototype</td><td>0.600</td><td>0.650</td>"
     assert cells[2] == "<td>head</td><td>-</td><td>-</td>"
-    assert cells[3] == "<td>most frequent class (yardstick)</td><td>0.5</td><td>0.5</td>"
+    assert cells[3] == "<td>most frequent class (yardstick)</td><td>0.500</td><td>0.500</td>"
     (content,) = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
     assert Image.open(io.BytesIO(base64.b64decode(content))).width > 400
 

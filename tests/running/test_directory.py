@@ -233,3 +233,63 @@ def test_numbers_that_json_does_not_have_are_null(tmp_path):
     wanted = {"a": None, "b": [1.5, None, "x"], "c": {"d": [None, 2]}}
     assert json.loads((tmp_path / "x.json").read_text()) == wanted
     assert json.loads((tmp_path / "x.jsonl").read_text()) == wanted
+
+
+def make_models(folder, round_index, *, clients=2):
+    folder.mkdir(parents=True)
+    for client in range(clients):
+        (folder / f"client_{client:04d}.safetensors").write_text(f"{round_index} {client}")
+    (folder / "models.json").write_text(f"{round_index}")
+
+
+def test_models_go_with_the_run(tmp_path):
+    """But not what others have put beside them."""
+    run = make_run(tmp_path / "run")
+    make_models(run / "models", 3)
+    make_models(run / ".models" / "2", 2)
+    (run / "models" / "notes.txt").write_text("mine")
+    assert places.holds_results(run)
+    places.replace(run, "config.json", NEW.to_dict())
+    assert set(content(run)) == {"config.json", "models/notes.txt"}
+    make_models(run / ".models" / "4", 4)
+    places.remove(run)
+    assert set(content(run)) == {"models/notes.txt"}
+
+
+def test_a_run_that_has_written_models_before_anything_else_is_ours(tmp_path):
+    run = make_run(tmp_path / "run", names=())
+    make_models(run / ".models" / "2", 2)
+    assert places.holds_results(run)
+
+
+@pytest.mark.parametrize("killed", [None, 0, 1])
+def test_models_of_a_longer_run_take_the_place_of_the_shorter_ones(tmp_path, monkeypatch, killed):
+    """Also if a kill comes after some of the moves."""
+    run = make_run(tmp_path / "run")
+    make_models(run / "models", 3)
+    make_models(run / ".models" / "2", 2)
+    longer = make_run(run / places.LONGER, NEW)
+    make_models(longer / "models", 8)
+    make_models(longer / ".models" / "6", 6)
+    wanted = {
+        name: one for name, one in content(longer).items() if name.startswith((".models", "models"))
+    }
+    moves = []
+
+    def replace(source, target, move=os.replace):
+        if "client_" in str(source):
+            if killed is not None and len(moves) == killed:
+                raise KeyboardInterrupt
+            moves.append(source)
+        move(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        if killed is not None:
+            with pytest.raises(KeyboardInterrupt):
+                places.replace_by_longer(run)
+        else:
+            places.replace_by_longer(run)
+    places.complete(run)
+    found = {n: one for n, one in content(run).items() if n.startswith((".models", "models"))}
+    assert found == wanted and not longer.exists()

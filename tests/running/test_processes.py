@@ -70,7 +70,8 @@ def finish(processes, code=0):
 
 def test_two_processes_have_the_bits_of_one_and_the_first_writes(flags, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    command = ("run", *flags, "--rounds", "4", "--keep-features", "9", "--out")
+    command = ("run", *flags, "--rounds", "4", "--keep-features", "9")
+    command += ("--keep-models", "last", "--out")
     assert cli.main([*command, str(one)]) == 0
     said = finish(start((*command, str(two)), (*command, str(tmp_path / "second"))))
     assert "round 4/4" in said[0] and "protonorm" in said[0]
@@ -78,6 +79,8 @@ def test_two_processes_have_the_bits_of_one_and_the_first_writes(flags, tmp_path
     assert not re.search(r"protonorm|compiling|round|accuracy|Results", said[1])
     assert not (tmp_path / "second").exists()
     assert_same(one, two)
+    for path in (one / "models").iterdir():
+        assert (two / "models" / path.name).read_bytes() == path.read_bytes()
     manifest = json.loads((two / "manifest.json").read_text())
     assert manifest["device"]["count"] == 4 and manifest["device"]["processes"] == 2
 

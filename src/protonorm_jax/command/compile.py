@@ -33,6 +33,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_sweep(parser)
     flags.add_output(parser)
+    # As all flags of `run` and `sweep`; it is neither shown nor stopped.
+    flags.add_time_limit(parser)
+    flags.add_log(parser, "none")
     flags.add_settings(parser)
     flags.add_processes(parser)
 

@@ -11,6 +11,7 @@ from rich.console import Console as RichConsole
 
 WIDTH_OF_FILES = 120
 """Columns of tables that go to no terminal; there they need not be narrow."""
+_ANY_WIDTH = 10_000
 _PLAIN = str.maketrans({"±": "+-", "…": "...", "°": " degrees"})
 """What stands for a letter that the encoding of the output lacks."""
 
@@ -109,6 +110,11 @@ class Console(RichConsole):
     def say(self, text: str) -> None:
         """Prints one line, however long."""
         self.print(one_line(text), soft_wrap=True)
+
+
+def unfolded() -> Console:
+    """A console that cuts no path into pieces, but in a terminal that is too narrow for it."""
+    return Console() if sys.stdout.isatty() else Console(width=_ANY_WIDTH)
 
 
 def show_caution(

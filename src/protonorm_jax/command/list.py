@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from protonorm_jax import report
-from protonorm_jax.command.console import Console
+from protonorm_jax.command.console import Console, unfolded
 from protonorm_jax.command.paths import path
 from protonorm_jax.errors import Caution
 from protonorm_jax.running import files, records, selection, states
@@ -115,7 +115,7 @@ def _usual(chosen: Sequence[Record]) -> list[str]:
 
 def _print(rows: Sequence[dict[str, Any]], columns: Sequence[str], form: str) -> None:
     if form == "table":
-        Console().print(report.records_table(rows, columns))
+        unfolded().print(report.records_table(rows, columns))
     elif form == "json":
         print(json.dumps(files.finite(rows), indent=2, allow_nan=False))
     else:

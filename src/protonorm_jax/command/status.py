@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from protonorm_jax import report
-from protonorm_jax.command.console import Console
+from protonorm_jax.command.console import Console, unfolded
 from protonorm_jax.command.paths import path
 from protonorm_jax.running import files, holders, states
 
@@ -54,7 +54,7 @@ def command(parsed: argparse.Namespace) -> int:
         while not pulse.is_certain():  # A process of another host is at work, or was.
             time.sleep(_SECONDS_A_LOOK)
             entries = states.read(parsed.directories, pulse)
-        _show(entries, Console(), parsed)
+        _show(entries, unfolded(), parsed)
         return 0
     looks = _looks(parsed.directories, pulse, parsed.watch)
     with contextlib.suppress(KeyboardInterrupt):  # That is how one stops to watch.
@@ -76,7 +76,7 @@ def _looks(
 
 def _watch(looks: Iterator[list[states.Entry]], parsed: argparse.Namespace) -> None:
     """Shows each look in the place of the one before; one below the other but in a terminal."""
-    console = Console()
+    console = unfolded()
     if parsed.json or not console.is_terminal:
         for entries in looks:
             _show(entries, console, parsed)

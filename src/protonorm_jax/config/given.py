@@ -66,8 +66,9 @@ def _read(path: str | Path) -> documents.Document:
     if form == documents.YAML and found.value is None:  # Nothing, or comments alone.
         found = documents.Document({}, {})
     if not isinstance(found.value, dict):
+        rule = "one JSON object" if form == documents.JSON else "settings by name"
         kind = json_files.kind(found.value)
-        raise UsageError(f"config must hold one JSON object, got {kind} in {str(path)!r}")
+        raise UsageError(f"config must hold {rule}, got {kind} in {str(path)!r}")
     if not isinstance(found.value.get("method", ""), str):
         raise UsageError(
             f"Config.method must be text, got {found.value['method']!r} in {str(path)!r}"

@@ -44,7 +44,8 @@ def check(names: Iterable[str]) -> None:
     for name in names:
         if name not in _KINDS:
             raise UsageError(f"log must be of {', '.join(_KINDS)}, got {name!r}")
-        if importlib.util.find_spec(_KINDS[name].needs) is None:
+        found = importlib.util.find_spec(_KINDS[name].needs)
+        if found is None or found.origin is None:  # A folder of that name is no package.
             raise UsageError(
                 f"log must be of what is installed, got {name!r}: "
                 f"pip install 'protonorm_jax[{name}]'"
@@ -103,8 +104,12 @@ class Session:
             session=self.token,
             shared=self._shared,
         )
-        names = [one for one in self.names if one not in self._hanging]
+        names = [one for one in self.names if not self.hangs(one)]
         return Log(self, {one: _Worker(functools.partial(_made, one, run)) for one in names})
+
+    def hangs(self, name: str) -> bool:
+        """Whether a dashboard has been waited for in vain; no run waits for it again."""
+        return name in self._hanging
 
     def warn(self, name: str, text: str, *, hangs: bool = False) -> None:
         """Warns of a dashboard, the first time that there is something to say of it."""
@@ -141,7 +146,7 @@ class Log:
             worker.end()
         deadline = time.monotonic() + PATIENCE
         for name, worker in self._workers.items():
-            if not worker.wait(deadline - time.monotonic()):
+            if not worker.wait(0 if self._session.hangs(name) else deadline - time.monotonic()):
                 text = f"did not finish within {PATIENCE:g} s"
                 self._session.warn(name, text, hangs=True)
         self._drop_failed()

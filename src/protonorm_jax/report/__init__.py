@@ -10,7 +10,7 @@ from protonorm_jax.report.pictures import (
     pairwise_angles,
 )
 from protonorm_jax.report.predictions import Predicted, draw_confusion, predictions_table
-from protonorm_jax.report.states import states_table
+from protonorm_jax.report.states import duration, states_table
 from protonorm_jax.report.tables import (
     choices_table,
     comparison_table,
@@ -38,6 +38,7 @@ __all__ = [
     "draw_curves",
     "draw_prototypes",
     "drawing",
+    "duration",
     "format_of",
     "history_html",
     "mean_and_error",

@@ -32,10 +32,10 @@ def history_html(title: str, rows: Sequence[dict[str, Any]], summary: Mapping[st
     }
     head = ["accuracy", *columns.values()]
     body = [
-        [name, *(_number(summary.get(_key(name, ending))) for ending in columns)]
+        [name, *(_accuracy(summary.get(_key(name, ending))) for ending in columns)]
         for name in predictors
     ]
-    yardstick = _number(summary.get("majority_accuracy"))
+    yardstick = _accuracy(summary.get("majority_accuracy"))
     body.append(["most frequent class (yardstick)", *[yardstick] * len(columns)])
     figures = [[name, _number(value)] for name, value in summary.items()]
     return (
@@ -66,6 +66,10 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     names = "".join(f"<th>{escape(name)}</th>" for name in head)
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
     return f"<table><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _accuracy(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _number(value: Any) -> str:

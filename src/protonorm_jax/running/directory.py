@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +279,7 @@ def remove_kept(folder: Path) -> None:
         folder.rmdir()
 
 
-def remove_selected(directory: Path, *, but: Sequence[int] = ()) -> None:
+def remove_selected(directory: Path, *, but: Collection[int] = ()) -> None:
     """Removes the models of rounds that were the best so far, but those of some."""
     with contextlib.suppress(OSError):
         for folder in (directory / SELECTED).iterdir():
@@ -288,7 +288,7 @@ def remove_selected(directory: Path, *, but: Sequence[int] = ()) -> None:
         (directory / SELECTED).rmdir()
 
 
-def remove_models(directory: Path, *, but: Sequence[int] = ()) -> None:
+def remove_models(directory: Path, *, but: Collection[int] = ()) -> None:
     """Removes all models in the directory of a run, but those of some of the best rounds so far."""
     remove_kept(directory / MODELS)
     remove_selected(directory, but=but)

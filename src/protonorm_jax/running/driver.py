@@ -86,7 +86,7 @@ class Evaluation(NamedTuple):
     features: dict[str, np.ndarray]
 
     def __repr__(self) -> str:
-        return f"<Evaluation of {_figures(self.row)}>"
+        return f"<Evaluation of round {self.row.get('round', 0)}: {_accuracies(self.row)}>"
 
 
 class History(NamedTuple):
@@ -107,7 +107,8 @@ class History(NamedTuple):
     nets: dict[str, Any]
 
     def __repr__(self) -> str:
-        return f"<History of {self._title()}: {_figures(self.summary)}>"
+        rounds = f"{self.summary.get('rounds', 0)} rounds"
+        return f"<History of {self._title()}, {rounds}: {_accuracies(self.summary)}>"
 
     def _repr_html_(self) -> str:
         return report.history_html(self._title(), self.rows, self.summary)
@@ -170,21 +171,19 @@ def run(
                 last = event
                 if on_evaluation:
                     on_evaluation(event)
-            bar.show(step.round_index, _figures(last.row))
+            bar.show(step.round_index, _accuracies(last.row))
     ended = summary(simulation, 0, rows, last.seconds)
     settled = simulation.plan.runs[0].config
     return History(settled, rows, ended, last.arrays, last.nets)
 
 
-def _figures(values: Mapping[str, Any]) -> str:
+def _accuracies(values: Mapping[str, Any]) -> str:
     """The accuracies in a row or summary, in words."""
-    done = values.get("round", values.get("rounds", 0))
-    words = [
+    return ", ".join(
         f"{name} accuracy {accuracy:.3f}"
         for name in (*metrics.predictors(values), "majority")
         if (accuracy := values.get(metrics.column(name))) is not None
-    ]
-    return ", ".join([f"round {done}" if "round" in values else f"{done} rounds", *words])
+    )
 
 
 def summary(

@@ -190,7 +190,7 @@ def _extend(
     saved = checkpoint.latest(inner, [[longer]]) if begun else None
     if saved is None:
         saved = _state_to_extend(directory, longer, dataset, say)
-    names = logs.asked(directory, log)
+    names = logs.asked(inner if begun else directory, log, folder=directory)
     summary = _run(longer, inner, display, dataset, directory, saved, begun=begun, log=names)
     if summary["status"] == "finished" and devices.is_first():
         with files.writing(directory):

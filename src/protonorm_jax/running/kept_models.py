@@ -94,14 +94,21 @@ class ModelFolder:
         self._needed = [needed]
         places.remove_models(self._directory, but=(needed,))
 
-    def write(self, round_index: int, found: Trained) -> None:
-        """Writes what clients have learned in a round.
+    def write(self, round_index: int, found: Trained, best: int | None) -> None:
+        """Writes what clients have learned in a round, in place of the best so far.
+
+        Args:
+          round_index: the round.
+          found: what they have learned.
+          best: the round that a checkpoint made now would go on from, which may be another one:
+            the last round is evaluated whatever it is.
 
         Raises:
           OSError: something cannot be written.
         """
         folder = self._round(round_index)
-        places.remove_selected(self._directory, but=self._needed)
+        needed = [one for one in (*self._needed, best) if one not in (round_index, None)]
+        places.remove_selected(self._directory, but=needed)
         folder.mkdir(parents=True)
         clients = [dict(one) for one in self._described["clients"]]
         for client, state in found.clients:

@@ -25,18 +25,21 @@ def check(directory: Path, names: Sequence[str]) -> None:
     folders.check(directory, names)
 
 
-def asked(directory: Path, names: Sequence[str] | None) -> Sequence[str]:
+def asked(
+    directory: Path, names: Sequence[str] | None, *, folder: Path | None = None
+) -> Sequence[str]:
     """The dashboards with which to go on, see `check`.
 
     Args:
       directory: of the results.
       names: of the dashboards; None for those that are recorded.
+      folder: where the dashboards keep files; the directory if left out.
 
     Raises:
       UsageError: they cannot be had.
     """
     result = _recorded(directory).get("names", []) if names is None else names
-    check(directory, result)
+    check(folder or directory, result)
     return result
 
 

@@ -174,7 +174,9 @@ class Recorder:
         assert self._models is not None and self._last is not None, "no models are wanted"
         lock.check(self.directory)
         with writing(self.directory):
-            self._models.write(self._last.row["round"], found)
+            kept = self._by_client.kept() if self._by_client else None
+            best = kept["round"] if kept else None
+            self._models.write(self._last.row["round"], found, best)
 
     def forget_checkpoints(self) -> None:
         """Removes what is kept for checkpoints, which are gone, but for the final state if kept."""

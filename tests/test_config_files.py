@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import pathlib
+import re
 import string
 
 import hypothesis
@@ -157,6 +159,13 @@ def test_the_command_line_says_what_is_wrong(capsys, tmp_path):
     assert capsys.readouterr() == ("", f"{words}'{path}', line 2\n")
 
 
+def test_the_example_of_the_readme(written):
+    readme = pathlib.Path(__file__).parent.parent / "README.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", readme.read_text(), re.DOTALL)
+    wanted = Config(rounds=50, method="fedtgp", method_settings={"margin": 50.0})
+    assert chosen("--config", written("c.toml", text)) == wanted
+
+
 def test_an_empty_file_changes_nothing(written):
     assert chosen("--config", written("c.yaml", "# Nothing yet.\n")) == Config()
     assert chosen("--config", written("c.toml", "")) == Config()
@@ -219,8 +228,10 @@ def test_comments_say_what_a_setting_is():
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12)
-TRAPS = st.sampled_from(["no", "1e-3", "12:30", "a: b", "#x", "~", "'", '"', "\\", "0x1", " x "])
-PATHS = st.one_of(WORDS, TRAPS, st.text(string.printable.strip(), min_size=1, max_size=8))
+TRAPS = ["no", "1e-3", "12:30", "a: b", "#x", "~", "'", '"', "\\", "0x1", " x ", "010", ".inf"]
+PATHS = st.one_of(
+    WORDS, st.sampled_from(TRAPS), st.text(string.printable.strip(), min_size=1, max_size=8)
+)
 
 
 def drawn_value(draw, field, kind, rule):
@@ -264,6 +275,14 @@ def drawn_configs(draw):
         if draw(st.booleans()):
             own[one] = drawn_value(draw, field, kind, field.metadata)
     return Config(**values, method_settings=own)
+
+
+@pytest.mark.parametrize("form", config.FORMS)
+def test_text_stays_text(form, written):
+    for word in TRAPS:
+        own = Config(group_labels=word)
+        path = written(f"c.{form}", config.text_of(own, form))
+        assert config.from_recorded(config.read_file(path)) == own
 
 
 @pytest.fixture(scope="module")

@@ -115,6 +115,7 @@ def wanted(top, *texts):
         (["upscale=yes", "accuracy>0.3"], ["a"]),
         (["rounds-done = 3"], ["c"]),
         (["status=diverged"], ["s/runs/0001"]),
+        (["margin!=3.5", "status!=damaged", "seed=0"], ["a", "c", "s/runs/0000", "s/runs/0002"]),
     ],
 )
 def test_conditions(texts, found, top):

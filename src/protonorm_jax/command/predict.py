@@ -9,22 +9,27 @@ from protonorm_jax import config, report
 from protonorm_jax.command import flags
 from protonorm_jax.command.console import Console
 from protonorm_jax.command.paths import path
+from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, samples
 from protonorm_jax.running import conditions, record
 from protonorm_jax.trained import TrainedClient, files, load_models
 from protonorm_jax.types import Dataset, Part
 
-DATA_SETTINGS = (
-    *("data", "inexact_pixels", "image_size", "group_labels", "classes", "num_samples"),
-)
-"""The settings that say which samples there are, and not who holds them."""
+DATA_SETTINGS = ("inexact_pixels", "image_size", "group_labels", "classes", "num_samples")
+"""The settings that say which samples of the data there are, and not who holds them."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
     parser.add_argument(
         "directory", type=path, metavar="DIR", help="of a run with kept models (--keep-models)"
+    )
+    parser.add_argument(
+        "--data",
+        default=argparse.SUPPRESS,
+        metavar="DATA",
+        help="what to classify, as run takes it (the data of the run)",
     )
     parser.add_argument("--client", type=int, metavar="I", help="one of the clients, from 0 (all)")
     parser.add_argument(
@@ -53,9 +58,6 @@ def command(parsed: argparse.Namespace) -> int:
       UsageError: there are no models, no such client or predictor, data that they are not for, or
         a place that cannot be written.
     """
-    if "data" not in parsed:
-        raise UsageError("--data must be given: what to predict, such as digits or FILE.npz")
-    chosen = flags.chosen(parsed)
     form = report.format_of(Path(parsed.out)) if parsed.out else ""
     clients = _wanted(load_models(parsed.directory), parsed.client)
     by = clients[0].predictor if parsed.by is None else parsed.by
@@ -66,6 +68,11 @@ def command(parsed: argparse.Namespace) -> int:
         )
     console = Console()
     devices.cache_programs()
+    if "data" not in parsed:
+        given = {name: getattr(parsed, name) for name in DATA_SETTINGS if name in parsed}
+        chosen = _recorded(parsed.directory).replace(**given)
+    else:
+        chosen = flags.chosen(parsed)
     dataset = samples.DataSets().of(chosen).dataset
     _check(dataset, clients[0], chosen.data)
     rows, which = _rows_of(dataset, clients, parsed.directory)
@@ -95,6 +102,11 @@ def _wanted(clients: list[TrainedClient], number: int | None) -> list[TrainedCli
     return [clients[number]]
 
 
+def _recorded(directory: str) -> Config:
+    """The settings of the run."""
+    return config.from_recorded(files.find(directory).described["config"])
+
+
 def _check(dataset: Dataset, client: TrainedClient, spec: str) -> None:
     """Refuses data that the models are not for."""
     shape = tuple(dataset.images.shape[1:])
@@ -113,7 +125,7 @@ def _rows_of(
 ) -> tuple[list[np.ndarray], str]:
     """Of each client the samples that it is scored on, and which these are, in words."""
     if conditions.data_digest(dataset) == clients[0].data_digest:
-        own = config.from_recorded(files.find(directory).described["config"])
+        own = _recorded(directory)
         parts = samples.share(own, samples.DataSets(dataset).of(own)).partition
         rows = [parts.test[one.client][: parts.test_count[one.client]] for one in clients]
         return rows, "on the data of their run: each on its own test samples"

@@ -11,7 +11,7 @@ from rich.table import Table
 from protonorm_jax.report import canvas
 
 _MOST_PANELS = 12  # With more clients than that, one panel for all of them together.
-_MOST_NUMBERS = 12  # Classes up to which cells have their share written in them.
+_MOST_NUMBERS = 12  # Classes up to which cells have their percentage written in them.
 
 
 class Predicted(NamedTuple):
@@ -106,7 +106,10 @@ def draw_confusion(found: Sequence[Predicted], by: str, file: BinaryIO, form: st
                 f"{_share(majority, count)}",
                 fontsize=9,
             )
-        figure.colorbar(image, ax=list(grid[: len(panels)]), label="share of the class's samples")
+        shrink = 1 if rows == 1 else 0.5
+        bar = figure.colorbar(image, ax=list(grid[: len(panels)]), shrink=shrink, aspect=25)
+        bar.set_label("% of the samples of the class", fontsize=8)
+        bar.ax.tick_params(labelsize=7)
         figure.suptitle(f"Answers by {canvas.label(by)}", fontsize=11)
 
 
@@ -114,9 +117,9 @@ def _draw_panel(axes: Any, group: Sequence[Predicted]) -> Any:
     """One map; classes without a sample stay white."""
     counts = np.sum([one.confusion() for one in group], axis=0)
     held = np.sum([np.bincount(one.labels, minlength=len(counts)) for one in group], axis=0)
-    shares = counts / np.maximum(held, 1)[:, None]
+    shares = 100 * counts / np.maximum(held, 1)[:, None]
     shown = np.ma.masked_array(shares, np.broadcast_to(held[:, None] == 0, shares.shape))
-    image = axes.imshow(shown, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    image = axes.imshow(shown, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
     axes.set_xlabel("answer", fontsize=8)
     axes.set_ylabel("class", fontsize=8)
     axes.tick_params(labelsize=7)
@@ -125,8 +128,8 @@ def _draw_panel(axes: Any, group: Sequence[Predicted]) -> Any:
         axes.set_yticks(range(len(counts)))
         for row, column in np.argwhere(counts > 0):
             share = shares[row, column]
-            color = "white" if share > 0.6 else "black"
-            text = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+            color = "white" if share > 60 else "black"
+            text = f"{share:.0f}" if share >= 0.5 else "<1"
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color=color)
     return image
 

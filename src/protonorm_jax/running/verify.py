@@ -167,7 +167,7 @@ class Again:
 
     def models(self) -> dict[str, list[Difference]]:
         """By file of the kept models, what differs."""
-        return self._models.files if self._models else {}
+        return dict(sorted(self._models.files.items())) if self._models else {}
 
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
         """See `record.arrays_by_file`."""

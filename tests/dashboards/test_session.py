@@ -48,7 +48,10 @@ def test_a_dashboard_imports_and_parses_nothing_while_the_run_goes_on(tmp_path, 
         log = runs.start(f"run {number}", {}, key=str(number), group="all")
         adding.set()
         log.add({"round": 1, "loss": 0.5})
-        time.sleep(0.5)
+        for worker in log._workers.values():
+            shown = threading.Event()
+            worker.tell(lambda _, shown=shown: shown.set())
+            assert shown.wait(60)
         adding.clear()
         log.finish({})
     assert True not in parsed

@@ -18,7 +18,7 @@ from protonorm_jax.methods.method import Method, Setup
 # Names that the command line has for itself.
 _TAKEN = (
     *("out", "overwrite", "debug", "config", "methods", "help", "version", "command", "name"),
-    *("grid", "grid_file", "seeds", "runs_per_program", "vmap_runs", "dry_run"),
+    *("grid", "grid_file", "seeds", "runs_per_program", "vmap_runs", "dry_run", "log"),
     *("tune", "tune_seeds", "tune_rounds", "tune_learning_rates"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 )

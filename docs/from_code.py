@@ -21,7 +21,7 @@ ROOT_PAGES = {
 """Pages of the site whose text is a file in the root of the repository."""
 
 _SECTIONS = ("data", "method", "training", "execution")
-_WIDTH = "88"  # Of help texts: what a page has room for.
+_WIDTH = "82"  # Of help texts: what a page has room for.
 
 
 def root_page(name: str) -> str:

@@ -36,13 +36,13 @@ class Block(NamedTuple):
     mark: str
 
 
-def blocks(page: str, language: str) -> list[Block]:
-    """Those of a page in a language, in order."""
+def blocks(page: str, language: str = "") -> list[Block]:
+    """Those of a page in a language, by default in any, in order."""
     found = [
         Block(one["language"], one["code"], one["mark"] or "")
         for one in _BLOCK.finditer(PAGES[page])
     ]
-    return [one for one in found if one.language == language]
+    return [one for one in found if language in ("", one.language)]
 
 
 def lines(code: str) -> list[str]:

@@ -106,15 +106,16 @@ def align(
 ) -> AlignResult:
     """Spreads the known rows of `vectors` over the unit sphere, starting where they point.
 
-    Methods:
-      `simplex`: the nearest regular simplex, which has the least energy of every exponent;
-        needs `C <= D + 1`. The effort does not depend on the exponent.
-      `thomson`: descent of the energy to a stationary arrangement, for any `C` and `D`. Rows
-        that coincide, between which no force can decide, are first moved apart by 2 % of the
-        spread of the rows, in fixed arbitrary directions.
-      `auto`: `simplex` where `C <= D + 1`, else `thomson`.
-      `reference`: what the authors' code does; see `reference_align`.
-      `none`: rows are scaled to unit length and stay where they are.
+    The `method` is one of
+
+    - `simplex`: the nearest regular simplex, which has the least energy of every exponent;
+      needs `C <= D + 1`. The effort does not depend on the exponent.
+    - `thomson`: descent of the energy to a stationary arrangement, for any `C` and `D`. Rows
+      that coincide, between which no force can decide, are first moved apart by 2 % of the
+      spread of the rows, in fixed arbitrary directions.
+    - `auto`: `simplex` where `C <= D + 1`, else `thomson`.
+    - `reference`: what the authors' code does; see `reference_align`.
+    - `none`: rows are scaled to unit length and stay where they are.
 
     Args:
       vectors: `[C, D]` of any length. Computed in float32, or in float64 if it is that.

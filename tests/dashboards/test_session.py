@@ -1,5 +1,7 @@
 """A dashboard that fails or hangs costs nothing but itself."""
 
+import ast
+import builtins
 import threading
 import time
 
@@ -20,7 +22,7 @@ def test_a_dashboard_that_hangs_is_waited_for_once(where, monkeypatch, tmp_path)
     monkeypatch.setattr(session, "_made", lambda name, run: Fake(where, HANGS.wait))
     runs = dashboards.Session(["wandb"], tmp_path)
     began = time.monotonic()
-    with pytest.warns(Caution, match=r"--log wandb: did not finish within 0\.2 s"):
+    with pytest.warns(Caution, match=r"--log wandb: did not (start|finish) within 0\.2 s"):
         for _ in range(3):
             logs = [runs.start(f"run {number}", {}) for number in range(10)]
             for log in logs:
@@ -28,6 +30,31 @@ def test_a_dashboard_that_hangs_is_waited_for_once(where, monkeypatch, tmp_path)
             for log in logs:
                 log.finish({})
     assert time.monotonic() - began < 2
+
+
+def test_a_dashboard_imports_and_parses_nothing_while_the_run_goes_on(tmp_path, monkeypatch):
+    """Python 3.11 raises a SystemError in one of two threads that parse at once."""
+    parsed, compiles, adding = [], builtins.compile, threading.Event()
+
+    def spy(source, filename, mode, flags=0, *rest, **options):
+        aside = threading.current_thread() is not threading.main_thread()
+        if flags & ast.PyCF_ONLY_AST and aside:
+            parsed.append(adding.is_set())
+        return compiles(source, filename, mode, flags, *rest, **options)
+
+    monkeypatch.setattr(builtins, "compile", spy)
+    runs = dashboards.Session(dashboards.NAMES, tmp_path, token="earlier")
+    for number in range(2):
+        log = runs.start(f"run {number}", {}, key=str(number), group="all")
+        adding.set()
+        log.add({"round": 1, "loss": 0.5})
+        for worker in log._workers.values():
+            shown = threading.Event()
+            worker.tell(lambda _, shown=shown: shown.set())
+            assert shown.wait(60)
+        adding.clear()
+        log.finish({})
+    assert True not in parsed
 
 
 def test_one_warning_for_all_runs_of_a_session(monkeypatch, tmp_path):

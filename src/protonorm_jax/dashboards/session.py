@@ -1,4 +1,9 @@
-"""Dashboards that cannot harm a run: each in a thread of its own, waited for only so long."""
+"""Dashboards that cannot harm a run: each in a thread of its own, waited for only so long.
+
+The run stands still while a dashboard starts or ends, and only then does a dashboard import or
+parse anything: Python 3.11 raises a SystemError in one of two threads that parse source at once,
+and that could be the run's.
+"""
 
 import functools
 import importlib
@@ -17,7 +22,7 @@ from protonorm_jax.dashboards.dashboard import Dashboard, Run
 from protonorm_jax.errors import Caution, UsageError
 
 PATIENCE = 60.0
-"""Seconds for which the end of a run waits for its dashboards."""
+"""Seconds for which a run waits for its dashboards, when it starts and when it ends."""
 
 
 class _Kind(NamedTuple):
@@ -104,8 +109,17 @@ class Session:
             session=self.token,
             shared=self._shared,
         )
-        names = [one for one in self.names if not self.hangs(one)]
-        return Log(self, {one: _Worker(functools.partial(_made, one, run)) for one in names})
+        workers = {}
+        deadline = time.monotonic() + PATIENCE
+        for one in self.names:
+            if self.hangs(one):
+                continue
+            worker = _Worker(functools.partial(_made, one, run))
+            if worker.wait_made(deadline - time.monotonic()):
+                workers[one] = worker
+            else:
+                self.warn(one, f"did not start within {PATIENCE:g} s", hangs=True)
+        return Log(self, workers)
 
     def hangs(self, name: str) -> bool:
         """Whether a dashboard has been waited for in vain; no run waits for it again."""
@@ -141,11 +155,10 @@ class Log:
           pictures: files.
         """
         whole = {"status": "finished", **summary}
-        for worker in self._workers.values():
-            worker.tell(lambda dashboard: dashboard.finish(whole, pictures))
-            worker.end()
         deadline = time.monotonic() + PATIENCE
         for name, worker in self._workers.items():
+            worker.tell(lambda dashboard: dashboard.finish(whole, pictures))
+            worker.end()
             if not worker.wait(0 if self._session.hangs(name) else deadline - time.monotonic()):
                 text = f"did not finish within {PATIENCE:g} s"
                 self._session.warn(name, text, hangs=True)
@@ -166,10 +179,15 @@ class _Worker:
 
     def __init__(self, make: Callable[[], Dashboard]) -> None:
         self.failure = ""
+        self._made = threading.Event()
         self._calls: queue.SimpleQueue[Callable[[Dashboard], None] | None] = queue.SimpleQueue()
         # A daemon: the process can end while it hangs.
         self._thread = threading.Thread(target=self._work, args=(make,), daemon=True)
         self._thread.start()
+
+    def wait_made(self, seconds: float) -> bool:
+        """Waits until the dashboard is there, or cannot be; returns whether that has come."""
+        return self._made.wait(max(seconds, 0.0))
 
     def tell(self, call: Callable[[Dashboard], None]) -> None:
         """Has the thread make a call, after those before it."""
@@ -187,11 +205,14 @@ class _Worker:
     def _work(self, make: Callable[[], Dashboard]) -> None:
         try:
             dashboard = make()
+            self._made.set()
             while (call := self._calls.get()) is not None:
                 call(dashboard)
         except BaseException as error:  # Of what a dashboard raises nothing is known.
             text = " ".join(str(error).split()) or "no message"
             self.failure = f"{type(error).__name__}: {text}"
+        finally:
+            self._made.set()
 
 
 def _made(name: str, run: Run) -> Dashboard:

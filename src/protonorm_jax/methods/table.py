@@ -19,6 +19,7 @@ from protonorm_jax.methods.method import Method, Setup
 _TAKEN = (
     *("out", "overwrite", "debug", "config", "methods", "help", "version", "command", "name"),
     *("grid", "grid_file", "seeds", "runs_per_program", "vmap_runs", "dry_run", "print_config"),
+    *("log", "shard", "time_limit"),
     *("tune", "tune_seeds", "tune_rounds", "tune_learning_rates"),
     *("distributed", "coordinator", "num_processes", "process_id"),
 )

@@ -343,7 +343,7 @@ def test_several_grids(name, text, written):
     [
         ("g.toml", "scale: 1", "grid must be a readable TOML file"),
         ("g.yaml", "scale: [1\n", "grid must be a readable YAML file"),
-        ("g.yaml", "3", "grid must hold one JSON object or a list"),
+        ("g.yaml", "3", "grid must hold values by setting or a list"),
         ("g.yaml", "fedtgp.margin: [1]\nfedtgp: {margin: [2]}", "fedtgp.margin once"),
     ],
 )

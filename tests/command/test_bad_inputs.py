@@ -229,8 +229,8 @@ FILES = {
         '{"method": "mine", "methods_file": {"path": "m.py", "digest": "0"}}', "--methods", "m.py"
     ),
     "zero bytes in a path": config('{"data": "a\\u0000.npz"}', "a\\x00.npz"),
-    "a number for a grid": grid("3", "grid must hold one JSON object or a list", "'g.json'"),
-    "no grid": grid("[]", "grid must hold one JSON object or a list", "'g.json'"),
+    "a number for a grid": grid("3", "grid must hold values by setting or a list", "'g.json'"),
+    "no grid": grid("[]", "grid must hold values by setting or a list", "'g.json'"),
     "a grid without a list": grid('{"alpha": 1}', "alpha must have a list of values", "1"),
     "an empty axis": grid('{"alpha": []}', "alpha must have a list of values", "[]"),
     "nothing in an axis": grid('{"alpha": [null]}', "Config.alpha must be a number", "None"),

@@ -142,7 +142,7 @@ def read_grid(path: str | Path) -> list[Grid]:
         found = found["grids"]
     grids = found if isinstance(found, list) else [found]
     if not grids or not all(isinstance(grid, dict) for grid in grids):
-        raise UsageError(f"grid must hold one JSON object or a list of them, got {str(path)!r}")
+        raise UsageError(f"grid must hold values by setting or a list of such, got {str(path)!r}")
     return [_flat(grid, path) for grid in grids]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from documents import PAGES, ROOT, blocks, lines
 from protonorm_jax import config, methods
-from protonorm_jax.command import asked, cli, commands, environment, flags
+from protonorm_jax.command import asked, cli, commands, flags
 
 pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
 
@@ -35,8 +35,6 @@ RUN = [(page, block.code) for page in PAGES for block in blocks(page, "sh") if b
 def files(tmp_path, monkeypatch):
     """The files that commands name, and what a Slurm array sets."""
     monkeypatch.chdir(tmp_path)
-    # It asks a process of its own, which takes longer than to parse.
-    monkeypatch.setattr(environment, "check_xla_flags", lambda: None)
     for page in PAGES:
         for block in blocks(page):
             if block.mark.startswith("file "):

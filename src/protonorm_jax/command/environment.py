@@ -1,5 +1,6 @@
 """What must be right in the environment before jax is imported; this file does not import it."""
 
+import functools
 import os
 import re
 import subprocess
@@ -18,18 +19,21 @@ def check_xla_flags() -> None:
       UsageError: it does not know one of them.
     """
     flags = os.environ.get("XLA_FLAGS")
-    if not flags:
-        return
+    complaint = _complaint(flags) if flags else ""
+    if complaint:
+        raise UsageError(f"XLA_FLAGS must be flags that XLA knows, got {flags!r}: {complaint}")
+
+
+@functools.cache
+def _complaint(flags: str) -> str:
+    """What XLA has to say of flags, which this process hands on; nothing if they are right."""
     command = (sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()")
     try:
         asked = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE)
     except (OSError, subprocess.SubprocessError):
-        return
-    complaints = re.findall(r"(?:parse_flags_from_env|command_line_flags)\S*\] (.*)", asked.stderr)
-    if asked.returncode and complaints:
-        raise UsageError(
-            f"XLA_FLAGS must be flags that XLA knows, got {flags!r}: {complaints[0].rstrip('.')}"
-        )
+        return ""
+    found = re.findall(r"(?:parse_flags_from_env|command_line_flags)\S*\] (.*)", asked.stderr)
+    return found[0].rstrip(".") if asked.returncode and found else ""
 
 
 def reason(error: Exception) -> str:

@@ -57,7 +57,7 @@ def test_what_answers_at_once_imports_nothing_heavy(words, run):
 @pytest.mark.parametrize(
     "code",
     [
-        "import protonorm_jax; protonorm_jax.run",
+        pytest.param("import protonorm_jax; protonorm_jax.run", marks=pytest.mark.large),
         "from protonorm_jax.command import commands; commands.make_parser('sweep')",
     ],
 )

@@ -92,6 +92,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(flags, words, tmp_path, monkey
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "mine"]
 
 
+@pytest.mark.large
 def test_a_run_of_the_folder_has_equal_bits(small_file, tmp_path):
     """Who is where in the data set differs; what each client sees must not."""
     flags = ("--family", "mlp", "--feature-dim", "8", "--devices", "1", "--rounds", "2")

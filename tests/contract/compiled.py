@@ -210,8 +210,8 @@ class Compiled(NamedTuple):
                 members.append(one._replace(**arrays))
             return runs._replace(members=tuple(members))
 
-        def init(runs):
-            states = simulation.init(runs)
+        def init(runs, first=0):
+            states = simulation.init(runs, first)
             clients = [
                 jax.tree.map(functools.partial(_spoil, np.asarray(one.client_ids) < 0), client)
                 for one, client in zip(runs.members, states.clients, strict=True)

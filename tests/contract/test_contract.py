@@ -43,6 +43,7 @@ LATER = (
     "fd",
     "fedgen",
     "fedgh",
+    "fedkd",
     "fedl2g",
     "fedmrl",
     "fedproto",
@@ -52,7 +53,7 @@ LATER = (
     "local",
 )
 """Methods of which `make test-large` tests the contract: those whose hooks are of the kinds that
-others have, or that have none, and two that take long."""
+others have, or that have none, and three that take long."""
 
 
 def rows():

@@ -45,12 +45,14 @@ def spectral():
     return json.loads(result.stdout)
 
 
+@pytest.mark.large
 def test_vmapped_clients_of_two_devices_come_to_an_end(spectral):
     alone, mapped = (np.array(one["spectrum"]) for one in spectral)
     assert np.all(np.diff(alone[1:]) >= -1e-5) and alone[-1] > 0.1
     np.testing.assert_allclose(mapped, alone, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.large
 def test_predictions_are_made_with_what_was_received(spectral):
     """The heads received are all for class 0, which no sample has; those that were trained not."""
     assert [one["accuracy"] for one in spectral] == [0.0, 0.0]

@@ -35,7 +35,7 @@ def rows_of(config, dataset):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.large) if name == "a head for all" else name
+        name if name == "prototypes" else pytest.param(name, marks=pytest.mark.large)
         for name in CASES
     ],
 )

@@ -262,6 +262,7 @@ SET = PLAIN.replace(
 )
 
 
+@pytest.mark.large
 def test_training_as_users_set_it_has_equal_bits_on_any_number_of_devices(small_set):
     one, two = (
         protonorm_jax.run(SET.replace(devices=devices), dataset=small_set) for devices in (1, 2)

@@ -229,7 +229,10 @@ def check(case, folder, capsys, *, refusable=True):
     assert cli.main(["compare", str(whole), str(again)]) == 0
 
 
-@pytest.mark.parametrize("number", FEW)
+@pytest.mark.parametrize(
+    "number",
+    [one if one in FEW[:2] else pytest.param(one, marks=pytest.mark.large) for one in FEW],
+)
 def test_a_few(number, tmp_path, capsys):
     check(drawn(number), tmp_path, capsys, refusable=False)
 

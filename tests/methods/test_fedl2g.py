@@ -25,7 +25,7 @@ from protonorm_jax.types import (
 KEY = jax.random.key(0)
 
 
-@pytest.mark.parametrize("variant", ["", "warm1"])
+@pytest.mark.parametrize("variant", ["", pytest.param("warm1", marks=pytest.mark.large)])
 @pytest.mark.parametrize("guide", ["feature", "logit"])
 def test_two_rounds(guide, variant):
     """Batches of four, of which the first is for the quiz."""

@@ -68,6 +68,7 @@ def finish(processes, code=0):
     return said
 
 
+@pytest.mark.large
 def test_two_processes_have_the_bits_of_one_and_the_first_writes(flags, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     command = ("run", *flags, "--rounds", "4", "--keep-features", "9")

@@ -86,6 +86,7 @@ def test_another_number_of_jobs_goes_on_with_what_is_there(whole, small_set, tmp
     assert_same_sweep(whole, out)
 
 
+@pytest.mark.large
 def test_who_would_share_it_in_another_way_is_refused_while_a_job_is_at_work(small_set, tmp_path):
     out = tmp_path / "shared"
     train(small_set, out, 1, 3, Watcher(1, terminate))
@@ -133,6 +134,7 @@ def test_it_must_be_the_same_sweep(small_set, tmp_path):
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+@pytest.mark.large
 def test_a_new_sweep_in_its_place_leaves_nothing_of_the_jobs(small_set, tmp_path):
     out = tmp_path / "shared"
     train(small_set, out, 1, 3, Watcher(1, terminate))

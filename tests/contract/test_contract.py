@@ -37,32 +37,18 @@ pytestmark = pytest.mark.timeout(180)
 
 
 WHOLE = ("protonorm",)
-"""Methods of which `make test` tests the whole contract. The others are for `make test-large`, and
-decompositions in vmapped clients for `test_decompositions`."""
-LATER = (
-    "fd",
-    "fedgen",
-    "fedgh",
-    "fedkd",
-    "fedl2g",
-    "fedmrl",
-    "fedproto",
-    "fedtgp",
-    "fml",
-    "lg_fedavg",
-    "local",
-)
-"""Methods of which `make test-large` tests the contract: those whose hooks are of the kinds that
-others have, or that have none, and three that take long."""
+"""Methods of which `make test` tests the contract, and all of it. The others are for `make
+test-large`, and decompositions in vmapped clients for `test_decompositions`."""
 
 
 def rows():
     """The methods; those not in `WHOLE` twice."""
     for name in sorted(methods.METHODS):
-        marks = [pytest.mark.large] if name in LATER else []
-        yield pytest.param((name, name in WHOLE), id=name, marks=marks)
-        if name not in WHOLE:
-            yield pytest.param((name, True), id=f"{name}, whole", marks=pytest.mark.large)
+        whole = name in WHOLE
+        marks = [] if whole else [pytest.mark.large]
+        yield pytest.param((name, whole), id=name, marks=marks)
+        if not whole:
+            yield pytest.param((name, True), id=f"{name}, whole", marks=marks)
 
 
 @pytest.fixture(scope="module", params=rows())

@@ -171,6 +171,7 @@ def test_both_sweeps_of_a_tuned_experiment_are_in_one_place(small_set, tmp_path)
     assert all("learning_rate=" in name for name in names)
 
 
+@pytest.mark.large
 def test_what_is_overwritten_takes_its_dashboards_along(resumed, small_set, tmp_path):
     out = tmp_path / "out"
     job.run(FEW, out, display=Stops(), dataset=small_set, log=["tensorboard"])
@@ -183,6 +184,7 @@ def test_what_is_overwritten_takes_its_dashboards_along(resumed, small_set, tmp_
     assert (out / "wandb/mine.txt").read_text() == "of another program"
 
 
+@pytest.mark.large
 def test_a_resumed_run_has_the_dashboards_that_it_is_given(small_set, tmp_path):
     with pytest.raises(RuntimeError):
         job.run(FEW, tmp_path, display=Stops(4), dataset=small_set)

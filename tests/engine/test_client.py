@@ -290,6 +290,7 @@ def test_parts_of_epochs_are_their_first_steps(small_set):
     jax.tree.map(np.testing.assert_array_equal, made, wanted)
 
 
+@pytest.mark.large
 def test_a_number_of_steps_goes_round_the_epochs(small_set):
     """Seven steps, of three an epoch, are the first seven of three epochs; alone and vmapped."""
     update, *given = small(small_set, 41, local_epochs=3)

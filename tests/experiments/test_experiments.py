@@ -154,6 +154,7 @@ def calls(monkeypatch):
     return called
 
 
+@pytest.mark.large
 def test_what_is_finished_is_left_and_what_was_stopped_is_gone_on_with(
     tiny, tmp_path, monkeypatch, capsys
 ):
@@ -251,6 +252,7 @@ def test_programs_are_compiled_and_nothing_is_trained(tiny, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.large
 def test_alignment_is_timed_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(alignment, "METHODS", {"simplex": {"method": "simplex"}})
     monkeypatch.setattr(catalogue, "one", lambda name, size: Timing([3, 4], 1))

@@ -173,6 +173,7 @@ def client(monkeypatch):
     return Models(net), own, data, jnp.float32(generator.normal(size=(3, 6)))
 
 
+@pytest.mark.large
 def test_the_upload_is_the_gradient_of_the_quiz_by_the_guiding_vectors(client):
     """In closed form, with x of label c in study batch j of b_j samples, and D = 6:
 

@@ -113,6 +113,7 @@ def test_devices_do_not_change_the_models(last, small_set, tmp_path):
     assert kept(tmp_path) == kept(last)
 
 
+@pytest.mark.large
 @pytest.mark.parametrize("devices", [(3, 1), pytest.param((1, 2), marks=pytest.mark.large)])
 def test_a_run_that_goes_on_keeps_the_same_models(selected, small_set, tmp_path, devices):
     """Also those of a round before the checkpoint, and from and on any number of devices."""
@@ -152,6 +153,7 @@ def test_a_longer_run_keeps_the_models_of_its_best_round(small_set, tmp_path):
     assert not (short / places.LONGER).exists()
 
 
+@pytest.mark.large
 def test_verify_compares_the_models(last, small_set, tmp_path):
     found = verify.run(last, display=Watcher(), dataset=small_set)
     names = [name for name in found.files if name.startswith("models/")]
@@ -230,6 +232,7 @@ def check_counts(directory, small_set):
     assert described["server"] is None
 
 
+@pytest.mark.large
 def test_runs_of_a_sweep_keep_their_own(selected, small_set, tmp_path):
     """One that diverges keeps none, and says so; all can be verified."""
     with pytest.warns(Caution, match=r"no models are kept of a run that has failed"):
@@ -324,6 +327,7 @@ def test_a_start_is_recorded_and_has_the_same_bits_anywhere(started, last, small
     assert verify.run(run, display=Watcher(), dataset=small_set).identical
 
 
+@pytest.mark.large
 def test_changed_models_to_start_from_are_refused(last, small_set, tmp_path):
     source = shutil.copytree(last, tmp_path / "source")
     run = tmp_path / "run"

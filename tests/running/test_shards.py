@@ -54,7 +54,7 @@ def test_shares_are_disjoint_whatever_stops_a_job(whole, small_set, tmp_path):
     """The second job is stopped between checkpoints of its second call, and comes back."""
     out = tmp_path / "shared"
     assert train(small_set, out, 1, 2).own == NAMES[:2]
-    assert [row["run"] for row in sweep.read_results(out)[1]] == NAMES[:2]
+    assert [row["run"] for row in reading.read_sweep(out)[1]] == NAMES[:2]
     calls = []
     watcher = Watcher()
     watcher.add = lambda step: (calls.append(step.round_index), len(calls) == 5 and terminate())

@@ -43,7 +43,7 @@ $(VENV)/.mutants: $(VENV)/.dev
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.run
-	$(INSTALL) --editable '.[docs]'
+	$(call install,--editable '.[docs]')
 	touch $@
 
 run: $(VENV)/.run

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from protonorm_jax.command import flags
+from protonorm_jax.command import cli, commands, flags
 from protonorm_jax.running import stopping
 from protonorm_jax.running.stopping import StopRequest
 
@@ -24,6 +24,18 @@ def test_a_signal_is_heard_by_all_that_are_within_each_other(number):
     assert signal.getsignal(number) == before
     with StopRequest() as after:
         assert not after.asked
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "resume"])
+def test_a_signal_is_heard_before_a_command_has_been_read(command, monkeypatch):
+    def read(arguments):
+        signal.raise_signal(signal.SIGUSR1)
+        with StopRequest() as stop:
+            return argparse.Namespace(command=lambda parsed: 75 if stop.asked else 0)
+
+    monkeypatch.setattr(commands, "parse", read)
+    assert cli.main([command]) == stopping.EXIT_CODE
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
 def test_a_limit_of_time_is_seen_beforehand(monkeypatch):

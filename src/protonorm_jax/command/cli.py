@@ -1,9 +1,11 @@
 """The command line: runs a command, and turns whatever ends it into a line and an exit code."""
 
+import contextlib
 import os
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from protonorm_jax.command import commands, console, interruption
 from protonorm_jax.errors import UsageError
@@ -36,7 +38,7 @@ def _exit_code(arguments: Sequence[str]) -> int:
     """Runs the command; mistakes, bugs and Ctrl-C become one line and a code."""
     debug = "--debug" in arguments
     try:
-        with interruption.certain():
+        with interruption.certain(), _stopping(arguments):
             parsed = commands.parse(arguments)
             return parsed.command(parsed)
     except UsageError as error:
@@ -63,6 +65,14 @@ def _exit_code(arguments: Sequence[str]) -> int:
         if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
             return _complain(f"memory must be enough, got {_first_line(error)}", 2)
         return _complain(f"{_first_line(error)} (a bug; --debug shows where)", 1)
+
+
+def _stopping(arguments: Sequence[str]) -> contextlib.AbstractContextManager[Any]:
+    """Hears from the first moment on of being asked to stop, where the command can."""
+    name = commands.called_by(arguments)
+    if name is not None and commands.COMMANDS[name].stops:
+        return stopping.StopRequest()
+    return contextlib.nullcontext()
 
 
 def _complain(message: str, code: int) -> int:

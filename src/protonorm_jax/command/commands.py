@@ -26,18 +26,21 @@ class Command(NamedTuple):
       description: what its own help begins with.
       uses_methods: whether its flags depend on the method, or methods of the user's are loaded.
       uses_jax: whether jax has to start; False for what answers at once.
+      stops: whether it hears of being asked to stop, see `stopping`; others just end.
     """
 
     help: str
     description: str
     uses_methods: bool = True
     uses_jax: bool = True
+    stops: bool = False
 
 
 COMMANDS = {
     "run": Command(
         "train one federation and record it",
         "Trains one federation and records it in a directory.",
+        stops=True,
     ),
     "export": Command(
         "write data and who holds what for other codes",
@@ -54,6 +57,7 @@ COMMANDS = {
         "Trains all points of a grid of settings, each with several seeds. Runs that differ in "
         "what is not compiled (seed, partition, learning rate, participation, dropout, traced "
         "settings of the method) share one program.",
+        stops=True,
     ),
     "compile": Command(
         "compile every program of a run or sweep without running it",
@@ -70,6 +74,7 @@ COMMANDS = {
         "go on with a run or sweep that was stopped or killed",
         "Goes on with a run or a sweep from its last checkpoint, or where there is none from the "
         "start; the results are those of an uninterrupted one.",
+        stops=True,
     ),
     "verify": Command(
         "run a recorded run or sweep again and compare",
@@ -123,6 +128,11 @@ COMMANDS = {
 """By the name that calls them, in the order of the list; each has a file of its name here."""
 
 
+def called_by(arguments: Sequence[str]) -> str | None:
+    """The name of the command that is called; None if there is none."""
+    return next((word for word in arguments if word in COMMANDS), None)
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parses the command line; what it returns has the function to run as `command`.
 
@@ -130,7 +140,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
       UsageError: there is no such command or flag, a value or an environment that cannot be used, a
         file of methods or a config that cannot, or a setting that is another method's.
     """
-    name = next((word for word in arguments if word in COMMANDS), None)
+    name = called_by(arguments)
     first = next(iter(arguments), "-")
     if not first.startswith("-") and first not in COMMANDS:
         raise UsageError(

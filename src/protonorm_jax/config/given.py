@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from protonorm_jax import documents, json_files, settings
+from protonorm_jax import documents, settings
 from protonorm_jax.config.fields import Config
-from protonorm_jax.config.recorded import MOVED, without_method
+from protonorm_jax.config.recorded import MOVED, read_document, without_method
 from protonorm_jax.errors import UsageError
 
 # What a run records beside its settings, see `from_recorded`.
@@ -19,7 +19,7 @@ def method_in(path: str | Path) -> str | None:
     Raises:
       UsageError: the file is missing, or not a mapping in its form.
     """
-    return _read(path).value.get("method")
+    return read_document(path).value.get("method")
 
 
 def read_file(path: str | Path, method: str | None = None) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def read_file(path: str | Path, method: str | None = None) -> dict[str, Any]:
       UsageError: the file is missing, or not a mapping in its form; or a setting that there is not,
         or a value that it cannot have.
     """
-    found = _File(path, _read(path))
+    found = _File(path, read_document(path))
     values = found.checked()
     own = values.get("method", settings.fields(Config)["method"].default)
     tables = {name: values.pop(name) for name in list(values) if name not in _known()}
@@ -51,29 +51,6 @@ def read_file(path: str | Path, method: str | None = None) -> dict[str, Any]:
                 found.refuse(f"{own}.{name} must be given once", (own, name), "another value")
         values["method_settings"] = {**before, **tables[own]}
     return values
-
-
-def _read(path: str | Path) -> documents.Document:
-    form = documents.form_of(path)
-    try:
-        found = documents.read(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"config must be a readable {form} file, got {str(path)!r}: {error}"
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"config must be valid {form}, got {str(path)!r}: {error}") from error
-    if form == documents.YAML and found.value is None:  # Nothing, or comments alone.
-        found = documents.Document({}, {})
-    if not isinstance(found.value, dict):
-        rule = "one JSON object" if form == documents.JSON else "settings by name"
-        kind = json_files.kind(found.value)
-        raise UsageError(f"config must hold {rule}, got {kind} in {str(path)!r}")
-    if not isinstance(found.value.get("method", ""), str):
-        raise UsageError(
-            f"Config.method must be text, got {found.value['method']!r} in {str(path)!r}"
-        )
-    return found
 
 
 def _known() -> set[str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from protonorm_jax import json_files, settings
+from protonorm_jax import documents, json_files, settings
 from protonorm_jax.config.fields import Config
 from protonorm_jax.errors import UsageError
 
@@ -129,23 +129,40 @@ def with_bases(values: Mapping[str, Any], bases: Any) -> dict[str, Any]:
 
 
 def load_values(path: str | Path) -> dict[str, Any]:
-    """What the JSON file holds that a run has recorded its settings in.
+    """What the file holds that a run has recorded its settings in.
 
     Raises:
-      UsageError: the file is missing, not JSON, or not one object.
+      UsageError: see `read_document`.
     """
+    return read_document(path).value
+
+
+def read_document(path: str | Path) -> documents.Document:
+    """What a file with settings holds, a mapping.
+
+    Args:
+      path: of the file; its form is that of its ending, see `documents.form_of`.
+
+    Raises:
+      UsageError: the file is missing, not in its form, or no mapping.
+    """
+    form = documents.form_of(path)
     try:
-        values = json_files.read(path)
+        found = documents.read(path)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"config must be a readable JSON file, got {str(path)!r}: {error}"
+            f"config must be a readable {form} file, got {str(path)!r}: {error}"
         ) from error
     except ValueError as error:
-        raise UsageError(f"config must be valid JSON, got {str(path)!r}: {error}") from error
-    if not isinstance(values, dict):
+        raise UsageError(f"config must be valid {form}, got {str(path)!r}: {error}") from error
+    if form == documents.YAML and found.value is None:  # Nothing, or comments alone.
+        found = documents.Document({}, {})
+    if not isinstance(found.value, dict):
+        rule = "one JSON object" if form == documents.JSON else "settings by name"
+        kind = json_files.kind(found.value)
+        raise UsageError(f"config must hold {rule}, got {kind} in {str(path)!r}")
+    if not isinstance(found.value.get("method", ""), str):
         raise UsageError(
-            f"config must hold one JSON object, got {json_files.kind(values)} in {str(path)!r}"
+            f"Config.method must be text, got {found.value['method']!r} in {str(path)!r}"
         )
-    if not isinstance(values.get("method", ""), str):
-        raise UsageError(f"Config.method must be text, got {values['method']!r} in {str(path)!r}")
-    return values
+    return found

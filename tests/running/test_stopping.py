@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from protonorm_jax.command import cli, commands, flags
+from protonorm_jax.command import cli, commands, values
 from protonorm_jax.running import stopping
 from protonorm_jax.running.stopping import StopRequest
 
@@ -53,10 +53,10 @@ def test_a_limit_of_time_is_seen_beforehand(monkeypatch):
     [("3h50m", 13800.0), ("90m", 5400.0), ("1d12h", 129600.0), ("45s", 45.0), ("1h1s", 3601.0)],
 )
 def test_times_as_people_write_them(text, found):
-    assert flags.duration(text) == found
+    assert values.duration(text) == found
 
 
 @pytest.mark.parametrize("text", ["", "0s", "3", "50m3h", "-1h", "1.5h", "3h 50m", "٣h"])
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(argparse.ArgumentTypeError, match="must be a time such as 3h50m"):
-        flags.duration(text)
+        values.duration(text)

@@ -14,9 +14,7 @@ from protonorm_jax.running import files, reading
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
-    parser.add_argument(
-        "directories", type=paths.path, metavar="DIR", nargs="+", help="of a recorded run"
-    )
+    paths.add_directories(parser, "of a recorded run")
     parser.add_argument(
         "--out",
         type=paths.path,

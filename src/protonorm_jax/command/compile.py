@@ -32,12 +32,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--dump-hlo", type=path, metavar="DIR", help="write the compiled programs there, as text"
     )
     flags.add_sweep(parser)
-    flags.add_output(parser)
     # As all flags of `run` and `sweep`; it is neither shown nor stopped.
-    flags.add_time_limit(parser)
-    flags.add_log(parser, "none")
-    flags.add_settings(parser)
-    flags.add_processes(parser)
+    flags.add_training(parser)
 
 
 def command(parsed: argparse.Namespace) -> int:

@@ -1,17 +1,15 @@
 """Flags of several commands; those of settings come from `Config` and the method's group."""
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from protonorm_jax import config, dashboards, methods, settings
+from protonorm_jax.command import values
 from protonorm_jax.command.parser import Parser
 from protonorm_jax.command.paths import directory, path
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running.points import LEARNING_RATES
-
-_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
 def method_of(arguments: Sequence[str]) -> str:
@@ -131,11 +129,11 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         help="TOML, YAML or JSON: values by setting, or under grids a list of such",
     )
     group.add_argument(
-        "--seeds", type=natural, default=1, metavar="N", help="seeds from --seed on (1)"
+        "--seeds", type=values.natural, default=1, metavar="N", help="seeds from --seed on (1)"
     )
     group.add_argument(
         "--runs-per-program",
-        type=natural,
+        type=values.natural,
         default=0,
         metavar="N",
         help="runs that train side by side; 0 chooses: on CPU and TPU as many as there are "
@@ -143,7 +141,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--vmap-runs",
-        type=natural,
+        type=values.natural,
         default=0,
         metavar="N",
         help="of these, runs of a device in one vmapped step; 0 chooses: 1 on CPU and TPU, "
@@ -166,24 +164,36 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     )
     tuned.add_argument(
         "--tune",
-        type=natural,
+        type=values.natural,
         metavar="N",
         help="settings that are tried, of every method as many; takes --validation-fraction",
     )
     tuned.add_argument(
-        "--tune-seeds", type=natural, metavar="K", help="runs with each of them, of K seeds (1)"
+        "--tune-seeds",
+        type=values.natural,
+        metavar="K",
+        help="runs with each of them, of K seeds (1)",
     )
     tuned.add_argument(
-        "--tune-rounds", type=natural, metavar="R", help="rounds of these runs (--rounds)"
+        "--tune-rounds", type=values.natural, metavar="R", help="rounds of these runs (--rounds)"
     )
     low, high = LEARNING_RATES
     tuned.add_argument(
         "--tune-learning-rates",
-        type=_two_numbers,
+        type=values.two_numbers,
         metavar="LOW:HIGH",
         help="the least and the greatest, between which N lie evenly on a logarithmic scale "
         f"({low}:{high})",
     )
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `run`, `sweep` and `compile` have in common."""
+    add_output(parser)
+    add_time_limit(parser)
+    add_log(parser, "none")
+    add_settings(parser)
+    add_processes(parser)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -266,7 +276,7 @@ def add_directory(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of a command that runs again what was recorded."""
     parser.add_argument("directory", type=path, metavar="DIR", help="where the results are")
     parser.add_argument(
-        "--devices", type=natural, metavar="INT", help="devices to use now (as recorded)"
+        "--devices", type=values.natural, metavar="INT", help="devices to use now (as recorded)"
     )
     add_methods(parser)
     add_processes(parser)
@@ -281,56 +291,23 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
         help="find the others in the environment: TPU pod, Slurm, Open MPI, Kubernetes",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="address of the first process")
-    group.add_argument("--num-processes", type=natural, metavar="N", help="how many there are")
-    group.add_argument("--process-id", type=natural, metavar="I", help="which one this is, from 0")
+    group.add_argument(
+        "--num-processes", type=values.natural, metavar="N", help="how many there are"
+    )
+    group.add_argument(
+        "--process-id", type=values.natural, metavar="I", help="which one this is, from 0"
+    )
 
 
 def add_time_limit(parser: argparse.ArgumentParser) -> None:
     """Adds the flag of how long the process may take."""
     parser.add_argument(
         "--time-limit",
-        type=duration,
+        type=values.duration,
         metavar="TIME",
         help="stop in time before so long has passed, such as 3h50m, with a checkpoint and exit "
         "code 75 (none)",
     )
-
-
-def duration(text: str) -> float:
-    """The type of a flag that is a time, in seconds.
-
-    Raises:
-      argparse.ArgumentTypeError: it is none.
-    """
-    found = re.fullmatch("".join(rf"(?:(\d+){unit})?" for unit in _UNITS), text, re.ASCII)
-    counts = found.groups("0") if found else ()
-    total = sum(int(n) * unit for n, unit in zip(counts, _UNITS.values(), strict=False))
-    if not total:
-        raise argparse.ArgumentTypeError(f"must be a time such as 3h50m, 90m or 45s, got {text!r}")
-    return float(total)
-
-
-def natural(text: str) -> int:
-    """The type of a flag that is an integer >= 0.
-
-    Raises:
-      argparse.ArgumentTypeError: it is negative.
-      ValueError: it is no integer.
-    """
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0, got {text}")
-    return value
-
-
-def _two_numbers(text: str) -> tuple[float, float]:
-    low, colon, high = text.partition(":")
-    try:
-        if colon:
-            return float(low), float(high)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"must be LOW:HIGH, two numbers, got {text!r}")
 
 
 def _add_setting(group: Any, owner: Any, name: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from protonorm_jax import report
 from protonorm_jax.command.console import Console, unfolded
-from protonorm_jax.command.paths import path
+from protonorm_jax.command.paths import add_directories
 from protonorm_jax.errors import Caution
 from protonorm_jax.running import files, records, selection, states
 from protonorm_jax.running.records import Record
@@ -22,13 +22,7 @@ _RESULTS = ("accuracy_selected", "accuracy", "majority_accuracy")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
-    parser.add_argument(
-        "directories",
-        type=path,
-        metavar="DIR",
-        nargs="+",
-        help="of a run, a sweep or a tuned experiment, or above some",
-    )
+    add_directories(parser, "of a run, a sweep or a tuned experiment, or above some")
     parser.add_argument(
         "--where",
         metavar="NAME=VALUE",

@@ -28,3 +28,8 @@ def directory(text: str) -> str:
     if text.lower().endswith(PICTURES) and not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"must name a directory, not a picture, got {text!r}")
     return path(text)
+
+
+def add_directories(parser: argparse.ArgumentParser, words: str) -> None:
+    """Adds the directories that a command looks into; `words` say of what."""
+    parser.add_argument("directories", type=path, metavar="DIR", nargs="+", help=words)

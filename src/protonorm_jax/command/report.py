@@ -8,7 +8,7 @@ import numpy as np
 
 import protonorm_jax
 from protonorm_jax.command.console import Console
-from protonorm_jax.command.paths import path
+from protonorm_jax.command.paths import add_directories, path
 from protonorm_jax.errors import UsageError
 from protonorm_jax.report import page
 from protonorm_jax.running import experiments, reading, record, runs
@@ -20,13 +20,7 @@ _ENDINGS = (".html", ".htm")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
-    parser.add_argument(
-        "directories",
-        type=path,
-        metavar="DIR",
-        nargs="+",
-        help="of a run, a sweep or a tuned experiment",
-    )
+    add_directories(parser, "of a run, a sweep or a tuned experiment")
     parser.add_argument(
         "--out",
         type=path,

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from protonorm_jax.command import flags, progress, run, start
+from protonorm_jax.command import flags, progress, run, start, values
 from protonorm_jax.command import sweep as sweeping
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
     parser.add_argument(
         "--rounds",
-        type=flags.natural,
+        type=values.natural,
         metavar="INT",
         help="rounds in all, for a run that is to be longer than it was made for; without its "
         "state (--keep-state) it is run again from the start (as recorded)",

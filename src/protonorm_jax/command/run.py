@@ -12,9 +12,6 @@ from protonorm_jax.running import job, lock, stopping
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
-    flags.add_output(parser)
-    flags.add_time_limit(parser)
-    flags.add_log(parser, "none")
     parser.add_argument(
         "--print-config",
         nargs="?",
@@ -24,8 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="only print a file for --config, of these flags, with every setting, its default and "
         f"its help ({config.FORMS[0]})",
     )
-    flags.add_settings(parser)
-    flags.add_processes(parser)
+    flags.add_training(parser)
 
 
 def command(parsed: argparse.Namespace) -> int:

@@ -3,14 +3,14 @@
 import argparse
 import contextlib
 import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from protonorm_jax import report
+from protonorm_jax.command import values
 from protonorm_jax.command.console import Console, unfolded
-from protonorm_jax.command.paths import path
+from protonorm_jax.command.paths import add_directories
 from protonorm_jax.running import files, holders, states
 
 _SECONDS_BETWEEN = 2.0
@@ -19,17 +19,11 @@ _SECONDS_A_LOOK = 0.25
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
-    parser.add_argument(
-        "directories",
-        type=path,
-        metavar="DIR",
-        nargs="+",
-        help="of a run, a sweep or a tuned experiment, or above some",
-    )
+    add_directories(parser, "of a run, a sweep or a tuned experiment, or above some")
     parser.add_argument("--runs", action="store_true", help="show each run of sweeps too")
     parser.add_argument(
         "--watch",
-        type=_seconds,
+        type=values.seconds,
         nargs="?",
         const=_SECONDS_BETWEEN,
         metavar="SECONDS",
@@ -142,13 +136,3 @@ def _holder(holder: holders.Holder | None) -> dict[str, Any]:
     if holder is None:
         return {"host": None, "process": None, "since": None}
     return {"host": holder.place.host, "process": holder.process, "since": holder.since}
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds > 0, got {text!r}")
-    return value

@@ -16,11 +16,7 @@ from protonorm_jax.running import lock, logs, reading, shards, stopping, sweep, 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of the command but for `--debug`."""
     flags.add_sweep(parser)
-    flags.add_output(parser)
-    flags.add_time_limit(parser)
-    flags.add_log(parser, "none")
-    flags.add_settings(parser)
-    flags.add_processes(parser)
+    flags.add_training(parser)
 
 
 def command(parsed: argparse.Namespace) -> int:

@@ -119,11 +119,8 @@ def check_data(then: str | None, now: str, spec: str, directory: Path) -> None:
     Raises:
       UsageError: the data differ.
     """
-    if then is not None and then != now:
-        raise UsageError(
-            f"data must be those that {str(directory)!r} was recorded with, SHA-256 {then}, got "
-            f"other ones in {spec!r}, SHA-256 {now}; what is recorded stays as it is"
-        )
+    rule = f"data must be those that {str(directory)!r} was recorded with"
+    _check_digest(then, now, rule, f"other ones in {spec!r}")
 
 
 def check_initial(then: str | None, now: str | None, directory: Path) -> None:
@@ -137,11 +134,8 @@ def check_initial(then: str | None, now: str | None, directory: Path) -> None:
     Raises:
       UsageError: the nets differ.
     """
-    if then is not None and then != now:
-        raise UsageError(
-            f"Config.init_from must hold the models that {str(directory)!r} was recorded with, "
-            f"SHA-256 {then}, got others, SHA-256 {now}; what is recorded stays as it is"
-        )
+    rule = f"Config.init_from must hold the models that {str(directory)!r} was recorded with"
+    _check_digest(then, now, rule, "others")
 
 
 @contextlib.contextmanager
@@ -186,8 +180,17 @@ def check_partition(then: str | None, now: str, directory: Path) -> None:
     Raises:
       UsageError: the partitions differ.
     """
+    rule = f"partition must be the one that {str(directory)!r} was recorded with"
+    _check_digest(then, now, rule, "another one")
+
+
+def _check_digest(then: str | None, now: str | None, rule: str, found: str) -> None:
+    """Refuses another digest than the recorded one, in the words of a rule and of what was found.
+
+    Raises:
+      UsageError: they differ.
+    """
     if then is not None and then != now:
         raise UsageError(
-            f"partition must be the one that {str(directory)!r} was recorded with, SHA-256 {then}, "
-            f"got another one, SHA-256 {now}; what is recorded stays as it is"
+            f"{rule}, SHA-256 {then}, got {found}, SHA-256 {now}; what is recorded stays as it is"
         )

@@ -50,6 +50,7 @@ def test_every_method_gets_equally_many_points_with_the_same_learning_rates():
         "seed": 1_000_001
     }
     assert trials.base(BASE) == BASE.replace(rounds=3)
+    assert trials.base(BASE.replace(keep_models="last")) == BASE.replace(rounds=3)
     final = trials.final_changes([cell.points[2] for cell in trials.cells])
     assert len(final) == 12 and final[5] == {
         "method": "fedproto",

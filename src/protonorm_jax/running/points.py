@@ -97,7 +97,8 @@ class Trials(NamedTuple):
 
     def base(self, base: Config) -> Config:
         """What the changes of tuning runs are changes of."""
-        return base if self.rounds is None else base.replace(rounds=self.rounds)
+        rounds = base.rounds if self.rounds is None else self.rounds
+        return base.replace(rounds=rounds, keep_models="none")  # Nobody asks for theirs.
 
     def _rounds(self, cell: Cell) -> dict[str, int]:
         if self.rounds is None or "rounds" not in cell.changes:

@@ -514,7 +514,7 @@ def _keep_models(
             if recorder is not None:
                 recorder.add_models(found)
             else:
-                for _ in found.clients:
+                for _ in found.clients:  # To fetch them takes all processes.
                     pass
 
 

@@ -10,7 +10,8 @@ from protonorm_jax.command import cli
 from protonorm_jax.config import Config, load
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import plan
-from protonorm_jax.running import comparing, reading, sweep
+from protonorm_jax.running import comparing, reading, sweep, sweep_plan
+from protonorm_jax.running.grid import changed
 from recorded import assert_same, rows_of
 
 pytestmark = pytest.mark.usefixtures("hastily", "compiled_once", "undrawn")
@@ -62,7 +63,7 @@ def test_an_axis_of_one_method_multiplies_its_points_alone():
         *(0.1, 0.1, 100.0, 100.0),
         *(None, None),
     ]
-    configs = [sweep.changed(Config(), change) for change in changes]
+    configs = [changed(Config(), change) for change in changes]
     assert [config.method for config in configs] == ["protonorm"] * 2 + ["fedtgp"] * 4 + [
         "local"
     ] * 2
@@ -121,7 +122,7 @@ def test_only_what_is_compiled_takes_another_program(small_set):
     grid |= {"batch_size": [8, 16]}
     planned = sweep.plan(SMALL, sweep.expand(SMALL, grid), small_set, runs_per_program=4)
     assert [len(one.runs) for one in planned.plans] == [16, 16]
-    described = sweep.description(planned)
+    described = sweep_plan.description(planned)
     assert [program["fixed"] for program in described] == [{"batch_size": 8}, {"batch_size": 16}]
     assert all(program["runs_per_program"] == 4 for program in described)
     assert planned.groups[0] == list(range(0, 32, 2))

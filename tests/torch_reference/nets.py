@@ -322,7 +322,7 @@ class MBConv(nn.Module):
             return y
         if self.training and self.skip > 0:
             kept = 1 - self.skip
-            y = y * (torch.rand(len(y), 1, 1, 1) < kept).to(y.dtype).div_(kept)
+            y = y * (torch.rand(len(y), 1, 1, 1, device=y.device) < kept).to(y.dtype).div_(kept)
         return x + y
 
 

@@ -15,7 +15,7 @@ from protonorm_jax.command.paths import path
 from protonorm_jax.command.progress import LoadDisplay
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, targets
-from protonorm_jax.running import ahead, record, sweep
+from protonorm_jax.running import ahead, record, sweep, sweep_plan
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +60,7 @@ def command(parsed: argparse.Namespace) -> int:
         else:
             planned = {"": asking.plan_sweep(asked, target)}
     for name, one in planned.items():
-        out.print(report.plan_table(sweep.description(one), name))
+        out.print(report.plan_table(sweep_plan.description(one), name))
     rows: list[dict[str, Any]] = []
     began = time.perf_counter()
     if not parsed.dry_run:
@@ -100,7 +100,7 @@ def _compiled(
     """For each program what there is to say of it, and its text."""
     for name, one in planned.items():
         for number, (plan, described) in enumerate(
-            zip(one.plans, sweep.description(one), strict=True), start=1
+            zip(one.plans, sweep_plan.description(one), strict=True), start=1
         ):
             program = f"{name} {number}".strip()
             for compiled in ahead.compile_ahead(plan, target):

@@ -10,7 +10,16 @@ from protonorm_jax import report
 from protonorm_jax.command import asked as asking
 from protonorm_jax.command import flags, outputs, progress, start, tuned
 from protonorm_jax.planning import devices, samples
-from protonorm_jax.running import lock, logs, reading, shards, stopping, sweep, tuning
+from protonorm_jax.running import (
+    lock,
+    logs,
+    reading,
+    shards,
+    stopping,
+    sweep,
+    sweep_plan,
+    tuning,
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +54,8 @@ def _plan(asked: asking.Asked, sets: samples.DataSets | None = None) -> sweep.Sw
     out = start.console()
     with progress.LoadDisplay(out):
         result = asking.plan_sweep(asked, sets=sets)
-    out.print(report.plan_table(sweep.description(result)))
-    for note in sweep.notes(result):
+    out.print(report.plan_table(sweep_plan.description(result)))
+    for note in sweep_plan.notes(result):
         out.say(note)
     return result
 
@@ -132,8 +141,8 @@ def _tune(parsed: argparse.Namespace, asked: asking.Asked) -> int:
         assert result.tuning is not None
         out.print(report.trials_table(result.description))
         for name, one in (("tuning", result.tuning), ("final runs", result.final)):
-            out.print(report.plan_table(sweep.description(one), name))
-        for note in sweep.notes(result.tuning):
+            out.print(report.plan_table(sweep_plan.description(one), name))
+        for note in sweep_plan.notes(result.tuning):
             out.say(note)
         return result
 

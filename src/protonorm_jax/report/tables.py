@@ -104,7 +104,7 @@ def _by(predictor: str) -> str:
 
 
 def plan_table(programs: Sequence[dict[str, Any]], name: str = "") -> Table:
-    """What `sweep.description` says.
+    """What `sweep_plan.description` says.
 
     Args:
       programs: as there.

@@ -191,7 +191,7 @@ def _check_values(point: Mapping[str, Any], words: str) -> None:
 
 
 def _check_origin(value: Mapping[str, Any]) -> None:
-    """What `sweep.origin` has written, and how many runs are in a batch."""
+    """What `sweep_plan.origin` has written, and how many runs are in a batch."""
     _require(value.get("base"), dict, "base", "an object")
     _require(value.get("vmap_runs"), int, "vmap_runs", "an integer")
     _require(value.get("methods_files", []), list, "methods_files", "a list")

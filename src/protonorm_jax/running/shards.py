@@ -25,8 +25,10 @@ from protonorm_jax.running import (
     record,
     stopping,
     sweep,
+    sweep_plan,
 )
-from protonorm_jax.running.sweep import Display, Part, Sweep
+from protonorm_jax.running.sweep import Display, Part
+from protonorm_jax.running.sweep_plan import Sweep
 from protonorm_jax.types import Dataset
 
 _SECONDS_OF_PATIENCE = 120.0  # While another job starts or ends.
@@ -157,7 +159,7 @@ def train(
       UsageError: the directory holds something else or another sweep, or a part of it is in use by
         a job that would share it in another way; or see `sweep.train`.
     """
-    digests = sweep.data_digests(planned)
+    digests = sweep_plan.data_digests(planned)
     folder, siblings = directory / places.SHARDS / shard.name(), shard.names()
 
     def begin(locked: Path) -> None:
@@ -166,14 +168,16 @@ def train(
             places.clean(locked)
         if not (locked / places.SWEEP).exists():
             places.check_free(locked, overwrite=False)
-            record.start_sweep(locked, sweep.to_record(planned, digests), replacing=False)
+            record.start_sweep(locked, sweep_plan.to_record(planned, digests), replacing=False)
         else:
             _check_same(planned, locked)
         record.repair_results(locked)
 
     with contextlib.ExitStack() as stack, stopping.StopRequest() as stop:
         with lock.holding(directory, check=begin, beside=siblings, patience=_SECONDS_OF_PATIENCE):
-            recorded = sweep.resume(directory, num_devices=planned.base.devices, dataset=dataset)
+            recorded = sweep_plan.resume(
+                directory, num_devices=planned.base.devices, dataset=dataset
+            )
             calls = share(recorded, shard)
             own = [name for call in calls for name in _names(recorded, *call)]
             runs = [directory / places.RUNS / name for name in own]
@@ -196,7 +200,7 @@ def _names(planned: Sweep, number: int, first: int) -> list[str]:
     """Those of the runs of one call."""
     group = planned.groups[number]
     runs = group[first : first + planned.plans[number].runs_per_program]
-    return [sweep.run_name(run) for run in runs]
+    return [sweep_plan.run_name(run) for run in runs]
 
 
 def _check_same(planned: Sweep, directory: Path) -> None:
@@ -206,7 +210,7 @@ def _check_same(planned: Sweep, directory: Path) -> None:
       UsageError: names what differs.
     """
     described = reading.read(directory / places.SWEEP, forms.sweep)
-    base, changes = sweep.settled(described, described["runs"], planned.base.devices)
+    base, changes = sweep_plan.settled(described, described["runs"], planned.base.devices)
     for name, then in base.to_dict().items():
         now = planned.base.to_dict()[name]
         if then != now:

@@ -30,11 +30,12 @@ from protonorm_jax.running import (
     record,
     stopping,
     sweep,
+    sweep_plan,
 )
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.grid import Grid, changed
 from protonorm_jax.running.points import LEARNING_RATES, Budget, Cell, Trials
-from protonorm_jax.running.sweep import Sweep
+from protonorm_jax.running.sweep_plan import Sweep
 from protonorm_jax.types import Dataset
 
 
@@ -117,7 +118,7 @@ def plan(
     trials = points.draw(base, grid, budget, seeds=seeds, given=given)
     sets = samples.DataSets(dataset)
     sizes = {"runs_per_program": runs_per_program, "vmap_runs": vmap_runs}
-    tuning = sweep.plan(trials.base(base), trials.changes(), sets, target=target, **sizes)
+    tuning = sweep_plan.plan(trials.base(base), trials.changes(), sets, target=target, **sizes)
     description = {
         "format": 1,
         "tune": budget.points,
@@ -126,7 +127,7 @@ def plan(
         "final_seeds": trials.final_seeds,
         "learning_rates": trials.learning_rates,
         "cells": [cell._asdict() for cell in trials.cells],
-        **sweep.origin(base, [cell.changes for cell in trials.cells]),
+        **sweep_plan.origin(base, [cell.changes for cell in trials.cells]),
         **sizes,
         "data_digests": _digests_by_cell(tuning, trials),
     }
@@ -374,7 +375,7 @@ def resume(
       UsageError: there is no experiment, or data or flags of jax are not as they were.
     """
     described = reading.read(directory / places.TUNING, forms.tuning)
-    sweep.check_origin(described, directory)
+    sweep_plan.check_origin(described, directory)
     base, trials = read_trials(described, num_devices)
     found = reading.read_choices(directory) or None
     if found is not None and len(found) != len(trials.cells):
@@ -390,11 +391,11 @@ def resume(
         if found is None:
             inner = directory / places.TRIALS
             if (inner / places.SWEEP).exists():
-                tuning = sweep.resume(inner, num_devices=num_devices, dataset=sets)
+                tuning = sweep_plan.resume(inner, num_devices=num_devices, dataset=sets)
             else:
-                tuning = sweep.plan(trials.base(base), trials.changes(), sets, **sizes)
+                tuning = sweep_plan.plan(trials.base(base), trials.changes(), sets, **sizes)
         if (directory / places.SWEEP).exists():
-            final = sweep.resume(directory, num_devices=num_devices, dataset=sets)
+            final = sweep_plan.resume(directory, num_devices=num_devices, dataset=sets)
         else:
             chosen = found or [{"point": cell.points[0]} for cell in trials.cells]
             final = _plan_final(base, trials, [one["point"] for one in chosen], sets, sizes)
@@ -419,7 +420,7 @@ def read_trials(
       UsageError: settings that cannot be used.
     """
     cells = described["cells"]
-    base, changes = sweep.settled(described, [cell["changes"] for cell in cells], num_devices)
+    base, changes = sweep_plan.settled(described, [cell["changes"] for cell in cells], num_devices)
     trials = Trials(
         [
             Cell(own, cell["ranges"], cell["points"])
@@ -439,7 +440,7 @@ def _plan_final(
     target: Target | None = None,
 ) -> Sweep:
     """The sweep of the final runs, at one point of each cell."""
-    return sweep.plan(base, trials.final_changes(chosen), sets, target=target, **sizes)
+    return sweep_plan.plan(base, trials.final_changes(chosen), sets, target=target, **sizes)
 
 
 def _sizes(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -449,7 +450,7 @@ def _sizes(described: Mapping[str, Any]) -> dict[str, Any]:
 def _digests_by_cell(planned: Sweep, trials: Trials) -> list[str]:
     """Of each cell, that of its data."""
     by_run = [""] * len(planned.changes)
-    for digest, group in zip(sweep.data_digests(planned), planned.groups, strict=True):
+    for digest, group in zip(sweep_plan.data_digests(planned), planned.groups, strict=True):
         for number in group:
             by_run[number] = digest
     return by_run[:: len(by_run) // len(trials.cells)]

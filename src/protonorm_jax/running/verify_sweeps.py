@@ -16,6 +16,7 @@ from protonorm_jax.running import (
     points,
     reading,
     record,
+    sweep_plan,
     tuning,
     verify,
 )
@@ -117,9 +118,9 @@ class _Recorded:
     def __init__(self, directory: Path, num_devices: int | None, sets: samples.DataSets) -> None:
         self.directory = directory
         described = reading.read(directory / places.SWEEP, forms.sweep)
-        self.base, self.changes = sweeps.settled(described, described["runs"])
+        self.base, self.changes = sweep_plan.settled(described, described["runs"])
         self.results = {row["run"]: row for row in reading.read_sweep(directory)[1]}
-        names = [sweeps.run_name(number) for number in range(len(self.changes))]
+        names = [sweep_plan.run_name(number) for number in range(len(self.changes))]
         done = sum(name in self.results for name in names)
         if done < len(names):
             raise UsageError(
@@ -136,7 +137,7 @@ class _Recorded:
         self.planned: sweeps.Sweep | None = None
         self.reason = ""
         try:
-            self.planned = sweeps.replan(
+            self.planned = sweep_plan.replan(
                 described, directory, num_devices=num_devices, dataset=sets
             )
         except UsageError:
@@ -147,7 +148,7 @@ class _Recorded:
             if not self.reason:
                 raise
             return
-        for then, now in zip(known, sweeps.data_digests(self.planned), strict=False):
+        for then, now in zip(known, sweep_plan.data_digests(self.planned), strict=False):
             if then not in (None, now):
                 self.reason = verify.words("the data differ", then, now)
                 self.planned = None
@@ -178,7 +179,7 @@ def _program_again(
     for first in range(0, len(numbers), size):
         indices = range(first, min(first + size, len(numbers)))
         folders = {
-            index: recorded.directory / places.RUNS / sweeps.run_name(numbers[index])
+            index: recorded.directory / places.RUNS / sweep_plan.run_name(numbers[index])
             for index in indices
         }
         again = {
@@ -196,7 +197,7 @@ def _program_again(
         for index in indices:
             number = numbers[index]
             result[number] = _run_of_a_sweep(
-                recorded, sweeps.run_name(number), planned.changes[number], again[index]
+                recorded, sweep_plan.run_name(number), planned.changes[number], again[index]
             )
     return result
 

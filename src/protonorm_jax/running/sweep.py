@@ -19,6 +19,7 @@ from protonorm_jax.running import (
     record,
     stopping,
     sweep_plan,
+    training,
 )
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.grid import Grid
@@ -30,7 +31,7 @@ from protonorm_jax.running.sweep_plan import resume as resume
 from protonorm_jax.types import Dataset
 
 
-class Display(job.Display, Protocol):
+class Display(training.Display, Protocol):
     """What is told of the progress of a sweep."""
 
     def start_call(self, num_runs: int, round_index: int) -> None:
@@ -334,10 +335,10 @@ def _train_group(
                     recorders[index].log_to(log)
         display.start_call(len(indices), here.round_index if here else 0)
         with (
-            job.finishing(recorders, pictures=False),
+            training.finishing(recorders, pictures=False),
             checkpoint.Keeper(part.folder, number, digest) as keeper,
         ):
-            summaries = job.train(
+            summaries = training.train(
                 *(simulation, first, recorders, keeper, stop, display, here),
                 pictures=False,
                 finished=finished,

@@ -63,7 +63,8 @@ ORDER = {
     "running": (
         *("files", "holders", "lock", "directory", "forms", "reading", "states", "records"),
         *("selection", "frames", "logs", "programs", "fetching", "progress", "driver"),
-        *("conditions", "ahead", "comparing", "kept_models", "record", "checkpoint", "stopping"),
+        *("conditions", "ahead", "comparing", "holdings", "kept_models", "record"),
+        *("checkpoint", "stopping"),
         *("training", "job", "grid", "sweep_plan", "sweep", "shards", "points", "choices"),
         *("tuning", "runs", "experiments", "verify", "verify_sweeps"),
     ),

@@ -14,7 +14,7 @@ from matplotlib import figure
 from protonorm_jax import config, data, methods, report, settings
 from protonorm_jax.command import cli, commands, flags
 from protonorm_jax.methods import table
-from protonorm_jax.running import job
+from protonorm_jax.running import holdings, job, runs
 
 pytestmark = pytest.mark.usefixtures("hastily", "compiled_once")
 
@@ -104,9 +104,14 @@ def test_results_are_not_overwritten_unasked(recorded, small_file, capsys):
     assert (recorded / "metrics.jsonl").read_bytes() == before
 
 
-def test_overwriting_leaves_other_files_alone(small_file, tmp_path):
+def test_overwriting_leaves_other_files_alone(small_file, tmp_path, monkeypatch):
     flags = ("--data", small_file, *FAST, "--rounds", "1", "--method", "local")
-    assert cli.main(["run", *flags, "--out", str(tmp_path)]) == 0
+    with monkeypatch.context() as many:
+        many.setattr(holdings, "MOST_LISTED", 3)
+        assert cli.main(["run", *flags, "--out", str(tmp_path)]) == 0
+    assert "clients" not in json.loads((tmp_path / "manifest.json").read_text())
+    (run,) = runs.read_runs([tmp_path])
+    assert run.holdings["train"].shape[0] == 4
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "metrics.jsonl").write_text("old\n")
     (tmp_path / "prototypes.npz").write_bytes(b"old")
@@ -115,6 +120,7 @@ def test_overwriting_leaves_other_files_alone(small_file, tmp_path):
     rows = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 1 and "prototype_accuracy" not in json.loads(rows[0])
     assert not (tmp_path / "prototypes.npz").exists()
+    assert not (tmp_path / "holdings.npz").exists()
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,13 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.running import files, holders
 
 CONFIG, MANIFEST, ROWS, SUMMARY = "config.json", "manifest.json", "metrics.jsonl", "summary.json"
+HOLDINGS = "holdings.npz"  # Of many clients, whom the manifest does not list.
 DASHBOARDS = "dashboards.json"  # Of a run, a sweep or a tuned experiment with `--log`.
 PICTURES = ("clients.png", "curves.png", "prototypes.png")
 FILES = (
     CONFIG,
     MANIFEST,
+    HOLDINGS,
     ROWS,
     SUMMARY,
     "prototypes.npz",

@@ -16,7 +16,16 @@ from protonorm_jax import dashboards, keys, methods, metrics, report
 from protonorm_jax.config import Config
 from protonorm_jax.errors import Caution, UsageError
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import conditions, driver, fetching, files, kept_models, lock, reading
+from protonorm_jax.running import (
+    conditions,
+    driver,
+    fetching,
+    files,
+    holdings,
+    kept_models,
+    lock,
+    reading,
+)
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.directory import RESULTS as RESULTS
 from protonorm_jax.running.directory import RUNS as RUNS
@@ -112,11 +121,16 @@ class Recorder:
             else:
                 places.remove_models(self.directory)
             # What says which data the rows are of is there as long as rows are.
+            arrays = holdings.arrays(simulation.plan, self._index)
+            staying = {*_STAYING, *([places.HOLDINGS] if arrays else [])}
+            if arrays:
+                with files.replacing(self.directory / places.HOLDINGS) as file:
+                    np.savez_compressed(file, allow_pickle=False, **arrays)
             described = manifest(simulation, self._index, self._data_digest)
             described["goes_on_after"] = self.rows[-1]["round"] if self.rows else 0
             files.write_json(self.directory / places.MANIFEST, described)
             for name in places.FILES:
-                if name not in _STAYING:
+                if name not in staying:
                     (self.directory / name).unlink(missing_ok=True)
             with files.replacing(self.directory / places.ROWS) as file:
                 file.writelines(map(files.line, self.rows))
@@ -248,27 +262,13 @@ class Recorder:
     ) -> Iterator[tuple[str, Callable[[BinaryIO], None]]]:
         """The names of the pictures, and what draws them."""
         assert self._simulation is not None, "not started"
-        train, test, _ = held(self._simulation.plan, self._index)
+        train, test, _ = holdings.held(self._simulation.plan, self._index)
         yield "clients.png", lambda file: report.draw_clients(train, test, file)
         if self.rows:
             yield "curves.png", lambda file: report.draw_curves(self.rows, summary, file)
         arrays = self._last.arrays if self._last else {}
         if {"class_means", "prototypes"} <= arrays.keys():
             yield "prototypes.png", lambda file: report.draw_prototypes(arrays, file)
-
-
-def held(plan: Plan, index: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How many samples of each class the clients of run `index` hold.
-
-    Returns:
-      Three arrays `[num_clients, num_classes]` int64: of training, test and validation samples.
-    """
-    parts, dataset = plan.runs[index].partition, plan.dataset
-
-    def counts(side: str) -> np.ndarray:
-        return metrics.class_counts(parts, dataset.labels, dataset.num_classes, side=side)
-
-    return counts("train"), counts("test"), counts("validation")
 
 
 class ByClient:
@@ -469,7 +469,7 @@ def manifest(
         "product_operands": product_operands(run.config.precision, device.platform),
         "majority_accuracy": driver.majority_accuracy(plan, index),
         "predictor": simulation.predictor,
-        "clients": _clients(plan, index),
+        **holdings.described(plan, index),
     }
 
 
@@ -483,32 +483,6 @@ def product_operands(precision: str, platform: str) -> str:
     asked: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     by_default = {"tpu": "bfloat16", "gpu": "float32, or tensorfloat32 where the GPU has it"}
     return asked or (precision if precision != "float32" else by_default.get(platform, precision))
-
-
-def _clients(plan: Plan, index: int) -> list[dict[str, Any]]:
-    """Of each client its architecture and its samples, in all and of the classes it holds."""
-
-    def by_class(counts: np.ndarray) -> dict[str, int]:
-        return {str(label): int(counts[label]) for label in np.flatnonzero(counts)}
-
-    run = plan.runs[index]
-    counts = zip(plan.architectures, *held(plan, index), strict=True)
-    return [
-        ({"name": run.names[client]} if run.names else {})
-        | {
-            "architecture": architecture,
-            "train_samples": int(train.sum()),
-            "test_samples": int(test.sum()),
-            "train_by_class": by_class(train),
-            "test_by_class": by_class(test),
-        }
-        | (
-            {"validation_samples": int(apart.sum()), "validation_by_class": by_class(apart)}
-            if run.partition.validation is not None
-            else {}
-        )
-        for client, (architecture, train, test, apart) in enumerate(counts)
-    ]
 
 
 def start_sweep(directory: Path, description: dict[str, Any], *, replacing: bool) -> None:

@@ -70,6 +70,7 @@ def read_run(
         changes=dict(changes or {}),
         cell=None if cell is None else dict(cell),
         choice=None if choice is None else dict(choice),
+        holdings=read_holdings(directory),
     )
 
 
@@ -114,6 +115,24 @@ def _read_clients(directory: Path) -> dict[str, np.ndarray]:
             f"DIR must be the directory of a run with a readable {CLIENTS}, got "
             f"{str(directory)!r}: {error}"
         ) from error
+    return arrays
+
+
+def read_holdings(directory: Path) -> dict[str, np.ndarray]:
+    """The arrays of `holdings.npz`, or none where the manifest lists the clients.
+
+    Raises:
+      UsageError: the file is damaged.
+    """
+    arrays = reading.read_arrays(directory, (places.HOLDINGS,)).get(places.HOLDINGS, {})
+    for name in ("train", "test") if arrays else ():
+        array = arrays.get(name)
+        if array is None or array.ndim != 2 or array.dtype.kind not in "iu":
+            found = "nothing" if array is None else f"{array.dtype} {list(array.shape)}"
+            raise UsageError(
+                f"DIR must be the directory of a run with a readable {places.HOLDINGS}, got "
+                f"{str(directory)!r}: {name} must be integers [clients, classes], got {found}"
+            )
     return arrays
 
 

@@ -1,6 +1,7 @@
 """One recorded run: the number that it is quoted with, and how its clients fared."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ class Run(NamedTuple):
       changes: of a run of a sweep, the settings in which it may differ from the others.
       cell: of a tuned run, those of `changes` that were not tuned, but for the seed.
       choice: of a tuned run, what `choices.json` says of its cell: `point`, `tried`, `seconds`...
+      holdings: arrays of `holdings.npz`, which has in place of `manifest` what many clients hold:
+        `train` and `test` `[M, C]`, and `name` `[M]` if they have names; or empty.
     """
 
     name: str
@@ -36,6 +39,21 @@ class Run(NamedTuple):
     changes: dict[str, Any]
     cell: dict[str, Any] | None = None
     choice: dict[str, Any] | None = None
+    holdings: Mapping[str, np.ndarray] = MappingProxyType({})
+
+
+class Held(NamedTuple):
+    """Who holds what.
+
+    Attributes:
+      names: of the clients.
+      train: `[M, C]` int64, training samples of each class.
+      test: `[M, C]` int64, test samples; None if it is not recorded.
+    """
+
+    names: list[str]
+    train: np.ndarray
+    test: np.ndarray | None
 
 
 class Outcome(NamedTuple):
@@ -131,19 +149,36 @@ def clients_right(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
     return right[0, :, number].astype(np.int64), arrays["count"][:, number].astype(np.int64)
 
 
+def held(run: Run) -> Held | None:
+    """What each client holds of each class; None if it is not recorded."""
+    if run.holdings:
+        train, test = (run.holdings[name].astype(np.int64) for name in ("train", "test"))
+        numbers = run.holdings.get("name", np.arange(len(train)))
+        return Held([str(name) for name in numbers.tolist()], train, test)
+    clients: Sequence[Mapping[str, Any]] = run.manifest.get("clients", ())
+    if not clients or not all("train_by_class" in one for one in clients):
+        return None
+    parts = ("train_by_class", "test_by_class")
+    labels = [int(label) for one in clients for part in parts for label in one.get(part, ())]
+    train, test = np.zeros((2, len(clients), max(labels, default=0) + 1), np.int64)
+    for counts, part in ((train, parts[0]), (test, parts[1])):
+        for client, one in enumerate(clients):
+            for label, count in one.get(part, {}).items():
+                counts[client, int(label)] = count
+    names = [str(one.get("name", client)) for client, one in enumerate(clients)]
+    return Held(names, train, test if all(parts[1] in one for one in clients) else None)
+
+
 def _guessed(run: Run) -> tuple[np.ndarray, np.ndarray] | None:
     """As `clients_right`, of clients that guess their most frequent class, the lowest of equals."""
-    clients: Sequence[Mapping[str, Any]] = run.manifest.get("clients", ())
+    found = held(run)
     if run.config.get("evaluate_on") == "common":  # Which samples these are is not recorded.
         return None
-    if not clients or not all("test_by_class" in one for one in clients):
+    if found is None or found.test is None:
         return None
-    right = []
-    for one in clients:
-        counts = {int(label): count for label, count in one["train_by_class"].items()}
-        guess = min(counts, key=lambda label: (-counts[label], label), default=-1)
-        right.append(one["test_by_class"].get(str(guess), 0))
-    return np.array(right), np.array([one["test_samples"] for one in clients])
+    guess = found.train.argmax(axis=1)
+    right = np.where(found.train.any(axis=1), found.test[np.arange(len(guess)), guess], 0)
+    return right, found.test.sum(axis=1)
 
 
 def predictors(run: Run) -> list[str]:

@@ -449,11 +449,7 @@ def _lacks(
         texts.append(f"angles between prototypes: no run has {PROTOTYPES}.")
     if not points:
         texts.append(f"features: no run has {FEATURES} (`--keep-features 500`).")
-    if any(
-        "train_by_class" not in client
-        for run in runs
-        for client in run.manifest.get("clients", [{}])
-    ):
+    if any(recorded.held(run) is None for run in runs):
         texts.append("each client's samples by class in some manifests, which are older.")
     return texts
 

@@ -1,11 +1,12 @@
 """Pictures of one comparison: curves, clients, classes, angles and features."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy
 
+from protonorm_jax.report.clients import joined
 from protonorm_jax.report.page import embeddings, svg
 from protonorm_jax.report.page.parts import Figure, counted, listed
 from protonorm_jax.report.pictures import pairwise_angles
@@ -238,10 +239,11 @@ def _shares(run: Run) -> np.ndarray | None:
 
 def classes(runs: Sequence[Run]) -> Figure | None:
     """Who holds which classes, of the first seed that says so; None if none does."""
-    run = next((run for run in _by_seed(runs) if _holdings(run) is not None), None)
-    if run is None:
+    every = ((run, recorded.held(run)) for run in _by_seed(runs))
+    run, held = next(((run, held) for run, held in every if held is not None), (None, None))
+    if run is None or held is None:
         return None
-    counts, names = _holdings(run) or (np.zeros((0, 0)), [])
+    counts = held.train
     digests = {one.manifest.get("partition_digest") for one in runs}
     which = (
         f"seed {run.config.get('seed')}; other seeds deal anew" if len(digests) > 1 else "all seeds"
@@ -252,27 +254,11 @@ def classes(runs: Sequence[Run]) -> Figure | None:
         if max(counts.shape) <= 60
         else f"Training samples of each client by class, of {which}. Colours are by the logarithm."
     )
+    if (each := joined(counts)[1]) > 1:
+        caption += f" Each column is {each:,} clients."
     return Figure(
-        svg.bubbles(counts, names, "training samples of each client by class"), caption, True
+        svg.bubbles(counts, held.names, "training samples of each client by class"), caption, True
     )
-
-
-def _holdings(run: Run) -> tuple[np.ndarray, list[str]] | None:
-    """Training samples of each client by class `[M, C]`, and the clients' names."""
-    found: Sequence[Mapping[str, Any]] = run.manifest.get("clients", ())
-    if not found or not all("train_by_class" in one for one in found):
-        return None
-    labels = [
-        int(label)
-        for one in found
-        for part in ("train_by_class", "test_by_class")
-        for label in one.get(part, ())
-    ]
-    counts = np.zeros((len(found), max(labels, default=0) + 1), int)
-    for client, one in enumerate(found):
-        for label, count in one["train_by_class"].items():
-            counts[client, int(label)] = count
-    return counts, [str(one.get("name", client)) for client, one in enumerate(found)]
 
 
 def _by_seed(runs: Sequence[Run]) -> list[Run]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup, escape
 
+from protonorm_jax.report.clients import joined
 from protonorm_jax.report.page import escapes
 
 COLOURS = 16
@@ -288,6 +289,8 @@ def distributions(
 def bubbles(counts: np.ndarray, names: Sequence[str], description: str) -> Markup:
     """Who holds how many samples of which class: bubbles, or a map where there are many.
 
+    Neighbours of many clients are joined, see `clients.joined`.
+
     Args:
       counts: `[M, C]` samples of each client by class.
       names: of the clients.
@@ -296,14 +299,18 @@ def bubbles(counts: np.ndarray, names: Sequence[str], description: str) -> Marku
     num_clients, num_classes = counts.shape
     most = int(counts.max(initial=1))
     if max(num_clients, num_classes) > 60:
-        shares = np.log1p(counts.T[::-1]) / math.log1p(most)
+        counts, each = joined(counts)
+        rows = counts.T[::-1]
+        shares = np.log1p(rows) / math.log1p(int(counts.max(initial=1)))
         height = float(np.clip(40 + 4 * num_classes, 160, 420))
         frame = _Frame(
-            (-0.5, num_clients - 0.5), (-0.5, num_classes - 0.5), size=(_WIDTH * 1.6, height)
+            (-0.5, len(counts) * each - 0.5),
+            (-0.5, num_classes - 0.5),
+            size=(_WIDTH * 1.6, height),
         )
         frame.x_axis("client")
         frame.y_axis("class")
-        frame.parts.append(_image(frame, shares, counts.T[::-1] > 0))
+        frame.parts.append(_image(frame, shares, rows > 0))
         frame.frame()
         return frame.svg(description, "wide")
     step = float(np.clip(690 / num_clients, 11, 26))

@@ -189,7 +189,7 @@ def prepare_lean(federation: Federation) -> None:
         num_classes=NUM_CLASSES,
         feature_dim=FEATURE_DIM,
         image_shape=SHAPES[federation.images],
-        convolution="canonical" if jax.default_backend() == "cpu" else "im2col",
+        form="canonical" if jax.default_backend() == "cpu" else "im2col",
     )
     count, steps = federation.num_clients, federation.train_samples // BATCH_SIZE
     images, labels = map(

@@ -322,6 +322,23 @@ def test_a_plan_says_what_the_method_adds(small_file, tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.parametrize(
+    ("devices", "participation", "said"),
+    [(1, "0.5", ""), (2, "1.0", ""), (2, "0.5", "on 2 devices: the busiest is expected")],
+)
+def test_a_plan_says_how_unevenly_those_who_train_fall(
+    devices, participation, said, small_file, capsys
+):
+    """Two of four clients are on one device in a third of rounds, and on two in the others."""
+    sizes = (*FAST, "--data", small_file, "--method", "local", "--dry-run", "--partition", "iid")
+    flags = ("run", *sizes, "--devices", str(devices), "--participation", participation)
+    assert cli.main(flags) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "unevenly" in line]
+    assert len(lines) == bool(said) and all(said in line for line in lines)
+    for line in lines:
+        assert 1.2 < float(line.split(" times")[0].split()[-1]) < 1.47
+
+
 def test_flags_of_the_command_line_are_taken():
     """No setting of a method may have such a name."""
     for command in ("run", "sweep", "resume", "verify", "methods"):

@@ -1,8 +1,12 @@
 """Where runs and clients live: every one in one place, evenly spread, and counted right."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from protonorm_jax import keys
+from protonorm_jax.engine import participation
 from protonorm_jax.planning import layout
 from protonorm_jax.types import Partition, Scored
 
@@ -109,6 +113,21 @@ def test_batches_are_made_of_those_who_train(vmap_clients, together):
     found = layout.efficiency([work], layout.choose_widths([work]), {"a": 1.0})
     assert 1.0 <= found.waste <= 1.15 and 1.1 < found.imbalance < 2.0
     assert (found.waste == 1.0) == (vmap_clients == 1)
+
+
+def test_the_expected_imbalance_is_that_of_rounds_as_they_are_drawn():
+    """20 of 200 clients on four devices; the best that could be is 1, five on each."""
+    steps = np.full(200, 2)
+    one = layout.arrange(["a"] * 200, steps, [1.0] * 200, num_devices=4, vmap_clients={"a": 1})
+    (work,) = layout.work_of([[one]], [[steps]], layout.spread(1, 4, 1), [[20]])
+    said = layout.efficiency([work], [()], {"a": 1.0})
+    device = np.argsort(one.placements[0].client_ids.reshape(-1)) // 50
+    key, part, none = keys.root(0), jnp.float32(0.1), jnp.float32(0)
+    draw = jax.jit(lambda round: participation.participants(key, round, 200, part, none)[0])
+    trains = [np.asarray(draw(jnp.int32(round))) for round in range(200)]
+    busiest = [np.bincount(device[mask], minlength=4).max() for mask in trains]
+    assert said.waste == 1.0 and 1.3 < said.imbalance < 1.5
+    np.testing.assert_allclose(np.mean(busiest) / 5, said.imbalance, atol=0.06)
 
 
 def test_no_more_are_vmapped_than_usually_train():

@@ -24,6 +24,7 @@ from protonorm_jax.running.sweep import Sweep
 
 MIB = 2**20
 _SECONDS_BETWEEN_LINES = 5.0
+_UNEVEN = 1.1  # Times its share that the busiest device has where that is worth a word.
 _QUIET_SECONDS = 2.0  # What is read within them is read without a word.
 
 
@@ -247,11 +248,19 @@ def plan_lines(planned: Plan) -> list[str]:
     ]
     if added.server_steps:
         parts.append(f"at most {added.server_steps:,} steps of the server a round")
-    needed = planned.memory
+    needed, imbalance = planned.memory, planned.efficiency.imbalance
+    sharing, uneven = planned.spread.client_devices, []
+    few = min(run.config.participation for run in planned.runs) < 1
+    if sharing > 1 and few and imbalance >= _UNEVEN:
+        uneven.append(
+            f"those who train fall unevenly on {sharing} devices: the busiest is expected to have "
+            f"{imbalance:.2f} times its share of a round"
+        )
     return [
         *planned.runs[0].notes,
         f"{config.method} adds {', '.join(parts) if any(added) else 'nothing'}",
         *planned.notes,
+        *uneven,
         f"expected memory of a device: {needed.total() / MIB:,.0f} MiB",
     ]
 

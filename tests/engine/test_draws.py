@@ -20,6 +20,15 @@ def test_those_drawn_are_the_first_of_a_permutation(size):
             np.testing.assert_array_equal(np.flatnonzero(found), np.sort(order[:wanted]))
 
 
+def test_vmapped_runs_draw_what_each_draws_alone():
+    size, wanted = 1700, jnp.array([3, 900], jnp.int32)
+    keys = jax.random.split(jax.random.key(5))
+    draw = jax.jit(jax.vmap(lambda key, most: draws.among_first(key, size, most)))
+    for key, most, found in zip(keys, wanted, draw(keys, wanted), strict=True):
+        order = np.asarray(jax.random.permutation(key, size))
+        np.testing.assert_array_equal(np.flatnonzero(found), np.sort(order[:most]))
+
+
 def test_of_equal_numbers_the_first_are_least():
     values = jnp.array([5, 3, 3, 9, 3, 1], jnp.uint32)
     for wanted, places in enumerate([[], [5], [1, 5], [1, 2, 5], [1, 2, 4, 5], [0, 1, 2, 4, 5]]):

@@ -29,8 +29,10 @@ def test_vmapped_runs_draw_what_each_draws_alone():
         np.testing.assert_array_equal(np.flatnonzero(found), np.sort(order[:most]))
 
 
-def test_of_equal_numbers_the_first_are_least():
-    values = jnp.array([5, 3, 3, 9, 3, 1], jnp.uint32)
+@pytest.mark.parametrize("beyond", [0, 1000])
+def test_of_equal_numbers_the_first_are_least(beyond):
+    """Of few, which are sorted, and of many, which are counted."""
+    values = jnp.array([5, 3, 3, 9, 3, 1] + [2**32 - 1] * beyond, jnp.uint32)
     for wanted, places in enumerate([[], [5], [1, 5], [1, 2, 5], [1, 2, 4, 5], [0, 1, 2, 4, 5]]):
         found = draws.among_least(values, jnp.int32(wanted))
         np.testing.assert_array_equal(np.flatnonzero(found), places)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from protonorm_jax import scopes
 
-_BITS = 32  # Of the numbers that are sorted.
+_BITS = 32  # Of the numbers that are drawn.
+_FEW = 1000  # Numbers that are sorted sooner than they are counted 32 times.
 
 
 def among_first(key: jax.Array, size: int, wanted: jax.Array) -> jax.Array:
@@ -43,22 +44,29 @@ def among_first(key: jax.Array, size: int, wanted: jax.Array) -> jax.Array:
 def among_least(values: jax.Array, wanted: jax.Array) -> jax.Array:
     """Which of `values` `[n]` uint32 are the least `wanted` `[]` int32, of equal ones the first.
 
-    The greatest of them is found bit by bit, by counting what is less: less work than a sort.
-
     Returns:
       `[n]` bool.
     """
     counted = jnp.maximum(wanted, 1)
-
-    def with_bit(turn: jax.Array, border: jax.Array) -> jax.Array:
-        tried = border | (jnp.uint32(1) << (_BITS - 1 - turn).astype(jnp.uint32))
-        return jnp.where(jnp.sum(values < tried, dtype=jnp.int32) < counted, tried, border)
-
-    with scopes.loop("times", _BITS):
-        border = jax.lax.fori_loop(0, _BITS, with_bit, jnp.uint32(0))
+    few = values.shape[0] <= _FEW
+    border = jnp.sort(values)[counted - 1] if few else _found_by_counting(values, counted)
     below, equal = values < border, values == border
     left = wanted - jnp.sum(below, dtype=jnp.int32)
     return below | (equal & (jnp.cumsum(equal, dtype=jnp.int32) <= left))
+
+
+def _found_by_counting(values: jax.Array, place: jax.Array) -> jax.Array:
+    """The value that is number `place` `[]` int32, from 1, of `values` `[n]` uint32 in their order.
+
+    Bit by bit from the highest: a bit is set if fewer than that many are less than with it.
+    """
+
+    def with_bit(turn: jax.Array, found: jax.Array) -> jax.Array:
+        tried = found | (jnp.uint32(1) << (_BITS - 1 - turn).astype(jnp.uint32))
+        return jnp.where(jnp.sum(values < tried, dtype=jnp.int32) < place, tried, found)
+
+    with scopes.loop("times", _BITS):
+        return jax.lax.fori_loop(0, _BITS, with_bit, jnp.uint32(0))
 
 
 def argsort(values: jax.Array) -> jax.Array:

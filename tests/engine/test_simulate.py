@@ -184,26 +184,34 @@ def test_shard_map_in_place_of_pmap_has_the_same_bits(small_set):
     inputs = simulation.put(simulation.inputs(0))
     states, _ = simulation.advance(simulation.init(inputs), inputs, 2)
 
-    def one_device(runs, samples, num_rounds, evaluated):
-        runs = jax.tree.map(lambda leaf: leaf[0], runs)
-        state = simulate.init_runs(program, runs)
-        state, report = simulate.advance_runs(program, state, runs, samples, num_rounds, evaluated)
-        return jax.tree.map(lambda leaf: leaf[None], (state, report))
-
+    # Compiled apart, as programs are.
     program, dataset = simulation.plan.program, simulation.plan.dataset
     mesh = jax.sharding.Mesh(np.array(simulation.plan.devices), (simulate.AXIS,))
     by_device, everywhere = (jax.sharding.PartitionSpec(*axis) for axis in ((simulate.AXIS,), ()))
-    mapped = jax.jit(
-        jax.shard_map(
-            one_device,
-            mesh=mesh,
-            in_specs=(by_device, everywhere, everywhere, everywhere),
-            out_specs=by_device,
-            check_vma=False,
+
+    def mapped(function, *in_specs):
+        """`function(program, ...)` of each device."""
+
+        def one_device(*given):
+            own = [
+                jax.tree.map(lambda leaf: leaf[0], one) if spec == by_device else one
+                for one, spec in zip(given, in_specs, strict=True)
+            ]
+            return jax.tree.map(lambda leaf: leaf[None], function(program, *own))
+
+        return jax.jit(
+            jax.shard_map(
+                one_device, mesh=mesh, in_specs=in_specs, out_specs=by_device, check_vma=False
+            )
         )
-    )
+
+    init = mapped(simulate.init_runs, by_device)
+    advance = mapped(simulate.advance_runs, by_device, by_device, *(everywhere,) * 3)
     samples = Samples(Images.of(dataset.images), dataset.labels)
-    others, _ = mapped(simulation.inputs(0), samples, np.int32(2), np.bool_(True))
+    runs = simulation.inputs(0)
+    with thorough():
+        first = jax.block_until_ready(init(runs))
+        others, _ = advance(first, runs, samples, np.int32(2), np.bool_(True))
     jax.tree.map(np.testing.assert_array_equal, states, jax.block_until_ready(others))
 
 

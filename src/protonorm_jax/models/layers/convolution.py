@@ -129,9 +129,9 @@ class _Window(NamedTuple):
 
 _PLAIN = _Window(1, ((0, 0), (0, 0)), 1, 1)
 _ZEROS_WORTH_AVOIDING = 1.25  # Image over output size, see `_add_up_windows`.
-# See `_kernel_gradient`: what to add up in one convolution, the images that it has at least, and
-# for how many channels that is faster.
-_LONG_SUM, _FEW_IMAGES, _MANY_CHANNELS = 1024, 4, 32
+# See `_kernel_gradient`: what to add up in one convolution, the images that it has at least, how
+# many convolutions there are at most (each is to be compiled), and for how many channels it pays.
+_LONG_SUM, _FEW_IMAGES, _MOST_PARTS, _MANY_CHANNELS = 1024, 4, 8, 32
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -211,7 +211,7 @@ def _kernel_gradient(
     batch, rows, columns, outputs = gradient.shape
     length = batch
     if outputs >= _MANY_CHANNELS:
-        count = -(-batch * rows * columns // _LONG_SUM)
+        count = min(-(-batch * rows * columns // _LONG_SUM), _MOST_PARTS)
         length = max(_FEW_IMAGES, -(-batch // count))
     parts = [
         _canonical(

@@ -57,7 +57,7 @@ ORDER = {
     ),
     "planning": (
         *("samples", "deal", "devices", "targets", "layout", "shapes", "tiles", "traced"),
-        *("memory", "need", "added", "tpu_forms", "starting", "plan", "inputs"),
+        *("memory", "need", "added", "tpu_forms", "starting", "at_a_time", "plan", "inputs"),
         *("hlo", "costs"),
     ),
     "running": (

@@ -307,7 +307,7 @@ def field_type(group: Any, name: str) -> tuple[type, bool]:
 
 @functools.cache
 def _hints(group: type) -> dict[str, Any]:
-    """The types of all fields. To find them takes milliseconds, and a sweep asks by the thousand."""
+    """The types of all fields. To find them takes a millisecond; a sweep asks by the thousand."""
     return typing.get_type_hints(group)
 
 

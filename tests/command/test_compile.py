@@ -65,7 +65,7 @@ def test_of_a_tuned_experiment_both_sweeps_are_compiled(compiling):
     for row in rows:
         assert row["fixed"] == {} and row["seconds"] > 0 and row["host_bytes"] > 0
         assert set(row["memory"]) == {"arguments", "results", "temporaries", "code", "total"}
-        assert 0 < row["free_share"] < 1
+        assert 0 < row["free_share"] < 1 and row["padded"] is None
     for row in rows[1::2]:
         assert row["round"]["by_part"]["training"]["flops"] > 0
         assert row["round"]["seconds"] is None and row["runs_that_fit"] > 1000
@@ -111,6 +111,7 @@ def test_a_program_is_compiled_for_a_chip_that_is_not_there(small_file):
     rounds = found["programs"][1]
     assert rounds["available"] == 15.75 * 2**30 and rounds["memory"]["code"] > 0
     assert 0.8 <= rounds["bytes_per_device"] / rounds["memory"]["total"] <= 1.25
+    assert rounds["padded"]["share"] < 0.25
     cost, (flops, moved) = rounds["round"], (197e12, 819e9)
     assert cost["seconds"] == max(cost["flops"] / flops, cost["bytes"] / moved) > 0
 

@@ -77,6 +77,8 @@ def command(parsed: argparse.Namespace) -> int:
             print(json.dumps({"target": parsed.target, "seconds": seconds, "programs": rows}))
     elif rows:
         out.print(report.compiled_table(rows, parsed.target))
+        for line in report.padded_lines(rows):
+            out.say(line)
         out.say(f"all of them, side by side: {seconds:.1f} s")
     return 0
 

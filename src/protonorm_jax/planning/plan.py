@@ -307,6 +307,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> Program
 def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -> Plan:
     """The plan for an arrangement on these devices."""
     program, spread = program_of(dealt, arrangement, chosen[0].platform), arrangement.spread
+    chip = targets.CHIPS.get(chosen[0].device_kind)
     first = dealt.config
     own = methods.settings_of(first.method, first.method_settings)
     given = [shapes.of_hooks(program, one, dealt.dataset) for one in program.architectures]
@@ -336,6 +337,7 @@ def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -
             slots=[one.client_ids.shape[1] for one in arrangement.layouts[0].placements],
             lengths=layout.row_lengths(arrangement.layouts, dealt.partitions, dealt.scored),
             tiled=chosen[0].platform == "tpu",
+            fast=chip.fast_memory if chip else 0,
         ),
         added=added.to_local_training(program, given),
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),

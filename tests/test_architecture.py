@@ -58,7 +58,7 @@ ORDER = {
     "planning": (
         *("samples", "deal", "devices", "targets", "layout", "shapes", "tiles", "traced"),
         *("memory", "need", "added", "tpu_forms", "starting", "at_a_time", "plan", "inputs"),
-        *("hlo", "padding", "costs"),
+        *("hlo", "padding", "costs", "least"),
     ),
     "running": (
         *("files", "holders", "lock", "directory", "forms", "reading", "states", "records"),

@@ -73,11 +73,17 @@ def test_of_a_tuned_experiment_both_sweeps_are_compiled(compiling):
 
 def test_a_dry_run_compiles_nothing(compiling):
     out = compiling("--dry-run")
-    assert "1 program to compile" in out and "compiled" not in out.replace("to compile", "")
+    assert "1 program to compile" in out and "compiled in" not in out
+    assert "at least by published" in " ".join(out.split())
+    found = json.loads(compiling("--dry-run", "--json", "--target", "h100:1", "--seeds", "2"))
+    (row,) = found["programs"]
+    assert row["runs"] == row["vmap_runs"] == 2 and row["least"]["flops"] > 0
+    assert row["least"]["seconds"] * row["rounds"] == pytest.approx(3600 * row["least"]["hours"])
 
 
 REFUSED = {
     "--target must be one of here, v5e:1x1": ("--target", "v5e:3x3"),
+    "--target must be given with --dry-run where it is h100:1": ("--target", "h100:1"),
     "--process-id must be left out": ("--target", "v5e:1x1", "--process-id", "1"),
     "--tune-seeds must be left out without --tune": ("--tune-seeds", "2"),
     "--dump-hlo must be writable": ("--dump-hlo", "/dev/null/texts"),

@@ -179,6 +179,39 @@ def compiled_table(rows: Sequence[dict[str, Any]], target: str) -> Table:
     return table
 
 
+def least_table(rows: Sequence[dict[str, Any]], target: str) -> Table:
+    """What programs cost at least, counted from shapes.
+
+    Args:
+      rows: of each what `sweep.description` says, with a name for the `program`, its `rounds`, and
+        what they cost `least`.
+      target: what they are planned for.
+    """
+    table = Table(
+        title=f"What rounds cost at least on {target}, nothing compiled",
+        caption="GFLOP, MB and ms: of a round of all runs that go on at a time, on the busiest "
+        "device: products alone, and what must be moved; ms and hours at least by published peaks; "
+        "hours: of all rounds of all runs",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("program")
+    for name in ("rounds", "calls", "GFLOP", "MB", "ms", "hours"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cost = row["least"]
+        table.add_row(
+            row["program"],
+            str(row["rounds"]),
+            str(-(-row["runs"] // row["runs_per_program"])),
+            f"{cost['flops'] / 1e9:,.3g}",
+            f"{cost['bytes'] / 1e6:,.0f}",
+            "-" if cost["seconds"] is None else f"{1000 * cost['seconds']:.3g}",
+            "-" if cost["hours"] is None else f"{cost['hours']:.3g}",
+        )
+    return table
+
+
 def padded_lines(rows: Sequence[dict[str, Any]], most: float = 0.25) -> list[str]:
     """Which large arguments of compiled programs lose more than this share to tiles, in words."""
     return [

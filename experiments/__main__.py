@@ -92,7 +92,7 @@ def _one(
     with arguments.grid_file(asked["grids"]) as path:
         words = ["sweep", *asked["flags"], *passing, "--grid-file", str(path)]
         if parsed.compile:
-            return cli.main(["compile", *words[1:]])
+            return cli.main(["compile", *words[1:], *["--dry-run"][: parsed.dry_run]])
         if parsed.dry_run:
             return cli.main([*words, "--dry-run"])
         found = place.state(folder)
@@ -141,7 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", metavar="DIR", help="default runs/paper-SIZE")
     parser.add_argument("--dry-run", action="store_true", help="plan, say what it needs, and end")
-    parser.add_argument("--compile", action="store_true", help="protonorm compile, and end")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="protonorm compile, whose --target may stand here too, and end; with --dry-run what "
+        "rounds cost at least, nothing compiled",
+    )
     parser.add_argument(
         "--stand-in",
         action="store_true",

@@ -57,8 +57,8 @@ ORDER = {
     ),
     "planning": (
         *("samples", "deal", "devices", "targets", "layout", "shapes", "tiles", "traced"),
-        *("memory", "need", "added", "tpu_forms", "starting", "plan", "inputs"),
-        *("hlo", "costs"),
+        *("memory", "need", "added", "tpu_forms", "starting", "at_a_time", "plan", "inputs"),
+        *("hlo", "padding", "costs", "least"),
     ),
     "running": (
         *("files", "holders", "lock", "directory", "forms", "reading", "states", "records"),

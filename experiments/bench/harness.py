@@ -28,7 +28,7 @@ from . import processes, timing
 BATCH_SIZE = 32
 FEATURE_DIM = 512
 NUM_CLASSES = 10
-SHAPES = {"digits": (8, 8, 1), "cifar": (32, 32, 3)}
+SHAPES = {"digits": (8, 8, 1), "mnist": (28, 28, 1), "cifar": (32, 32, 3)}
 
 
 class Federation(NamedTuple):

@@ -65,7 +65,7 @@ def test_of_a_tuned_experiment_both_sweeps_are_compiled(compiling):
     for row in rows:
         assert row["fixed"] == {} and row["seconds"] > 0 and row["host_bytes"] > 0
         assert set(row["memory"]) == {"arguments", "results", "temporaries", "code", "total"}
-        assert 0 < row["free_share"] < 1
+        assert 0 < row["free_share"] < 1 and row["padded"] is None
     for row in rows[1::2]:
         assert row["round"]["by_part"]["training"]["flops"] > 0
         assert row["round"]["seconds"] is None and row["runs_that_fit"] > 1000
@@ -73,11 +73,17 @@ def test_of_a_tuned_experiment_both_sweeps_are_compiled(compiling):
 
 def test_a_dry_run_compiles_nothing(compiling):
     out = compiling("--dry-run")
-    assert "1 program to compile" in out and "compiled" not in out.replace("to compile", "")
+    assert "1 program to compile" in out and "compiled in" not in out
+    assert "at least by published" in " ".join(out.split())
+    found = json.loads(compiling("--dry-run", "--json", "--target", "h100:1", "--seeds", "2"))
+    (row,) = found["programs"]
+    assert row["runs"] == row["vmap_runs"] == 2 and row["least"]["flops"] > 0
+    assert row["least"]["seconds"] * row["rounds"] == pytest.approx(3600 * row["least"]["hours"])
 
 
 REFUSED = {
     "--target must be one of here, v5e:1x1": ("--target", "v5e:3x3"),
+    "--target must be given with --dry-run where it is h100:1": ("--target", "h100:1"),
     "--process-id must be left out": ("--target", "v5e:1x1", "--process-id", "1"),
     "--tune-seeds must be left out without --tune": ("--tune-seeds", "2"),
     "--dump-hlo must be writable": ("--dump-hlo", "/dev/null/texts"),
@@ -111,6 +117,7 @@ def test_a_program_is_compiled_for_a_chip_that_is_not_there(small_file):
     rounds = found["programs"][1]
     assert rounds["available"] == 15.75 * 2**30 and rounds["memory"]["code"] > 0
     assert 0.8 <= rounds["bytes_per_device"] / rounds["memory"]["total"] <= 1.25
+    assert rounds["padded"]["share"] < 0.25
     cost, (flops, moved) = rounds["round"], (197e12, 819e9)
     assert cost["seconds"] == max(cost["flops"] / flops, cost["bytes"] / moved) > 0
 

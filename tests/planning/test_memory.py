@@ -23,9 +23,13 @@ def test_as_much_is_expected_as_the_compiler_needs(method, num_runs):
     assert 0.8 <= plan.memory.total() / needed.total() <= 1.25, (plan.memory, needed)
 
 
-def states_bytes(runs_each, *, tiled=False, vmap_runs=1):
-    run = [jax.ShapeDtypeStruct((5, 4096), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)]
-    return memory.states_bytes(run, Spread(1, 1, runs_each, vmap_runs), tiled=tiled)
+def states_bytes(runs_each, *, vmap_runs=1, num_clients=5, **options):
+    run = [
+        jax.ShapeDtypeStruct((num_clients, 4096), jnp.float32),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    ]
+    options = {"tiled": False} | options
+    return memory.states_bytes(run, Spread(1, 1, runs_each, vmap_runs), **options)
 
 
 def test_runs_that_take_turns_are_copied_out_of_the_rest():
@@ -35,11 +39,23 @@ def test_runs_that_take_turns_are_copied_out_of_the_rest():
     assert states_bytes(8, vmap_runs=4) == 12 * one
 
 
-def test_on_a_tpu_states_are_copied_into_another_order():
-    kept, own = 5 * 4096 * 4 + 512, 8 * 4096 * 4 + 512
+def test_on_a_tpu_states_are_copied_where_another_order_takes_less():
+    kept, own = 5 * 4096 * 4 + 512, 8 * 4096 * 4
     assert states_bytes(1, tiled=True) == kept + own
-    kept, inside = 8 * 5 * 4096 * 4 + 512, 8 * 8 * 4096 * 4 + 512
-    assert states_bytes(8, tiled=True) == kept + inside + own
+    kept, inside = 8 * 5 * 4096 * 4 + 512, 8 * 8 * 4096 * 4
+    assert states_bytes(8, tiled=True, fast=2**20) == kept + inside
+    one = own + 512
+    assert states_bytes(8, tiled=True, fast=one - 100) == kept + inside + 100
+    assert states_bytes(8, tiled=True, vmap_runs=8) == 2 * kept
+    # All rows of these are whole tiles in any order.
+    assert states_bytes(1, tiled=True, num_clients=8) == 8 * 4096 * 4 + 512
+    assert states_bytes(8, tiled=True, num_clients=8, fast=2**20) == 8 * 8 * 4096 * 4 + 512
+
+
+def test_of_parts_one_at_a_time_is_copied():
+    small, large = ([jax.ShapeDtypeStruct((5, size), jnp.float32)] for size in (128, 4096))
+    both = memory.states_bytes([small, large], Spread(1, 1, 1, 1), tiled=True, parts=[small, large])
+    assert both == 5 * (128 + 4096) * 4 + 8 * 4096 * 4
 
 
 def test_of_vmapped_arrays_all_rows_lie_in_one():

@@ -50,9 +50,18 @@ def test_what_the_compiler_does_not_know_is_refused(monkeypatch):
 
 
 def test_a_topology_must_be_known():
-    known = "here, v5e:1x1, v5e:2x2, v5e:2x4, v4:2x2x1, v6e:1x1"
+    known = "here, v5e:1x1, v5e:2x2, v5e:2x4, v4:2x2x1, v6e:1x1, h100:1"
     with pytest.raises(UsageError, match=f"--target must be one of {known}, got 'v5e:2x5'"):
         targets.absent("v5e:2x5")
+
+
+def test_a_gpu_that_is_not_there_is_planned_for(small_set):
+    target = targets.absent("h100:1")
+    config = Config(method="local", family="mlp", num_clients=3, feature_dim=8)
+    plan = planning.make([config, config.replace(seed=1)], small_set, target=target)
+    assert plan.devices == target.devices and len(plan.devices) == 1
+    assert plan.spread.vmap_runs == 2 and plan.program.architectures[0].together == 3
+    assert {device.platform for device in jax.devices()} == {"cpu"}
 
 
 def test_without_the_compiler_it_is_said_how_to_get_it(monkeypatch):

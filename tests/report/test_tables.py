@@ -125,3 +125,18 @@ def test_pairwise_angles_do_not_depend_on_lengths():
     assert np.isnan(np.diagonal(angles)).all() and np.isnan(angles[3]).all()
     large = report.pairwise_angles(np.float32(1e30) * vectors.astype(np.float32))
     np.testing.assert_allclose(large, angles, atol=1e-4)
+
+
+def test_arguments_that_tiles_fill_up_are_named():
+    arguments = [
+        {"name": name, "layout": "f32[5]", "bytes": 2**21, "share": share}
+        for name, share in (("states.server", 0.26), ("samples.labels", 0.25))
+    ]
+    rows = [
+        {"program": "1", "name": "rounds", "padded": {"arguments": arguments}},
+        {"program": "1", "name": "init", "padded": None},
+    ]
+    (line,) = report.padded_lines(rows)
+    assert line == (
+        "1 rounds: states.server takes 2.0 MiB, in 26 % of which no number lies: f32[5]"
+    )

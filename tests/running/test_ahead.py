@@ -8,10 +8,11 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from protonorm_jax.config import Config
+from protonorm_jax.planning import hlo
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.need import Need
 from protonorm_jax.planning.targets import Chip, Target
-from protonorm_jax.running import ahead, driver
+from protonorm_jax.running import ahead, driver, programs
 
 pytestmark = pytest.mark.usefixtures("hastily")
 
@@ -37,6 +38,21 @@ def test_every_program_is_compiled(found):
         assert one.host_bytes > one.memory.total() > 0
         assert one.free_share() == 1 - one.memory.total() / one.available
         assert (one.round is None) == (one.runs_that_fit is None) == (one.name != "rounds")
+
+
+def test_names_of_arguments_are_those_of_what_is_given(plan, found):
+    told = programs.told_shapes(plan)
+    init, rounds = programs.traced(plan, told)
+    assert init.arguments[:2] == ("runs.seed", "runs.learning_rate")
+    assert len(init.arguments) == len(jax.tree.leaves(told))
+    assert rounds.arguments[-3:] == ("samples.labels", "num_rounds", "evaluated")
+    given = {one.number: one.layout for one in hlo.arguments(found[1].text)}
+    shapes = dict(zip(rounds.arguments, range(len(rounds.arguments)), strict=True))
+    kernel = "states.clients[0].params['model']['head']['kernel']"
+    assert given[shapes[kernel]].startswith("f32[1,1,4,40]")  # Eight features, five classes.
+    assert given[shapes["samples.labels"]].startswith(f"s32[{len(plan.dataset.labels)}]")
+    features = programs.features(plan, told, rounds.lowered.out_info[0])
+    assert features.arguments[-1] == "samples.labels"
 
 
 def test_it_can_be_written_as_json(found):

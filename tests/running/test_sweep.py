@@ -128,19 +128,24 @@ def test_only_what_is_compiled_takes_another_program(small_set):
     assert planned.groups[0] == list(range(0, 32, 2))
 
 
-def test_a_program_takes_as_many_runs_as_fit(small_set, monkeypatch):
-    """On an accelerator, where all of them are tried first; a number asked for is kept."""
+def test_a_program_takes_as_many_vmapped_runs_as_fit(small_set, monkeypatch):
+    """All of them are tried first where they are vmapped; a number asked for is kept."""
     configs = [SMALL.replace(seed=seed) for seed in range(8)]
+    assert plan.make(configs, small_set).runs_per_program == 1  # In turn, on one device.
+    assert plan.make(configs, small_set, vmap_runs=3).runs_per_program == 3
     monkeypatch.setattr(plan, "IN_TURN", ())
-    need = plan.make(configs, small_set, runs_per_program=4, vmap_runs=1).memory.total()
+    need = plan.make(configs, small_set, runs_per_program=3).memory.total()
     monkeypatch.setattr(plan.devices, "free_bytes", lambda _: need * 3)
-    chosen = plan.make(configs, small_set, vmap_runs=1)
-    assert chosen.runs_per_program == 8
+    chosen = plan.make(configs, small_set)
+    assert chosen.runs_per_program == chosen.spread.vmap_runs == 8
     monkeypatch.setattr(plan.devices, "free_bytes", lambda _: need)
-    chosen = plan.make(configs, small_set, vmap_runs=1)
-    assert chosen.runs_per_program == 4
+    assert plan.make(configs, small_set).runs_per_program == 3
+    assert plan.make(configs, small_set, vmap_runs=2).runs_per_program == 2
     with pytest.raises(UsageError, match=r"memory must be >= an expected .* runs_per_program = 8"):
-        plan.make(configs, small_set, runs_per_program=8, vmap_runs=1)
+        plan.make(configs, small_set, runs_per_program=8)
+    monkeypatch.setattr(plan.devices, "free_bytes", lambda _: 1)
+    with pytest.raises(UsageError, match=r"memory must be >= an expected .* runs_per_program = 1"):
+        plan.make(configs, small_set)
 
 
 def test_a_sweep_from_the_command_line(small_file, tmp_path, capsys):

@@ -14,7 +14,8 @@ from protonorm_jax.command.console import Console
 from protonorm_jax.command.paths import path
 from protonorm_jax.command.progress import LoadDisplay
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import devices, targets
+from protonorm_jax.planning import devices, least, targets
+from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import ahead, record, sweep, sweep_plan
 
 
@@ -24,8 +25,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--target",
         default=targets.HERE,
-        metavar="{" + ",".join((targets.HERE, *targets.TOPOLOGIES)) + "}",
-        help=f"what to compile for: the devices of this machine, or TPU chips ({targets.HERE})",
+        metavar="{" + ",".join((targets.HERE, *targets.TOPOLOGIES, *targets.PLANNED)) + "}",
+        help="what to compile for: the devices of this machine, or TPU chips "
+        f"({targets.HERE}); a GPU that is not there with --dry-run alone",
     )
     group.add_argument("--json", action="store_true", help="print one JSON object alone")
     group.add_argument(
@@ -63,7 +65,9 @@ def command(parsed: argparse.Namespace) -> int:
         out.print(report.plan_table(sweep_plan.description(one), name))
     rows: list[dict[str, Any]] = []
     began = time.perf_counter()
-    if not parsed.dry_run:
+    if parsed.dry_run:
+        rows = list(_counted(planned, target))
+    else:
         for row, text in _compiled(planned, target):
             rows.append(row)
             if folder and devices.is_first():
@@ -75,8 +79,12 @@ def command(parsed: argparse.Namespace) -> int:
     if parsed.json:
         if devices.is_first():
             print(json.dumps({"target": parsed.target, "seconds": seconds, "programs": rows}))
-    elif rows:
+    elif parsed.dry_run:
+        out.print(report.least_table(rows, parsed.target))
+    else:
         out.print(report.compiled_table(rows, parsed.target))
+        for line in report.padded_lines(rows):
+            out.say(line)
         out.say(f"all of them, side by side: {seconds:.1f} s")
     return 0
 
@@ -91,18 +99,39 @@ def _target(parsed: argparse.Namespace) -> targets.Target | None:
                 f"--{name.replace('_', '-')} must be left out but for --target here, got "
                 f"--target {parsed.target}"
             )
+    if parsed.target in targets.PLANNED and not parsed.dry_run:
+        raise UsageError(
+            f"--target must be given with --dry-run where it is {parsed.target}: programs for a "
+            "GPU are compiled where it is, by --target here"
+        )
     return targets.absent(parsed.target)
+
+
+def _described(planned: dict[str, sweep.Sweep]) -> Iterator[tuple[Plan, dict[str, Any]]]:
+    """Each plan, and what there is to say of it before it is compiled."""
+    for name, one in planned.items():
+        every = zip(one.plans, sweep_plan.description(one), strict=True)
+        for number, (plan, described) in enumerate(every, start=1):
+            yield plan, {"program": f"{name} {number}".strip(), **described}
+
+
+def _counted(
+    planned: dict[str, sweep.Sweep], target: targets.Target | None
+) -> Iterator[dict[str, Any]]:
+    """For each program what there is to say of it, and what it costs at least."""
+    for plan, described in _described(planned):
+        chip = target.chip if target else targets.CHIPS.get(plan.devices[0].device_kind)
+        yield {
+            **described,
+            "rounds": plan.program.config.rounds,
+            "least": least.of_round(plan, chip)._asdict(),
+        }
 
 
 def _compiled(
     planned: dict[str, sweep.Sweep], target: targets.Target | None
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """For each program what there is to say of it, and its text."""
-    for name, one in planned.items():
-        for number, (plan, described) in enumerate(
-            zip(one.plans, sweep_plan.description(one), strict=True), start=1
-        ):
-            program = f"{name} {number}".strip()
-            for compiled in ahead.compile_ahead(plan, target):
-                row = {"program": program, **described, **compiled.description()}
-                yield row, compiled.text
+    for plan, described in _described(planned):
+        for compiled in ahead.compile_ahead(plan, target):
+            yield {**described, **compiled.description()}, compiled.text

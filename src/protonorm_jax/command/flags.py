@@ -136,15 +136,15 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         type=values.natural,
         default=0,
         metavar="N",
-        help="runs that train side by side; 0 chooses: on CPU and TPU as many as there are "
-        "devices, on GPU all that fit into memory (0)",
+        help="runs that train side by side; 0 chooses: one a device where they take turns, as many "
+        "as fit into memory where they are vmapped (0)",
     )
     group.add_argument(
         "--vmap-runs",
         type=values.natural,
         default=0,
         metavar="N",
-        help="of these, runs of a device in one vmapped step; 0 chooses: 1 on CPU and TPU, "
+        help="of these, runs of a device in one vmapped step at most; 0 chooses: 1 on CPU and TPU, "
         "all of a device's on GPU (0)",
     )
     group.add_argument(

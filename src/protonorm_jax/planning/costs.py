@@ -95,29 +95,54 @@ def turns(plan: Plan, loop: Loop | None, *, every_round: bool = False) -> np.nda
     Returns:
       `[num_devices]` float, a fraction for what is done once in several rounds.
     """
-    config, method = plan.program.config, plan.program.method
-    calls = 1 / min(config.eval_every, config.rounds)  # Of the program, for a round.
+    calls = _calls(plan)
     often = 1.0 if loop and loop.within_round else calls
     if loop is None or loop.architecture is None:
         each = 1 if loop is None else plan.spread.runs_each // plan.spread.vmap_runs
         often = 1.0 if every_round or (loop and loop.name == "rounds") else often
         return np.full(len(plan.devices), each * often)
-    runs = plan.runs[: plan.runs_per_program]
-    counts = [run.partition.train_count for run in runs]
+    work = _work(plan, loop, _counts(plan, loop))
     if loop.name in ("clients", "absent"):
-        work = _work(plan, loop, [np.ones_like(count) for count in counts])
         # Those who are away mostly receive in the last round of a call.
         often = calls if loop.name == "absent" else often
         return work.any(axis=3).sum(axis=2).mean(axis=0) * often
+    return _turns_at(work, plan, loop).mean(axis=0) * often
+
+
+def turns_of_clients(plan: Plan, loop: Loop) -> np.ndarray:
+    """How often a loop would go round if each client went alone, see `turns`.
+
+    Args:
+      plan: whose first call is asked about.
+      loop: one of those of the clients of an architecture.
+
+    Returns:
+      `[num_devices]` float.
+    """
+    work = _work(plan, loop, _counts(plan, loop)).sum(axis=(2, 3)).mean(axis=0)
+    return work * (1.0 if loop.within_round else _calls(plan))
+
+
+def _calls(plan: Plan) -> float:
+    """Of the program, for a round."""
+    config = plan.program.config
+    return 1 / min(config.eval_every, config.rounds)
+
+
+def _counts(plan: Plan, loop: Loop) -> list[np.ndarray]:
+    """How often a loop goes round for each client of each run, or for a loop over clients one."""
+    config, method = plan.program.config, plan.program.method
+    runs = plan.runs[: plan.runs_per_program]
+    counts = [run.partition.train_count for run in runs]
+    if loop.name in ("clients", "absent"):
+        return [np.ones_like(count) for count in counts]
     if loop.name == "steps":
-        of_clients = [client.num_steps(count, config, method.reserve) for count in counts]
-    elif loop.within_round:
+        return [client.num_steps(count, config, method.reserve) for count in counts]
+    if loop.within_round:
         samples = [client.usable(count, config) for count in counts]
-        of_clients = [-(-count // config.eval_batch_size) for count in samples]
     else:
         samples = [run.scored.counts.sum(axis=1) for run in runs]
-        of_clients = [-(-count // config.eval_batch_size) for count in samples]
-    return _turns_at(_work(plan, loop, of_clients), plan, loop).mean(axis=0) * often
+    return [-(-count // config.eval_batch_size) for count in samples]
 
 
 def _work(plan: Plan, loop: Loop, counts: list[np.ndarray]) -> np.ndarray:

@@ -49,6 +49,22 @@ class Counted(NamedTuple):
     uncounted: int
 
 
+class Argument(NamedTuple):
+    """What a program is given.
+
+    Attributes:
+      number: of all that jax is given, of which it leaves out what the program does not need.
+      layout: its shape, the order of its dimensions and its tiles, as XLA writes them.
+      bytes: in main memory, paddings of tiles included.
+      own_bytes: those without paddings.
+    """
+
+    number: int
+    layout: str
+    bytes: int
+    own_bytes: int
+
+
 class _Array(NamedTuple):
     """The shape of an array in a program: its bytes are those in main memory, paddings included."""
 
@@ -88,6 +104,7 @@ class _Computation(NamedTuple):
 _HEAD = re.compile(r"(ENTRY )?%?([^\s(]+) \(.*\{$")
 _LINE = re.compile(r"\s+(ROOT )?%?([^\s=]+) = (.*)$")
 _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
+_GIVEN = re.compile(r'= (\S+) parameter\((\d+)\)(?:.*op_name="\w+\[(\d+)\]")?')
 _NAME = re.compile(r"%([^\s,()]+)")
 _BITS = re.compile(r"\d+")
 _PARENTHESIS = re.compile(r"[()]")
@@ -122,6 +139,21 @@ def count(text: str) -> Counted:
     for loop, cost in own.loops.items():
         by_loop[loop] = by_loop.get(loop, Cost()).plus(cost)
     return Counted(by_loop, counter.uncounted)
+
+
+def arguments(text: str) -> list[Argument]:
+    """What a program is given of what it needs.
+
+    Args:
+      text: see `count`.
+    """
+    found = []
+    for parameter in _GIVEN.finditer(text, text.index("\nENTRY ")):
+        layout, place, number = parameter.groups()
+        (one,) = _arrays(layout)
+        own = int(one.size() * _bytes_of_one(one.dtype))
+        found.append(Argument(int(number or place), layout, int(one.bytes), own))
+    return sorted(found)
 
 
 class _Parts(NamedTuple):
@@ -440,6 +472,10 @@ def _array(dtype: str, dims: str, order: str, layout: str) -> _Array:
         tiles = [int(one) for one in tile[1].split(",")]
         for axis, size in zip(nearest, reversed(tiles), strict=False):
             padded[axis] = -(-padded[axis] // size) * size
+    return _Array(dtype, sizes, _bytes_of_one(dtype) * math.prod(padded))
+
+
+def _bytes_of_one(dtype: str) -> float:
+    """The bytes of a number."""
     bits = _BITS.search(dtype)
-    each = int(bits[0]) / 8 if bits else 1.0
-    return _Array(dtype, sizes, each * math.prod(padded))
+    return int(bits[0]) / 8 if bits else 1.0

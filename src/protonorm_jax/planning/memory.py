@@ -26,7 +26,8 @@ CODE_OF_STATES = 0.15
 CODE_OF_A_LEAF = 1_000_000
 """The most of these for one array of a client's state."""
 WORK_KEPT = 0.65
-"""Share of the work that a TPU program allocates; it computes the rest again where it is used."""
+"""Share of what a step keeps for its backward pass that a TPU program allocates; it computes the
+rest again where it is used."""
 UPLOAD_COPIES = 3
 """Copies of all uploads in a TPU program, beside one for each architecture."""
 
@@ -68,6 +69,7 @@ def expected(
     slots: Sequence[int],
     lengths: Sequence[tuple[int, int]],
     tiled: bool,
+    fast: int = 0,
 ) -> Memory:
     """What a program will need on each device.
 
@@ -79,9 +81,16 @@ def expected(
       slots: of each architecture, clients on a device.
       lengths: of each architecture, see `layout.row_lengths`.
       tiled: whether it is for a TPU, on which arrays lie in tiles and code beside them.
+      fast: bytes of the chip's fast memory, in which a TPU's compiler puts what is gone before the
+        next step begins, as far as it has room.
     """
     num_clients, runs = program.config.num_clients, spread.vmap_runs
     index = mean = work = in_turn = vmapped = 0
+
+    def beyond(passing: int) -> int:
+        """What must be in main memory of what is gone before the next step."""
+        return max(int(WORK_KEPT * passing) - fast, 0) if tiled else passing
+
     clients = []
     for architecture, shapes, count, length in zip(
         program.architectures, given, slots, lengths, strict=True
@@ -99,67 +108,95 @@ def expected(
             need = part(program, architecture, shapes, side_by_side, tiled)
             # A CPU's compiler fuses most of an evaluation; it needs less than a step of as many.
             if part is _training or tiled or architecture.chunk > architecture.together:
-                work = max(work, need.bytes)
+                work = max(work, need.lasting + beyond(need.passing))
             if side_by_side > 1:
                 vmapped += max(len(widths), 1) * need.operations
             else:
                 in_turn += need.operations
     shapes = given[0]  # What crosses between clients and server is the same for all of them.
     server = _server(program, shapes, tiled)
-    work = max(work, runs * server.bytes)
+    work = max(work, beyond(runs * server.passing))
     each, ordered = (stacked(one, num_clients) for one in (shapes.upload.each, shapes.upload.mean))
     if tiled:  # They are joined by filling up those of each architecture to the size of all.
         copies = len(program.architectures) + UPLOAD_COPIES
         uploads = mean + copies * (num_bytes(each, tiled=True) + num_bytes(ordered, tiled=True))
-        work = int(WORK_KEPT * work)
     else:
         largest = max([0, *(num_bytes(leaf) for leaf in ordered)])
         uploads = 2 * num_bytes(each) + mean + largest
     uploads *= runs
     code = 0
     if tiled:
-        code = CODE_ALWAYS + CODE_IN_TURN * (in_turn + server.operations) + CODE_VMAPPED * vmapped
+        if runs > 1:
+            vmapped += server.operations
+        else:
+            in_turn += server.operations
+        code = CODE_ALWAYS + CODE_IN_TURN * in_turn + CODE_VMAPPED * vmapped
         if spread.runs_each > 1:
             leaves = [num_bytes(leaf, tiled=True) for leaf in stacked(clients, spread.runs_each)]
             code += sum(min(int(CODE_OF_STATES * size), CODE_OF_A_LEAF) for size in leaves)
     samples = (Images.of(dataset.images).pixels, dataset.labels)
     return Memory(
         samples=num_bytes(samples, tiled=tiled) + index,
-        states=states_bytes((clients, shapes.server), spread, tiled=tiled),
+        states=states_bytes(
+            (clients, shapes.server),
+            spread,
+            tiled=tiled,
+            fast=fast,
+            parts=(clients if program.apart else [clients]) if tiled else None,
+        ),
         uploads=uploads,
         work=work,
         code=code,
     )
 
 
-def states_bytes(run: Any, spread: Spread, *, tiled: bool) -> int:
+def states_bytes(
+    run: Any, spread: Spread, *, tiled: bool, fast: int = 0, parts: Sequence[Any] | None = None
+) -> int:
     """What the states of all runs of a device need, copies included.
 
     Args:
       run: the shapes of those of one run.
       spread: of the runs over devices.
       tiled: see `expected`.
+      fast: see there.
+      parts: of the run, of which one at a time is copied; None for all of it.
     """
+    copied = max(_copied(part, spread, tiled, fast) for part in parts or [run])
+    return num_bytes(stacked(run, spread.runs_each), tiled=tiled) + copied
+
+
+def _copied(run: Any, spread: Spread, tiled: bool, fast: int) -> int:
+    """What is copied of states, see `states_bytes`."""
     whole, several = stacked(run, spread.runs_each), spread.runs_each > 1
-    kept = num_bytes(whole, tiled=tiled)
-    # Where a device has several runs, those that train are copied out of the rest.
-    copied = spread.vmap_runs * num_bytes(run, tiled=tiled) if several else 0
-    if tiled:
-        # A TPU takes and returns them in the order of dimensions that takes least, and works on a
-        # copy in the order that they have.
-        copied += sum(_row_major_bytes(leaf) for leaf in _arrays(whole if several else run))
-    return kept + copied
+    own = num_bytes(run, tiled=tiled)
+    if not tiled:
+        # Where a device has several runs, those that train are copied out of the rest.
+        return spread.vmap_runs * own if several else 0
+    if several and spread.vmap_runs == spread.runs_each:
+        return num_bytes(whole, tiled=True)
+    # A TPU takes and returns them in the order of dimensions that takes least, and works on a copy
+    # in the order that they have where that is another one.
+    inside = _arrays(whole) if several else _arrays(run)
+    copies = [
+        (tiles.row_major(leaf.shape, leaf.dtype.itemsize), num_bytes(outside, tiled=True))
+        for leaf, outside in zip(inside, whole, strict=True)
+    ]
+    copied = sum(here for here, there in copies if here > there)
+    return copied + (max(spread.vmap_runs * own - fast, 0) if several else 0)
 
 
 class _Need(NamedTuple):
     """What a part of a program needs.
 
     Attributes:
-      bytes: beside the states.
+      lasting: bytes beside the states, of what one step hands to the next.
+      passing: bytes of what is gone before the next step.
       operations: as traced, for one client or server; the more, the longer is the program.
     """
 
-    bytes: int
+    lasting: int
+    passing: int
     operations: int
 
 
@@ -199,7 +236,10 @@ def _training(
     if method.observe is not observe_nothing and method.collect in ("after", "before"):
         operations += trace(observe, given, sized).operations
     params = given.client.params
-    return _Need(max(sized((step.result, params, params, optimizer)), sent.peak), operations)
+    passing = max(sized(step.result) - sized(params), 0)
+    copies = 4 if tiled else 3  # A TPU's loop has another one.
+    lasting = sized((*(params for _ in range(copies)), optimizer))
+    return _Need(lasting, max(passing, sent.peak - lasting), operations)
 
 
 def _evaluation(
@@ -216,7 +256,7 @@ def _evaluation(
 
     sized = functools.partial(num_bytes, tiled=tiled, rows=rows)
     seen = trace(predict, (given.client, given.down, inputs), sized)
-    return _Need(sized(inputs) + seen.peak, seen.operations)
+    return _Need(0, sized(inputs) + seen.peak, seen.operations)
 
 
 def _server(program: Program, given: Shapes, tiled: bool) -> _Need:
@@ -232,7 +272,7 @@ def _server(program: Program, given: Shapes, tiled: bool) -> _Need:
         return program.method.aggregate(given.key, given.server, received, given.round)
 
     traced = trace(aggregate, given, functools.partial(num_bytes, tiled=tiled))
-    return _Need(traced.peak, traced.operations)
+    return _Need(0, traced.peak, traced.operations)
 
 
 def stacked(tree: Any, count: int) -> list[jax.ShapeDtypeStruct]:
@@ -252,10 +292,6 @@ def num_bytes(tree: Any, *, tiled: bool = False, rows: int = 1) -> int:
         return rows * sum(leaf.size * leaf.dtype.itemsize for leaf in _arrays(tree))
     lead = (rows,) if rows > 1 else ()
     return sum(tiles.compact((*lead, *leaf.shape), leaf.dtype.itemsize) for leaf in _arrays(tree))
-
-
-def _row_major_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    return tiles.row_major(leaf.shape, leaf.dtype.itemsize)
 
 
 def _arrays(tree: Any) -> list[jax.ShapeDtypeStruct]:

@@ -1,6 +1,7 @@
 """Everything that is settled before anything is compiled: data, clients, devices, memory."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import descent
 from protonorm_jax.planning import (
     added,
+    at_a_time,
     devices,
     layout,
     memory,
@@ -123,8 +125,8 @@ def make(
     Args:
       configs: one for each run; they differ in settings of `varied` only.
       dataset: used instead of loading `Config.data`; or where to get that from.
-      runs_per_program: how many runs one call of the program advances. 0 chooses: on CPU and
-        TPU as many as there are devices, on GPU all that are expected to fit into memory.
+      runs_per_program: how many runs one call of the program advances. 0 chooses: of those that
+        pay, see `at_a_time`, as many as are expected to fit into memory.
       vmap_runs: of these, how many a device trains in one vmapped program. 0 chooses: 1 on CPU
         and TPU, all that a device has on GPU.
       target: chips that are not there, to plan for in place of the devices that are.
@@ -146,15 +148,19 @@ def make(
         free = devices.free_bytes(chosen)
     platform = chosen[0].platform
 
+    @functools.cache
     def planned(count: int) -> Plan:
         """The plan with `count` runs in a program."""
         arrangement = arrange(dealt, len(chosen), count, vmap_runs, platform)
         return _plan_of(dealt, arrangement, chosen)._replace(initial=started)
 
-    wanted = runs_per_program or (len(chosen) if platform in IN_TURN else len(configs))
-    result = planned(min(wanted, len(configs)))
-    while not runs_per_program and result.memory.total() > free and result.runs_per_program > 1:
-        result = planned(max(result.runs_per_program // 2, 1))
+    vmap_runs = vmap_runs or (1 if platform in IN_TURN else 0)
+    count = min(runs_per_program, len(configs))
+    if not count:
+        most = at_a_time.most(len(configs), len(chosen), vmap_runs)
+        counts = at_a_time.choices(most, len(chosen))
+        count = at_a_time.largest(counts, lambda count: planned(count).memory.total() <= free)
+    result = planned(count)
     needed = result.memory
     check_memory(result, needed.total(), free, "an expected", f" ({needed.by_part()})")
     return result
@@ -191,11 +197,11 @@ def arrange(
       dealt: the runs.
       num_devices: to use at most.
       count: runs in a program.
-      vmap_runs: of these, how many a device trains in one vmapped program; 0 chooses.
+      vmap_runs: of these, how many a device trains in one vmapped program; 0 for all it has.
       platform: of the devices: `cpu`, `gpu` or `tpu`.
     """
     config, image_shape = dealt.config, dealt.dataset.images.shape[1:]
-    spread = layout.spread(count, num_devices, vmap_runs or (1 if platform in IN_TURN else 0))
+    spread = layout.spread(count, num_devices, vmap_runs)
     together = {
         name: config.vmap_clients or _clients_together(platform, name, image_shape)
         for name in dict.fromkeys(dealt.architectures)
@@ -301,6 +307,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> Program
 def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -> Plan:
     """The plan for an arrangement on these devices."""
     program, spread = program_of(dealt, arrangement, chosen[0].platform), arrangement.spread
+    chip = targets.CHIPS.get(chosen[0].device_kind)
     first = dealt.config
     own = methods.settings_of(first.method, first.method_settings)
     given = [shapes.of_hooks(program, one, dealt.dataset) for one in program.architectures]
@@ -330,6 +337,7 @@ def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -
             slots=[one.client_ids.shape[1] for one in arrangement.layouts[0].placements],
             lengths=layout.row_lengths(arrangement.layouts, dealt.partitions, dealt.scored),
             tiled=chosen[0].platform == "tpu",
+            fast=chip.fast_memory if chip else 0,
         ),
         added=added.to_local_training(program, given),
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),

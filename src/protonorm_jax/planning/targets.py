@@ -21,19 +21,23 @@ class Chip(NamedTuple):
       memory: bytes that programs may use.
       products: floating-point operations a second, of products of bfloat16.
       bandwidth: bytes a second between its memory and its cores.
+      fast_memory: bytes that it can keep nearer to them from one step to the next.
     """
 
     memory: int
     products: float
     bandwidth: float
+    fast_memory: int = 0
 
 
 CHIPS = {
-    "TPU v4": Chip(int(30.75 * GIB), 275e12, 1200e9),
-    "TPU v5 lite": Chip(int(15.75 * GIB), 197e12, 819e9),
-    "TPU v6 lite": Chip(int(31.25 * GIB), 918e12, 1638e9),
+    "TPU v4": Chip(int(30.75 * GIB), 275e12, 1200e9, 160 * 2**20),
+    "TPU v5 lite": Chip(int(15.75 * GIB), 197e12, 819e9, 128 * 2**20),
+    "TPU v6 lite": Chip(int(31.25 * GIB), 918e12, 1638e9, 128 * 2**20),
+    "NVIDIA H100 80GB HBM3": Chip(int(0.75 * 79.65 * GIB), 989e12, 3350e9, 50 * 2**20),
 }
-"""By `jax.Device.device_kind`; the memory as the compiler has it, the rest as published."""
+"""By `jax.Device.device_kind`; the memory as the compiler has it, on a GPU as jax takes it if not
+told otherwise; the rest as published."""
 
 TOPOLOGIES: dict[str, dict[str, Any]] = {
     "v5e:1x1": {"chips_per_host_bounds": (1, 1, 1)},
@@ -43,6 +47,19 @@ TOPOLOGIES: dict[str, dict[str, Any]] = {
     "v6e:1x1": {"chips_per_host_bounds": (1, 1, 1)},
 }
 """Names of slices, and what else the compiler must be told to see them as one machine would."""
+
+PLANNED = {"h100:1": ("gpu", "NVIDIA H100 80GB HBM3", 1)}
+"""What is planned for and not compiled: by name the platform, the kind of device, and how many."""
+
+
+class PlannedDevice(NamedTuple):
+    """A device to plan for; it says what a `jax.Device` would."""
+
+    platform: str
+    device_kind: str
+    id: int
+    process_index: int = 0
+
 
 # Without them libtpu asks the network where it is, complains, or waits for a chip's owner.
 _ALONE = {
@@ -56,8 +73,8 @@ class Target(NamedTuple):
     """What programs are compiled for.
 
     Attributes:
-      name: one of `TOPOLOGIES`.
-      devices: of which none is there; good for compiling alone.
+      name: one of `TOPOLOGIES` or `PLANNED`.
+      devices: of which none is there; good for compiling alone, or `PlannedDevice` not even that.
       chip: what each of them is.
     """
 
@@ -87,10 +104,16 @@ def absent(name: str) -> Target:
     Raises:
       UsageError: there is no such topology, the compiler is not installed, or it cannot be used.
     """
+    if name in PLANNED:
+        jax.config.update("jax_platforms", "cpu")
+        platform, kind, count = PLANNED[name]
+        planned: list[Any] = [PlannedDevice(platform, kind, number) for number in range(count)]
+        return Target(name, planned, CHIPS[kind])
     if name not in TOPOLOGIES:
+        known = *TOPOLOGIES, *PLANNED
         raise UsageError(
-            f"--target must be one of {HERE}, {', '.join(TOPOLOGIES)}, got {name!r}"
-            f"{settings.hint(name, TOPOLOGIES)}"
+            f"--target must be one of {HERE}, {', '.join(known)}, got {name!r}"
+            f"{settings.hint(name, known)}"
         )
     if importlib.util.find_spec("libtpu") is None:
         raise UsageError(

@@ -1,10 +1,15 @@
 """What can be read from a function that is traced and neither compiled nor run."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax.extend import core
+from jax.interpreters import partial_eval
+
+from protonorm_jax import scopes
 
 
 class Traced(NamedTuple):
@@ -31,6 +36,65 @@ def trace(function: Callable[..., Any], given: Any, num_bytes: Callable[[Any], i
     """
     closed, result = jax.make_jaxpr(function, return_shape=True)(given)
     return Traced(_operations_of(closed.jaxpr), _peak_of(closed.jaxpr, num_bytes), result)
+
+
+def product_flops(function: Callable[..., Any], given: Any) -> float:
+    """The floating-point operations of the products of `function(given)`, at least.
+
+    Two for each number that is multiplied in a matrix product or a convolution, where borders are
+    left out. A loop goes round as often as its name says that it does at most, see `scopes`, or
+    else once; of branches the cheapest counts, and what no result depends on is none.
+
+    Args:
+      function: of one pytree.
+      given: the shapes of that.
+    """
+    jaxpr = jax.make_jaxpr(function)(given).jaxpr
+    needed, *_ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _flops_of(needed)
+
+
+def _flops_of(jaxpr: core.Jaxpr) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = _shape(equation.invars[0])
+            each = math.prod(shape[axis] for axis in contracted)
+            total += 2.0 * math.prod(_shape(equation.outvars[0])) * each
+        elif name == "conv_general_dilated":
+            total += _convolution_flops(equation)
+        elif name == "cond":
+            total += min(_flops_of(branch.jaxpr) for branch in params["branches"])
+        else:
+            times = params["length"] if name == "scan" else 1
+            if name == "while":
+                told = scopes.read(f"{equation.source_info.name_stack}/while")
+                times = told if isinstance(told, int) else 1
+            total += times * sum(map(_flops_of, _inside(params)))
+    return total
+
+
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
+def _convolution_flops(equation: Any) -> float:
+    """Two for each product; those with the holes and borders of dilation and padding are none."""
+    params, (left, right) = equation.params, (one.aval.shape for one in equation.invars)
+    numbers, out = params["dimension_numbers"], equation.outvars[0].aval.shape
+    batch, features, *places = numbers.out_spec
+    products = float(out[batch] * out[features] * right[numbers.rhs_spec[1]])
+    for axis, place in enumerate(places):
+        low = params["padding"][axis][0]
+        window = right[numbers.rhs_spec[2 + axis]]
+        taken = np.arange(out[place])[:, None] * params["window_strides"][axis]
+        taken = taken + np.arange(window) * params["rhs_dilation"][axis] - low
+        holes = params["lhs_dilation"][axis]
+        last = (left[numbers.lhs_spec[2 + axis]] - 1) * holes
+        products *= int(((taken >= 0) & (taken <= last) & (taken % holes == 0)).sum())
+    return 2.0 * products
 
 
 def _operations_of(jaxpr: core.Jaxpr) -> int:

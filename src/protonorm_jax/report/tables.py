@@ -151,14 +151,14 @@ def compiled_table(rows: Sequence[dict[str, Any]], target: str) -> Table:
         title=f"{len(rows)} compiled programs for {target}",
         caption="MiB of a device, but host: of this process at most, in which others are compiled "
         "beside; args: with results not written over them; GFLOP, MB and ms: of a round on the "
-        "busiest device, ms at least by published peaks; fit: runs at a time; *: was in the cache "
-        "of programs",
+        "busiest device, ms at least by published peaks; fit: runs at a time; pad %: what tiles "
+        "add, of the bytes of arguments above 1 MiB; *: was in the cache of programs",
         box=box.SIMPLE_HEAD,
         padding=0,
     )
     table.add_column("program", overflow="fold")
     names = ("compile s", "host", "args", "temp", "code", "peak", "free %", "GFLOP", "MB", "ms")
-    for name in (*names, "fit"):
+    for name in (*names, "fit", *["pad %"][: any(row["padded"] for row in rows)]):
         table.add_column(name, justify="right")
     for row in rows:
         memory, cost = row["memory"], row["round"] or {}
@@ -174,8 +174,53 @@ def compiled_table(rows: Sequence[dict[str, Any]], target: str) -> Table:
             f"{cost['bytes'] / 1e6:,.0f}" if cost else "",
             "-" if cost and seconds is None else f"{1000 * seconds:.3g}" if cost else "",
             "" if row["runs_that_fit"] is None else f"{row['runs_that_fit']:,}",
+            *([f"{100 * row['padded']['share']:.1f}"] if row["padded"] else []),
         )
     return table
+
+
+def least_table(rows: Sequence[dict[str, Any]], target: str) -> Table:
+    """What programs cost at least, counted from shapes.
+
+    Args:
+      rows: of each what `sweep.description` says, with a name for the `program`, its `rounds`, and
+        what they cost `least`.
+      target: what they are planned for.
+    """
+    table = Table(
+        title=f"What rounds cost at least on {target}, nothing compiled",
+        caption="GFLOP, MB and ms: of a round of all runs that go on at a time, on the busiest "
+        "device: products alone, and what must be moved; ms and hours at least by published peaks; "
+        "hours: of all rounds of all runs",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+    )
+    table.add_column("program")
+    for name in ("rounds", "calls", "GFLOP", "MB", "ms", "hours"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cost = row["least"]
+        table.add_row(
+            row["program"],
+            str(row["rounds"]),
+            str(-(-row["runs"] // row["runs_per_program"])),
+            f"{cost['flops'] / 1e9:,.3g}",
+            f"{cost['bytes'] / 1e6:,.0f}",
+            "-" if cost["seconds"] is None else f"{1000 * cost['seconds']:.3g}",
+            "-" if cost["hours"] is None else f"{cost['hours']:.3g}",
+        )
+    return table
+
+
+def padded_lines(rows: Sequence[dict[str, Any]], most: float = 0.25) -> list[str]:
+    """Which large arguments of compiled programs lose more than this share to tiles, in words."""
+    return [
+        f"{row['program']} {row['name']}: {one['name']} takes {one['bytes'] / 2**20:,.1f} MiB, in "
+        f"{100 * one['share']:.0f} % of which no number lies: {one['layout']}"
+        for row in rows
+        for one in (row["padded"]["arguments"] if row["padded"] else [])
+        if one["share"] > most
+    ]
 
 
 def sweep_table(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> Table:

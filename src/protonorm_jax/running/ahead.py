@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import psutil
 
-from protonorm_jax.planning import costs, devices, hlo, memory, need
+from protonorm_jax.planning import costs, devices, hlo, memory, need, padding
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.need import Need
 from protonorm_jax.planning.plan import Plan
@@ -36,6 +36,7 @@ class Compiled(NamedTuple):
       round: its part of what a round costs; None where it has none.
       runs_that_fit: how many runs could train at a time on these devices; None but for the last of
         the programs of a round.
+      padded: its large arguments, see `planning.padding`; None where memory has no tiles.
       text: the program, as XLA writes it.
     """
 
@@ -47,6 +48,7 @@ class Compiled(NamedTuple):
     available: int
     round: costs.Round | None
     runs_that_fit: int | None
+    padded: list[padding.Padded] | None
     text: str
 
     def free_share(self) -> float:
@@ -59,6 +61,7 @@ class Compiled(NamedTuple):
         values.pop("text")
         values["memory"] = {**self.memory._asdict(), "total": self.memory.total()}
         values["free_share"] = self.free_share()
+        values["padded"] = None if self.padded is None else padding.description(self.padded)
         if self.round:
             parts = {name: cost._asdict() for name, cost in self.round.by_part.items()}
             values["round"] = {**self.round._asdict(), "by_part": parts}
@@ -81,6 +84,7 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
     told = programs.told_shapes(plan)
     device = plan.devices[0]
     chip = target.chip if target else CHIPS.get(device.device_kind)
+    tiled = device.platform == "tpu"
     available = target.chip.memory if target else devices.free_bytes(plan.devices)
     needs: dict[tuple[str, int | None], Need] = {}
     states = None
@@ -110,6 +114,7 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
                 available,
                 cost,
                 fit,
+                padding.of_arguments(made.text, one.arguments) if tiled else None,
                 made.text,
             )
 
@@ -121,8 +126,7 @@ def _traced(plan: Plan, told: Any) -> Iterator[Uncompiled]:
         states = one.lowered.out_info if one.name == "init" else states
         yield one
     if plan.program.config.keep_features:
-        lowered = programs.lower_features(plan, told, states)
-        yield Uncompiled("features", None, lowered, {}, False)
+        yield programs.features(plan, told, states)
 
 
 class _Made(NamedTuple):
@@ -158,6 +162,8 @@ def runs_that_fit(plan: Plan, by_run: Any, needed: Need, available: int) -> int:
       available: bytes of a device.
     """
     spread, platform = plan.spread, plan.devices[0].platform
+    chip = CHIPS.get(plan.devices[0].device_kind)
+    fast = chip.fast_memory if chip else 0
     run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), by_run)
     alone = spread.vmap_runs == 1 and platform in planning.IN_TURN
     in_turn = alone or spread.runs_each > spread.vmap_runs
@@ -165,7 +171,7 @@ def runs_that_fit(plan: Plan, by_run: Any, needed: Need, available: int) -> int:
     def with_runs(runs_each: int) -> int:
         """What a device would need for so many; of client devices, for their parts of so many."""
         own = spread._replace(runs_each=runs_each)
-        states = memory.states_bytes(run, own, tiled=platform == "tpu")
+        states = memory.states_bytes(run, own, tiled=platform == "tpu", fast=fast)
         return states + (0 if in_turn else needed.temporaries * runs_each // spread.vmap_runs)
 
     left = available - needed.total() + with_runs(spread.runs_each)

@@ -357,7 +357,9 @@ def compile_plan(plan: Plan) -> Simulation:
 
     def features(states: State, given: Any) -> list[np.ndarray]:
         return fetch(
-            programs.lower_features(plan, told, compiled.shapes).compile()(states, given, samples)
+            programs.compiled(programs.features(plan, told, compiled.shapes))(
+                states, given, samples
+            )
         )
 
     return Simulation(

@@ -6,6 +6,7 @@ A round is one program, or for nets that take long to compile several, see `Prog
 import concurrent.futures
 import contextlib
 import functools
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -35,6 +36,7 @@ class Uncompiled(NamedTuple):
       lowered: for `jax` to compile.
       options: for the compiler.
       every_round: whether it is called once in every round, and not once for several.
+      arguments: the names of all arrays that it is given, in their order.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Uncompiled(NamedTuple):
     lowered: jax.stages.Lowered
     options: dict[str, bool | str]
     every_round: bool
+    arguments: tuple[str, ...]
 
 
 def traced(plan: Plan, told: Any) -> Iterator[Uncompiled]:
@@ -113,7 +116,18 @@ class _Tracer:
             name = f"{name} {self._plan.runs[0].layout.placements[number].architecture}"
         with promoting():
             lowered = mapped.lower(*shapes_of(given))
-        return Uncompiled(name, number, lowered, self._options, True)
+        names = _names_of(function, 1 + len(fixed), given)
+        return Uncompiled(name, number, lowered, self._options, True, names)
+
+
+def _names_of(function: Callable[..., Any], first: int, given: Sequence[Any]) -> tuple[str, ...]:
+    """The names of all arrays that a function is given from the first of these arguments on."""
+    own = list(inspect.signature(function).parameters)[first:]
+    return tuple(
+        name + jax.tree_util.keystr(place)
+        for name, one in zip(own, given, strict=False)
+        for place, _ in jax.tree_util.tree_leaves_with_path(one)
+    )
 
 
 def _dearest_first(plan: Plan) -> Sequence[int]:
@@ -296,8 +310,8 @@ def texts(plan: Plan, told: Any) -> list[str]:
     return [one.lowered.as_text() for one in traced(plan, told)]
 
 
-def lower_features(plan: Plan, told: Any, states: Any) -> jax.stages.Lowered:
-    """The program for `Config.keep_features`, to be compiled without options.
+def features(plan: Plan, told: Any, states: Any) -> Uncompiled:
+    """The program for `Config.keep_features`.
 
     Args:
       plan: whose.
@@ -308,8 +322,11 @@ def lower_features(plan: Plan, told: Any, states: Any) -> jax.stages.Lowered:
     each = -(-config.keep_features // config.num_clients)
     each = min(each, max(int(run.scored.counts[:, 0].max()) for run in plan.runs))
     infer = pmapped(plan, simulate.features_of_runs, each, in_axes=(0, 0, None))
+    given = states, told, samples_of(plan.dataset)
     with promoting():
-        return infer.lower(*shapes_of((states, told, samples_of(plan.dataset))))
+        lowered = infer.lower(*shapes_of(given))
+    names = _names_of(simulate.features_of_runs, 2, given)
+    return Uncompiled("features", None, lowered, {}, False, names)
 
 
 def told_shapes(plan: Plan) -> Any:

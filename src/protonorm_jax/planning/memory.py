@@ -28,6 +28,10 @@ CODE_OF_A_LEAF = 1_000_000
 WORK_KEPT = 0.65
 """Share of what a step keeps for its backward pass that a TPU program allocates; it computes the
 rest again where it is used."""
+WORK_KEPT_ON_GPU = 0.5
+"""Share of the work that a GPU program allocates; most that passes is never written out."""
+LIBRARIES_ON_GPU = 2**25
+"""Bytes that the libraries of matrix products may use on a GPU."""
 UPLOAD_COPIES = 3
 """Copies of all uploads in a TPU program, beside one for each architecture."""
 
@@ -68,7 +72,7 @@ def expected(
     given: Sequence[Shapes],
     slots: Sequence[int],
     lengths: Sequence[tuple[int, int]],
-    tiled: bool,
+    platform: str,
     fast: int = 0,
 ) -> Memory:
     """What a program will need on each device.
@@ -80,11 +84,12 @@ def expected(
       given: of each architecture, see `shapes.of_hooks`.
       slots: of each architecture, clients on a device.
       lengths: of each architecture, see `layout.row_lengths`.
-      tiled: whether it is for a TPU, on which arrays lie in tiles and code beside them.
+      platform: of the devices: `cpu`, `gpu`, or `tpu`, on which arrays lie in tiles and code beside
+        them.
       fast: bytes of the chip's fast memory, in which a TPU's compiler puts what is gone before the
         next step begins, as far as it has room.
     """
-    num_clients, runs = program.config.num_clients, spread.vmap_runs
+    num_clients, runs, tiled = program.config.num_clients, spread.vmap_runs, platform == "tpu"
     index = mean = work = in_turn = vmapped = 0
 
     def beyond(passing: int) -> int:
@@ -116,6 +121,8 @@ def expected(
     shapes = given[0]  # What crosses between clients and server is the same for all of them.
     server = _server(program, shapes, tiled)
     work = max(work, beyond(runs * server.passing))
+    if platform == "gpu":
+        work = int(WORK_KEPT_ON_GPU * work) + LIBRARIES_ON_GPU
     each, ordered = (stacked(one, num_clients) for one in (shapes.upload.each, shapes.upload.mean))
     if tiled:  # They are joined by filling up those of each architecture to the size of all.
         copies = len(program.architectures) + UPLOAD_COPIES
@@ -158,8 +165,8 @@ def states_bytes(
     Args:
       run: the shapes of those of one run.
       spread: of the runs over devices.
-      tiled: see `expected`.
-      fast: see there.
+      tiled: whether they are on a TPU.
+      fast: see `expected`.
       parts: of the run, of which one at a time is copied; None for all of it.
     """
     copied = max(_copied(part, spread, tiled, fast) for part in parts or [run])

@@ -336,7 +336,7 @@ def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -
             given=given,
             slots=[one.client_ids.shape[1] for one in arrangement.layouts[0].placements],
             lengths=layout.row_lengths(arrangement.layouts, dealt.partitions, dealt.scored),
-            tiled=chosen[0].platform == "tpu",
+            platform=chosen[0].platform,
             fast=chip.fast_memory if chip else 0,
         ),
         added=added.to_local_training(program, given),

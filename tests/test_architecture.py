@@ -63,8 +63,8 @@ ORDER = {
     "running": (
         *("files", "holders", "lock", "directory", "forms", "reading", "states", "records"),
         *("selection", "frames", "logs", "programs", "fetching", "progress", "driver"),
-        *("conditions", "ahead", "comparing", "holdings", "kept_models", "record"),
-        *("checkpoint", "stopping"),
+        *("conditions", "ahead", "comparing", "holdings", "manifests", "kept_models", "record"),
+        *("sweep_record", "checkpoint", "stopping"),
         *("training", "job", "grid", "sweep_plan", "sweep", "shards", "points", "choices"),
         *("tuning", "runs", "experiments", "verify", "verify_sweeps"),
     ),
@@ -95,7 +95,7 @@ NO_JAX = (
 )
 WRITERS = (
     *("dashboards", "data", "running/files", "running/lock", "running/directory", "running/record"),
-    "running/kept_models",
+    *("running/kept_models", "running/sweep_record"),
     *("command/thomson", "command/partition", "command/compile"),
 )
 

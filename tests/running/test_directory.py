@@ -11,7 +11,7 @@ import pytest
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.running import directory as places
-from protonorm_jax.running import files, holders, record
+from protonorm_jax.running import files, holders, manifests
 
 OLD = Config(rounds=3, method_settings={"scale": 2.0})
 NEW = Config(rounds=9)
@@ -23,7 +23,7 @@ def make_run(folder, config=OLD, *, names=places.FILES):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_text(f"{config.rounds} {name}")
-    files.write_json(folder / "config.json", record.recorded_config(config))
+    files.write_json(folder / "config.json", manifests.recorded_config(config))
     if "manifest.json" in names:
         files.write_json(folder / "manifest.json", {"versions": {}, "config_digest": "0"})
     return folder

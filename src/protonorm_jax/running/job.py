@@ -19,6 +19,7 @@ from protonorm_jax.running import (
     kept_models,
     lock,
     logs,
+    manifests,
     programs,
     reading,
     record,
@@ -275,8 +276,8 @@ def settings_of(directory: Path, num_devices: int | None = None) -> Config:
 
 
 def check_methods_file(directory: Path, *, equal: bool = True) -> str | None:
-    """See `record.check_methods_file`, for the run in a directory."""
-    return record.check_methods_file(config.load_values(directory / places.CONFIG), equal=equal)
+    """See `manifests.check_methods_file`, for the run in a directory."""
+    return manifests.check_methods_file(config.load_values(directory / places.CONFIG), equal=equal)
 
 
 def _check_conditions(directory: Path) -> None:

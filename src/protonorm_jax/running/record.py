@@ -1,20 +1,16 @@
 """The run directory: the only place where a run's results are written."""
 
-import platform
-import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import jax
 import numpy as np
 
-from protonorm_jax import dashboards, keys, methods, metrics, report
-from protonorm_jax.config import Config
-from protonorm_jax.errors import Caution, UsageError
+from protonorm_jax import dashboards, metrics, report
+from protonorm_jax.errors import Caution
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.running import (
     conditions,
@@ -24,12 +20,9 @@ from protonorm_jax.running import (
     holdings,
     kept_models,
     lock,
-    reading,
+    manifests,
 )
 from protonorm_jax.running import directory as places
-from protonorm_jax.running.directory import RESULTS as RESULTS
-from protonorm_jax.running.directory import RUNS as RUNS
-from protonorm_jax.running.directory import SWEEP as SWEEP
 from protonorm_jax.running.directory import check_free as check_free
 from protonorm_jax.running.driver import Evaluation, Simulation
 from protonorm_jax.running.files import replacing as replacing
@@ -37,7 +30,6 @@ from protonorm_jax.running.files import writing as writing
 from protonorm_jax.running.reading import read_arrays as read_arrays
 from protonorm_jax.running.reading import read_rows as read_rows
 
-_PACKAGES = ("protonorm_jax", "jax", "jaxlib", "flax", "optax", "chex", "numpy")
 # Of an earlier run in the same place, or written anew.
 _STAYING = (places.CONFIG, places.MANIFEST, places.ROWS, places.DASHBOARDS)
 _SECONDS_UNSYNCED = 1.0  # For so long a row may be lost by a power cut.
@@ -79,7 +71,7 @@ class Recorder:
         """
         with writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            files.write_json(self.directory / places.CONFIG, recorded_config(self.config))
+            files.write_json(self.directory / places.CONFIG, manifests.recorded_config(self.config))
 
     def start(
         self,
@@ -105,14 +97,16 @@ class Recorder:
         self.rows = list(rows)
         self._by_client = ByClient(simulation, self._index, kept)
         if self.config.keep_models != "none":
-            written = recorded_config(self.config)
+            written = manifests.recorded_config(self.config)
             del written["devices"]  # The models are the same on any.
             said = {"config": written, "data_digest": self._data_digest}
             described = kept_models.described(simulation, self._index, said)
             self._models = kept_models.ModelFolder(self.directory, described)
         with writing(self.directory):
             if replacing:
-                places.replace(self.directory, places.CONFIG, recorded_config(self.config))
+                places.replace(
+                    self.directory, places.CONFIG, manifests.recorded_config(self.config)
+                )
             else:
                 self.announce()
             best = kept["round"] if kept and self.config.keep_models == "selected" else None
@@ -126,7 +120,7 @@ class Recorder:
             if arrays:
                 with files.replacing(self.directory / places.HOLDINGS) as file:
                     np.savez_compressed(file, allow_pickle=False, **arrays)
-            described = manifest(simulation, self._index, self._data_digest)
+            described = manifests.of(simulation, self._index, self._data_digest)
             described["goes_on_after"] = self.rows[-1]["round"] if self.rows else 0
             files.write_json(self.directory / places.MANIFEST, described)
             for name in places.FILES:
@@ -378,219 +372,6 @@ def _key(entry: Any) -> str:
     return str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))
 
 
-def recorded_config(config: Config) -> dict[str, Any]:
-    """A config as it is written.
-
-    With the user's file that its method came from, if it did, and the directories that the paths
-    in it are relative to.
-    """
-    file = methods.METHODS.files.get(config.method)
-    bases = config.relative_to()
-    return (
-        config.to_dict()
-        | ({"methods_file": file._asdict()} if file else {})
-        | ({"relative_to": bases} if bases else {})
-    )
-
-
-def check_methods_file(config: dict[str, Any], *, equal: bool = True) -> str | None:
-    """Asks for the user's file that the method of a recorded config came from.
-
-    Args:
-      config: as it was written.
-      equal: whether another content of the file is refused.
-
-    Returns:
-      If the content is another one, what to say of it.
-
-    Raises:
-      UsageError: the file was not given, or is not the same.
-    """
-    recorded = config.get("methods_file")
-    if not recorded:
-        return None
-    method = config["method"]
-    given = methods.METHODS.files.get(method)
-    if given is None:
-        raise UsageError(
-            f"--methods must be given for method {method}, which came from {recorded['path']} "
-            f"with SHA-256 {recorded['digest']}"
-        )
-    if given.digest == recorded["digest"]:
-        return None
-    said = f"SHA-256 {recorded['digest']} of {recorded['path']}, got {given.digest} of {given.path}"
-    if equal:
-        raise UsageError(f"--methods must be the file of the run, {said}")
-    return f"file of methods: {said}"
-
-
-def manifest(
-    simulation: Simulation, index: int = 0, data_digest: str | None = None
-) -> dict[str, Any]:
-    """What else, beside the config, the bits of run `index` depend on.
-
-    Args:
-      simulation: compiled.
-      index: into `plan.runs`.
-      data_digest: of the data, see `conditions.data_digest`; made here if left out.
-    """
-    plan = simulation.plan
-    device, run = plan.devices[0], plan.runs[index]
-    return {
-        "versions": {name: metadata.version(name) for name in _PACKAGES}
-        | {"python": platform.python_version()},
-        "device": {
-            "platform": device.platform,
-            "kind": device.device_kind,
-            "count": len(plan.devices),
-            "processes": jax.process_count(),
-            "machine": platform.machine(),
-        },
-        "git_commit": _git_commit(),
-        "config_digest": run.config.digest(),
-        "data_digest": data_digest or conditions.data_digest(plan.dataset),
-        "partition_digest": conditions.partition_digest(run.partition),
-        **({"initial_digest": plan.initial.digest} if plan.initial else {}),
-        "flags": conditions.flags(),
-        "key": {
-            "impl": "threefry2x32",
-            "data": jax.random.key_data(keys.root(run.config.seed)).tolist(),
-            "partitionable": jax.config.jax_threefry_partitionable,  # type: ignore[attr-defined]
-        },
-        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "bytes_per_device": simulation.bytes_per_device,
-        "expected_bytes_per_device": plan.memory._asdict(),
-        "runs_per_program": plan.runs_per_program,
-        "vmapped": {
-            "runs": plan.spread.vmap_runs,
-            "clients": max(one.together for one in plan.program.architectures),
-        },
-        "efficiency": plan.efficiency._asdict(),
-        "product_operands": product_operands(run.config.precision, device.platform),
-        "majority_accuracy": driver.majority_accuracy(plan, index),
-        "predictor": simulation.predictor,
-        **holdings.described(plan, index),
-    }
-
-
-def product_operands(precision: str, platform: str) -> str:
-    """To what the operands of convolutions and matrix products are rounded.
-
-    Args:
-      precision: see `Config`.
-      platform: of the devices.
-    """
-    asked: str | None = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    by_default = {"tpu": "bfloat16", "gpu": "float32, or tensorfloat32 where the GPU has it"}
-    return asked or (precision if precision != "float32" else by_default.get(platform, precision))
-
-
-def start_sweep(directory: Path, description: dict[str, Any], *, replacing: bool) -> None:
-    """Says what a sweep is, which starts now.
-
-    Args:
-      directory: of the sweep.
-      description: of it.
-      replacing: whether another run or sweep gives way to it.
-
-    Raises:
-      UsageError: it cannot be written.
-    """
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        if replacing:
-            places.replace(directory, SWEEP, description)
-        else:
-            files.write_json(directory / SWEEP, description)
-        with files.replacing(directory / RESULTS):
-            pass
-
-
-def start_share(folder: Path, names: Sequence[str]) -> None:
-    """Says in the folder of a job which runs of a sweep are its own.
-
-    Raises:
-      UsageError: it cannot be written.
-    """
-    with writing(folder):
-        files.write_json(folder / places.SHARE, {"runs": names})
-
-
-def start_tuning(directory: Path, description: dict[str, Any], *, replacing: bool) -> None:
-    """Says what a tuned experiment is, before the first of its runs.
-
-    Args:
-      directory: of the experiment.
-      description: of it.
-      replacing: whether another run, sweep or experiment gives way to it.
-
-    Raises:
-      UsageError: it cannot be written.
-    """
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        if replacing:
-            places.replace(directory, places.TUNING, description)
-        else:
-            files.write_json(directory / places.TUNING, description)
-
-
-def write_choices(directory: Path, choices: Sequence[Mapping[str, Any]]) -> None:
-    """Says what a tuned experiment has chosen.
-
-    Raises:
-      UsageError: it cannot be written.
-    """
-    lock.check(directory)
-    with writing(directory):
-        files.write_json(directory / places.CHOICES, choices)
-
-
-def repair_results(directory: Path) -> None:
-    """Cuts off a row that a crash has left incomplete, and makes the file if there is none.
-
-    Raises:
-      UsageError: the file cannot be written.
-    """
-    with writing(directory), open(directory / RESULTS, "a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def gather_results(directory: Path, count: int) -> None:
-    """Puts the rows of jobs that share a sweep together, as soon as there are so many.
-
-    Raises:
-      UsageError: they cannot be read or written.
-    """
-    rows = reading.read_results(directory)
-    if len(rows) == count:
-        with writing(directory), files.replacing(directory / RESULTS) as file:
-            file.writelines(map(files.line, rows))
-        places.clear_checkpoints(directory)
-        places.remove_shards(directory)
-
-
 def _first_line(error: Exception) -> str:
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
-
-
-def _git_commit() -> str | None:
-    """The commit that the package's source is at, `-dirty` if changed; None without git."""
-    git = ("git", "-C", str(Path(__file__).parent))
-    try:
-        describe = subprocess.run(
-            (*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        tracked = subprocess.run(
-            (*git, "ls-files", "--error-unmatch", __file__), capture_output=True, timeout=10
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    # An installed copy may lie inside a repository that is not ours.
-    return describe.stdout.strip() if tracked.returncode == 0 else None

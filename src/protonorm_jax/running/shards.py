@@ -22,10 +22,10 @@ from protonorm_jax.running import (
     lock,
     logs,
     reading,
-    record,
     stopping,
     sweep,
     sweep_plan,
+    sweep_record,
 )
 from protonorm_jax.running.sweep import Display, Part
 from protonorm_jax.running.sweep_plan import Sweep
@@ -168,10 +168,12 @@ def train(
             places.clean(locked)
         if not (locked / places.SWEEP).exists():
             places.check_free(locked, overwrite=False)
-            record.start_sweep(locked, sweep_plan.to_record(planned, digests), replacing=False)
+            sweep_record.start_sweep(
+                locked, sweep_plan.to_record(planned, digests), replacing=False
+            )
         else:
             _check_same(planned, locked)
-        record.repair_results(locked)
+        sweep_record.repair_results(locked)
 
     with contextlib.ExitStack() as stack, stopping.StopRequest() as stop:
         with lock.holding(directory, check=begin, beside=siblings, patience=_SECONDS_OF_PATIENCE):
@@ -186,7 +188,7 @@ def train(
             session = None
             if devices.is_first():
                 session = logs.begin(directory, names, goes_on=True)
-                record.start_share(folder, own)
+                sweep_record.start_share(folder, own)
         left = [one for one in places.shards(directory) if one.name not in siblings]
         part = Part(directory, folder, [directory, *left], calls)
         rows = sweep.train_calls(recorded, part, digests, display, stop, session=session)
@@ -227,6 +229,6 @@ def _check_same(planned: Sweep, directory: Path) -> None:
 def _gather(directory: Path, siblings: Sequence[str], count: int) -> list[dict[str, Any]]:
     """Puts the rows together if all are there; returns those that are there."""
 
-    gather = functools.partial(record.gather_results, count=count)
+    gather = functools.partial(sweep_record.gather_results, count=count)
     with lock.holding(directory, check=gather, beside=siblings, patience=_SECONDS_OF_PATIENCE):
         return reading.read_results(directory)

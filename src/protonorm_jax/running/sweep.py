@@ -19,6 +19,7 @@ from protonorm_jax.running import (
     record,
     stopping,
     sweep_plan,
+    sweep_record,
     training,
 )
 from protonorm_jax.running import directory as places
@@ -140,7 +141,7 @@ def train(
         part = Part(directory, directory, before=list(places.shards(directory)))
         rows = train_calls(sweep, part, digests, display, stop, ready, session)
         if part.before and devices.is_first():
-            record.gather_results(directory, len(sweep.changes))
+            sweep_record.gather_results(directory, len(sweep.changes))
         return rows
 
 
@@ -193,7 +194,7 @@ def train_calls(
     saved: list[checkpoint.Saved] = []
     if simulation is None:
         if devices.is_first():
-            record.repair_results(part.folder)
+            sweep_record.repair_results(part.folder)
         results = {row["run"]: row for row in reading.read_results(part.directory)}
         found = [
             checkpoint.latest(one, sweep_plan.configs(sweep)) for one in (part.folder, *part.before)
@@ -254,7 +255,7 @@ def _begin(
     described = sweep_plan.to_record(sweep, digests) if first else {}
     session = None
     if new:
-        record.start_sweep(directory, described, replacing=False)
+        sweep_record.start_sweep(directory, described, replacing=False)
         session = open_session()
     try:
         simulation = compiled or driver.compile_plan(sweep.plans[0])
@@ -263,7 +264,7 @@ def _begin(
             places.remove_sweep(directory)
         raise
     if first and not new:
-        record.start_sweep(directory, described, replacing=True)
+        sweep_record.start_sweep(directory, described, replacing=True)
         session = open_session()
     return simulation, session
 

@@ -14,7 +14,7 @@ from protonorm_jax.planning import deal, samples
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.planning.targets import Target
-from protonorm_jax.running import conditions, forms, reading, record
+from protonorm_jax.running import conditions, forms, manifests, reading
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.grid import changed
 from protonorm_jax.types import Dataset
@@ -155,7 +155,7 @@ def check_origin(described: Mapping[str, Any], directory: Path) -> None:
     """
     conditions.check_flags(described, directory)
     for recorded in [described["base"], *described.get("methods_files", [])]:
-        record.check_methods_file(recorded)
+        manifests.check_methods_file(recorded)
 
 
 def settled(
@@ -281,7 +281,7 @@ def to_record(sweep: Sweep, digests: Sequence[str]) -> dict[str, Any]:
 def origin(base: Config, changes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What runs are changes of, JSON-ready, and what else their bits depend on but their data."""
     return {
-        "base": record.recorded_config(base),
+        "base": manifests.recorded_config(base),
         "methods_files": [
             {"method": name, "methods_file": file._asdict()}
             for name, file in methods.METHODS.files.items()

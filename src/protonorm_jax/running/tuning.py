@@ -27,10 +27,10 @@ from protonorm_jax.running import (
     logs,
     points,
     reading,
-    record,
     stopping,
     sweep,
     sweep_plan,
+    sweep_record,
 )
 from protonorm_jax.running import directory as places
 from protonorm_jax.running.grid import Grid, changed
@@ -258,7 +258,7 @@ def train(
                 return Outcome(None, [], missing + count)
             chosen = _choose(experiment, experiment.tuning, rows)
             if devices.is_first():
-                record.write_choices(directory, chosen)
+                sweep_record.write_choices(directory, chosen)
             final = _plan_final(
                 experiment.base,
                 experiment.trials,
@@ -322,7 +322,7 @@ def _begin(
     new = first and places.is_empty(directory)
     session = None
     if new:
-        record.start_tuning(directory, experiment.description, replacing=False)
+        sweep_record.start_tuning(directory, experiment.description, replacing=False)
         session = logs.begin(directory, log)
     try:
         simulation = driver.compile_plan(experiment.tuning.plans[0])
@@ -331,7 +331,7 @@ def _begin(
             places.remove_tuning(directory)
         raise
     if first and not new:
-        record.start_tuning(directory, experiment.description, replacing=True)
+        sweep_record.start_tuning(directory, experiment.description, replacing=True)
         session = logs.begin(directory, log)
     return simulation, session
 

@@ -17,6 +17,7 @@ from protonorm_jax.running import (
     files,
     job,
     kept_models,
+    manifests,
     reading,
     record,
 )
@@ -114,7 +115,7 @@ def run(
         display.add(step)
     if again.error is not None:
         raise again.error
-    changes = changes_since(manifest, record.manifest(simulation))
+    changes = changes_since(manifest, manifests.of(simulation))
     return compared(directory, again, changes + ([other_file] if other_file else []))
 
 

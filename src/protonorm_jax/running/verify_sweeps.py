@@ -13,9 +13,9 @@ from protonorm_jax.running import (
     choices,
     driver,
     forms,
+    manifests,
     points,
     reading,
-    record,
     sweep_plan,
     tuning,
     verify,
@@ -129,7 +129,7 @@ class _Recorded:
         for name in names:
             verify.check_readable(directory / places.RUNS / name)
         given = [
-            record.check_methods_file(one, equal=False)
+            manifests.check_methods_file(one, equal=False)
             for one in [described["base"], *described.get("methods_files", [])]
         ]
         self.other_files = [one for one in given if one]
@@ -208,7 +208,7 @@ def _run_of_a_sweep(
     """What differs between a run of a sweep and the same run again, its row among it."""
     folder, plan = recorded.directory / places.RUNS / name, again.simulation.plan
     manifest, row = reading.read_manifest(folder), recorded.results[name]
-    now = record.manifest(again.simulation, again.index, manifest.get("data_digest"))
+    now = manifests.of(again.simulation, again.index, manifest.get("data_digest"))
     found = verify.compared(
         folder, again, [*verify.changes_since(manifest, now), *recorded.other_files]
     )

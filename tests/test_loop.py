@@ -144,13 +144,10 @@ def test_the_engine_agrees_with_the_loop_in_hooks_of_no_method(row, small_set):
     ("method", "settings"),
     [
         ("fedavg", {"optimizer": "adam", "weight_decay": 0.1, "schedule": "cosine"}),
-        pytest.param(
-            "fedkd",
-            {"momentum": 0.9, "nesterov": True, "schedule": "exponential:0.5"},
-            marks=pytest.mark.large,
-        ),
+        ("fedkd", {"momentum": 0.9, "nesterov": True, "schedule": "exponential:0.5"}),
     ],
 )
+@pytest.mark.large
 def test_the_engine_agrees_with_the_loop_in_training_as_users_set_it(method, settings, small_set):
     """Optimiser, decay, schedule, clipping, augmentation, stragglers and clients that fail."""
     rates = {"failures": 0.3, "stragglers": 0.5, "straggler_work": 0.1}

@@ -61,7 +61,7 @@ def check(name, ours, wanted, tolerance):
 
 
 # Of one net alone, which those of several have among theirs.
-LARGE = ("protonorm_cnn", "fedproto_cnn", "fedproto_mixed")
+LARGE = ("protonorm_cnn", "protonorm_cnn_stale", "fedproto_cnn", "fedproto_mixed")
 
 
 @pytest.mark.parametrize(

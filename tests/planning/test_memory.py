@@ -13,8 +13,15 @@ from protonorm_jax.running import programs
 CONFIG = Config(family="mlp", num_clients=8, devices=1, rounds=1)
 
 
-@pytest.mark.parametrize("method", ["protonorm", "fml"])
-@pytest.mark.parametrize("num_runs", [1, 8])
+@pytest.mark.parametrize(
+    ("method", "num_runs"),
+    [
+        ("protonorm", 8),
+        ("fml", 1),
+        pytest.param("protonorm", 1, marks=pytest.mark.large),
+        pytest.param("fml", 8, marks=pytest.mark.large),
+    ],
+)
 def test_as_much_is_expected_as_the_compiler_needs(method, num_runs):
     configs = [CONFIG.replace(method=method, seed=seed) for seed in range(num_runs)]
     plan = planning.make(configs, runs_per_program=num_runs)

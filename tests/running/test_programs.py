@@ -49,7 +49,9 @@ def trained(plan):
     ("changes", "num_runs"),
     [
         ({"method": "lg_fedavg", "participation": 0.5, "devices": 2}, 1),
-        ({"method": "protonorm", "stragglers": 0.5, "dropout": 0.2}, 2),
+        pytest.param(
+            {"method": "protonorm", "stragglers": 0.5, "dropout": 0.2}, 2, marks=pytest.mark.large
+        ),
     ],
     ids=["two devices, some away", "two runs"],
 )
@@ -79,6 +81,7 @@ def test_vmapped_runs_share_the_length_of_the_loop_over_clients(small_set):
     assert asked[0] == asked[1] and len(asked[0]) == 2
 
 
+@pytest.mark.large
 def test_all_programs_together_cost_what_one_does(small_set):
     whole, apart = (
         list(ahead.compile_ahead(plan_of(apart, [CONFIG], small_set))) for apart in (False, True)

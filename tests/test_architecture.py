@@ -56,7 +56,7 @@ ORDER = {
         *("simulate", "keeping"),
     ),
     "planning": (
-        *("samples", "deal", "devices", "targets", "layout", "shapes", "tiles", "traced"),
+        *("samples", "deal", "devices", "targets", "layout", "shapes", "hooks", "tiles", "traced"),
         *("memory", "need", "added", "tpu_forms", "starting", "at_a_time", "plan", "inputs"),
         *("hlo", "padding", "costs", "least"),
     ),

@@ -118,7 +118,7 @@ def local_update(
     trained, observed, sums, count = _train(
         keys, client, down, data, round, budget, models, method, config, repeat
     )
-    if _collects(method, "after", "before"):
+    if collects(method, "after", "before"):
         source = client if method.collect == "before" else trained
         observed = _observe(source, data, models, method, config, repeat)
     upload = method.upload(keys.upload, trained, observed, data, down, round, models=models)
@@ -180,7 +180,8 @@ def _steps_per_epoch(num_samples: Any, batch_size: int) -> Any:
     return -(-num_samples // batch_size)
 
 
-def _collects(method: Method, *when: str) -> bool:
+def collects(method: Method, *when: str) -> bool:
+    """Whether a method observes samples at one of these times, see `Method.collect`."""
     return method.observe is not observe_nothing and method.collect in when
 
 
@@ -217,7 +218,7 @@ def _train(
         )
     orders = batches.pad(_orders(keys.order, data, config), batch_size)  # [epochs, padded]
     given = _Given(keys, orders, down, data, round)
-    during = _collects(method, "during")
+    during = collects(method, "during")
 
     @jax.jit  # Traced once, though used twice.
     def at(client: Client, index: jax.Array, given: _Given) -> tuple[Client, Any, Any]:

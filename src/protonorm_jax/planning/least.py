@@ -5,22 +5,22 @@ what a compiled program takes. As there, loops of a server that end by themselve
 their limit.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from protonorm_jax.engine import client
 from protonorm_jax.engine.program import Architecture, Program
-from protonorm_jax.methods.method import Received, infer, observe_nothing
-from protonorm_jax.planning import costs, memory, shapes
+from protonorm_jax.planning import costs, hooks, memory, shapes
 from protonorm_jax.planning.plan import Plan
 from protonorm_jax.planning.shapes import Shapes
 from protonorm_jax.planning.targets import Chip
 from protonorm_jax.planning.traced import product_flops
 from protonorm_jax.scopes import Loop
-from protonorm_jax.types import Client, Images
+from protonorm_jax.types import Images
 
 
 class Least(NamedTuple):
@@ -91,32 +91,17 @@ def _of_clients(
     def step(given: Shapes) -> Any:
         before = (given.client, given.down, given.batch, given.key, given.round)
         gradients, _, terms = client.gradient(*before, models=models, method=method)
-        state = method.optimizer(given.round).init(given.client.params)
+        state = hooks.optimizer(given, method=method)
         after = client.descend(given.client, state, gradients, given.round, method=method)
         return after, terms
 
-    def upload(given: Shapes) -> Any:
-        rest = (given.totals, given.data, given.down, given.round)
-        return method.upload(given.key, given.client, *rest, models=models)
+    def flops_of(hook: Callable[..., Any], given: Shapes) -> float:
+        return product_flops(functools.partial(hook, method=method, models=models), given)
 
-    size = config.eval_batch_size
-    labels, mask = jnp.zeros(size, jnp.int32), jnp.zeros(size, bool)
-    images = given.batch.inputs
-    inputs = jax.ShapeDtypeStruct((size, *images.shape[1:]), images.dtype)
-
-    def observe(given: tuple[Client, Any, Any]) -> Any:
-        own, _, inputs = given
-        return method.observe(infer(models, own, inputs), labels, mask)
-
-    def predict(given: tuple[Client, Any, Any]) -> Any:
-        own, down, inputs = given
-        return method.predict(own, down, inputs, models=models)
-
+    seen = hooks.with_batch(given, config.eval_batch_size)
+    of_batch = config.eval_batch_size * of_image
     with jax.numpy_dtype_promotion("standard"):  # As programs are traced.
-        state = jax.eval_shape(
-            lambda given: method.optimizer(given.round).init(given.client.params), given
-        )
-        seen = given.client, given.down, inputs
+        state = jax.eval_shape(functools.partial(hooks.optimizer, method=method), given)
         kept = memory.num_bytes((given.client.params, given.client.statistics, state))
         of_step = _Cost(
             product_flops(step, given),
@@ -125,30 +110,20 @@ def _of_clients(
         whole = memory.num_bytes(given.client)
         found = [
             (Loop("steps", True, number), of_step),
-            (Loop("clients", True, number), _Cost(product_flops(upload, given), 2 * whole)),
+            (Loop("clients", True, number), _Cost(flops_of(hooks.upload, given), 2 * whole)),
             (Loop("clients", False, number), _Cost(0.0, whole)),
-            (
-                Loop("batches", False, number),
-                _Cost(product_flops(predict, seen), size * of_image),
-            ),
+            (Loop("batches", False, number), _Cost(flops_of(hooks.predict, seen), of_batch)),
         ]
-        if method.observe is not observe_nothing and method.collect in ("after", "before"):
-            cost = _Cost(product_flops(observe, seen), size * of_image)
+        if client.collects(method, "after", "before"):
+            cost = _Cost(flops_of(hooks.observe, seen), of_batch)
             found.append((Loop("batches", True, number), cost))
     return found
 
 
 def _server_flops(program: Program, given: Shapes) -> float:
     """Of the products of the server's own work in a round."""
-
-    def aggregate(given: Shapes) -> Any:
-        num_clients = program.config.num_clients
-        each = jax.tree.map(
-            lambda leaf: jnp.zeros((num_clients, *jnp.shape(leaf)), leaf.dtype), given.upload.each
-        )
-        arrived, samples = jnp.zeros(num_clients, bool), jnp.zeros(num_clients, jnp.int32)
-        received = Received(each, given.upload.mean, arrived, samples)
-        return program.method.aggregate(given.key, given.server, received, given.round)
-
+    aggregate = functools.partial(
+        hooks.aggregate, method=program.method, num_clients=program.config.num_clients
+    )
     with jax.numpy_dtype_promotion("standard"):
         return product_flops(aggregate, given)

@@ -1,19 +1,19 @@
 """How much memory a program will need, before it is compiled: counted from shapes, and traced."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from protonorm_jax.engine.client import collects
 from protonorm_jax.engine.program import Architecture, Program, flatten
-from protonorm_jax.methods.method import Received, infer, observe_nothing
-from protonorm_jax.planning import tiles
+from protonorm_jax.planning import hooks, tiles
 from protonorm_jax.planning.layout import Spread
 from protonorm_jax.planning.shapes import Shapes
-from protonorm_jax.planning.traced import trace
-from protonorm_jax.types import Client, Dataset, Images
+from protonorm_jax.planning.traced import Traced, trace
+from protonorm_jax.types import Dataset, Images
 
 CODE_ALWAYS = 1_620_000
 """Bytes of a TPU program that does next to nothing."""
@@ -226,22 +226,16 @@ def _training(
 
         return jax.vjp(loss, given.client.params, has_aux=True)[1]
 
-    def observe(given: Shapes) -> Any:
-        outputs = infer(models, given.client, given.batch.inputs)
-        return method.observe(outputs, given.batch.labels, given.batch.mask)
-
-    def upload(given: Shapes) -> Any:
-        rest = (given.totals, given.data, given.down, given.round)
-        return method.upload(given.key, given.client, *rest, models=models)
-
     sized = functools.partial(num_bytes, tiled=tiled, rows=rows)
-    optimizer = jax.eval_shape(
-        lambda given: method.optimizer(given.round).init(given.client.params), given
-    )
-    step, sent = trace(backward, given, sized), trace(upload, given, sized)
+
+    def traced(hook: Callable[..., Any]) -> Traced:
+        return trace(functools.partial(hook, method=method, models=models), given, sized)
+
+    optimizer = jax.eval_shape(functools.partial(hooks.optimizer, method=method), given)
+    step, sent = trace(backward, given, sized), traced(hooks.upload)
     operations = step.operations + sent.operations
-    if method.observe is not observe_nothing and method.collect in ("after", "before"):
-        operations += trace(observe, given, sized).operations
+    if collects(method, "after", "before"):
+        operations += traced(hooks.observe).operations
     params = given.client.params
     passing = max(sized(step.result) - sized(params), 0)
     copies = 4 if tiled else 3  # A TPU's loop has another one.
@@ -253,31 +247,18 @@ def _evaluation(
     program: Program, architecture: Architecture, given: Shapes, rows: int, tiled: bool
 ) -> _Need:
     """What the evaluation of so many clients side by side needs."""
-    method, models = program.method, architecture.models
-    images = given.batch.inputs
-    inputs = jax.ShapeDtypeStruct((program.config.eval_batch_size, *images.shape[1:]), images.dtype)
-
-    def predict(given: tuple[Client, Any, Any]) -> Any:
-        client, down, inputs = given
-        return method.predict(client, down, inputs, models=models)
-
+    given = hooks.with_batch(given, program.config.eval_batch_size)
+    predict = functools.partial(hooks.predict, method=program.method, models=architecture.models)
     sized = functools.partial(num_bytes, tiled=tiled, rows=rows)
-    seen = trace(predict, (given.client, given.down, inputs), sized)
-    return _Need(0, sized(inputs) + seen.peak, seen.operations)
+    seen = trace(predict, given, sized)
+    return _Need(0, sized(given.batch.inputs) + seen.peak, seen.operations)
 
 
 def _server(program: Program, given: Shapes, tiled: bool) -> _Need:
     """What the server's own work needs, beside its state and the uploads."""
-    num_clients = program.config.num_clients
-
-    def aggregate(given: Shapes) -> Any:
-        each = jax.tree.map(
-            lambda leaf: jnp.zeros((num_clients, *jnp.shape(leaf)), leaf.dtype), given.upload.each
-        )
-        arrived, samples = jnp.zeros(num_clients, bool), jnp.zeros(num_clients, jnp.int32)
-        received = Received(each, given.upload.mean, arrived, samples)
-        return program.method.aggregate(given.key, given.server, received, given.round)
-
+    aggregate = functools.partial(
+        hooks.aggregate, method=program.method, num_clients=program.config.num_clients
+    )
     traced = trace(aggregate, given, functools.partial(num_bytes, tiled=tiled))
     return _Need(0, traced.peak, traced.operations)
 

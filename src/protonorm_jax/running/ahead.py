@@ -84,6 +84,8 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
     told = programs.told_shapes(plan)
     device = plan.devices[0]
     chip = target.chip if target else CHIPS.get(device.device_kind)
+    if device.platform == "gpu":  # Products are calls of libraries there, which are not counted.
+        chip = None
     tiled = device.platform == "tpu"
     available = target.chip.memory if target else devices.free_bytes(plan.devices)
     needs: dict[tuple[str, int | None], Need] = {}

@@ -20,11 +20,7 @@ def start_sweep(directory: Path, description: dict[str, Any], *, replacing: bool
       UsageError: it cannot be written.
     """
     with files.writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        if replacing:
-            places.replace(directory, places.SWEEP, description)
-        else:
-            files.write_json(directory / places.SWEEP, description)
+        _describe(directory, places.SWEEP, description, replacing)
         with files.replacing(directory / places.RESULTS):
             pass
 
@@ -51,11 +47,16 @@ def start_tuning(directory: Path, description: dict[str, Any], *, replacing: boo
       UsageError: it cannot be written.
     """
     with files.writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        if replacing:
-            places.replace(directory, places.TUNING, description)
-        else:
-            files.write_json(directory / places.TUNING, description)
+        _describe(directory, places.TUNING, description, replacing)
+
+
+def _describe(directory: Path, name: str, description: dict[str, Any], replacing: bool) -> None:
+    """Writes a file that says what begins here, in place of what is there or in a new directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    if replacing:
+        places.replace(directory, name, description)
+    else:
+        files.write_json(directory / name, description)
 
 
 def write_choices(directory: Path, choices: Sequence[Mapping[str, Any]]) -> None:

@@ -162,14 +162,7 @@ def _canonical_forward(x, kernel, window, dtype):
 def _canonical_backward(window, dtype, residuals, gradient):
     del dtype
     x, kernel = residuals
-    stride, _, input_dilation, kernel_dilation = window
-    x_padding = []
-    for axis in range(2):
-        low = window.padding[axis][0]
-        x_reach = (x.shape[1 + axis] - 1) * input_dilation
-        kernel_reach = (kernel.shape[axis] - 1) * kernel_dilation
-        reach = (gradient.shape[1 + axis] - 1) * stride
-        x_padding.append((kernel_reach - low, x_reach - reach + low))
+    of_x, of_kernel = _turned(window, x, kernel, gradient)
     padded = x.shape[1] * x.shape[2] > _ZEROS_WORTH_AVOIDING * gradient.shape[1] * gradient.shape[2]
     if window == _PLAIN and padded:
         x_gradient = _add_up_windows(gradient, kernel, x.shape).astype(x.dtype)
@@ -177,13 +170,32 @@ def _canonical_backward(window, dtype, residuals, gradient):
         x_gradient = _canonical(
             gradient,
             kernel[::-1, ::-1].swapaxes(2, 3),
-            _Window(input_dilation, (x_padding[0], x_padding[1]), stride, kernel_dilation),
+            of_x,
             x.dtype,
         )
-    return x_gradient, _kernel_gradient(x, kernel, gradient, window)
+    return x_gradient, _kernel_gradient(x, kernel, gradient, of_kernel)
 
 
 _canonical.defvjp(_canonical_forward, _canonical_backward)
+
+
+def _turned(
+    window: _Window, x: jax.Array, kernel: jax.Array, gradient: jax.Array
+) -> tuple[_Window, _Window]:
+    """The windows of the convolutions that have the gradients of image and kernel as results."""
+    stride, _, input_dilation, kernel_dilation = window
+    x_padding, kernel_padding = [], []
+    for axis in range(2):
+        low = window.padding[axis][0]
+        x_reach = (x.shape[1 + axis] - 1) * input_dilation
+        kernel_reach = (kernel.shape[axis] - 1) * kernel_dilation
+        reach = (gradient.shape[1 + axis] - 1) * stride
+        x_padding.append((kernel_reach - low, x_reach - reach + low))
+        kernel_padding.append((low, kernel_reach + reach - x_reach - low))
+    return (
+        _Window(input_dilation, (x_padding[0], x_padding[1]), stride, kernel_dilation),
+        _Window(kernel_dilation, (kernel_padding[0], kernel_padding[1]), input_dilation, stride),
+    )
 
 
 def _kernel_gradient(
@@ -197,17 +209,8 @@ def _kernel_gradient(
       x: `[B, H, W, in]`.
       kernel: `[height, width, in, out]`, for its shape and dtype.
       gradient: `[B, H', W', out]`.
-      window: of the convolution.
+      window: of the convolution that has it as its result, see `_turned`.
     """
-    stride, _, input_dilation, kernel_dilation = window
-    padding = []
-    for axis in range(2):
-        low = window.padding[axis][0]
-        x_reach = (x.shape[1 + axis] - 1) * input_dilation
-        kernel_reach = (kernel.shape[axis] - 1) * kernel_dilation
-        reach = (gradient.shape[1 + axis] - 1) * stride
-        padding.append((low, kernel_reach + reach - x_reach - low))
-    turned = _Window(kernel_dilation, (padding[0], padding[1]), input_dilation, stride)
     batch, rows, columns, outputs = gradient.shape
     length = batch
     if outputs >= _MANY_CHANNELS:
@@ -217,7 +220,7 @@ def _kernel_gradient(
         _canonical(
             x[start : start + length].transpose(3, 1, 2, 0),
             gradient[start : start + length].transpose(1, 2, 0, 3),
-            turned,
+            window,
             accumulator(x.dtype),
         )
         for start in range(0, batch, length)

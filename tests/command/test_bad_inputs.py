@@ -141,6 +141,9 @@ FLAGS = {
         "--coordinator a --num-processes 1 --process-id 0", "--coordinator must be HOST:PORT", "'a'"
     ),
     "natural numbers": Bad("sweep --data {data} --seeds -1", ("--seeds", ">= 0", "-1")),
+    "no number at all": Bad(
+        "sweep --data {data} --vmap-runs x", ("--vmap-runs must be an integer >= 0", "'x'")
+    ),
     "a typo in a grid": Bad("sweep --grid proximty=1,2", ("--grid", "proximty", "'proximity'")),
     "a grid as others call it": Bad("sweep --grid lamda=1", ("--grid", "lamda", "'proximity'")),
     "a grid of nothing": Bad("sweep --grid scale", ("--grid must be a setting = values", "scale")),

@@ -30,7 +30,7 @@ from protonorm_jax.engine.client import local_update
 from protonorm_jax.methods.shared.class_table import ClassSums
 from protonorm_jax.models import registry
 from protonorm_jax.planning import plan as planning
-from protonorm_jax.running import driver, job, record, verify
+from protonorm_jax.running import driver, job, reading, record, verify
 from protonorm_jax.types import ClientData, Models
 
 pytestmark = pytest.mark.timeout(180)
@@ -334,13 +334,13 @@ def test_a_stopped_run_goes_on_and_can_be_verified(programs, monkeypatch, tmp_pa
     monkeypatch.setattr(record.report, "draw_prototypes", lambda *_: None)
     config, watcher = known[fewer].plan.program.config, Watcher(True)
     assert job.run(config, tmp_path, display=watcher)["status"] == "stopped"
-    assert watcher.rounds == [1] and len(record.read_rows(tmp_path)) == 1
+    assert watcher.rounds == [1] and len(reading.read_rows(tmp_path)) == 1
     watcher = Watcher(False)
     assert job.resume(tmp_path, display=watcher, num_devices=4)["status"] == "finished"
     assert watcher.rounds == [2, 3]
     plain = programs.outcomes["plain"]
-    assert record.read_rows(tmp_path) == plain.rows
-    files = record.read_arrays(tmp_path)
+    assert reading.read_rows(tmp_path) == plain.rows
+    files = reading.read_arrays(tmp_path)
     del files["clients.npz"]
     arrays = {name: array for own in files.values() for name, array in own.items()}
     assert plain.arrays[-1].keys() <= arrays.keys()

@@ -16,7 +16,8 @@ from protonorm_jax.command.progress import LoadDisplay
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, least, targets
 from protonorm_jax.planning.plan import Plan
-from protonorm_jax.running import ahead, record, sweep, sweep_plan
+from protonorm_jax.running import ahead, sweep, sweep_plan
+from protonorm_jax.running.files import replacing, writing
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def command(parsed: argparse.Namespace) -> int:
         start.start_up(parsed, asked.base.devices)
     folder = Path(parsed.dump_hlo) if parsed.dump_hlo else None
     if folder:
-        with record.writing(folder, "--dump-hlo"):
+        with writing(folder, "--dump-hlo"):
             folder.mkdir(parents=True, exist_ok=True)
     out = Console(quiet=parsed.json or not devices.is_first())
     with LoadDisplay(out):
@@ -72,7 +73,7 @@ def command(parsed: argparse.Namespace) -> int:
             rows.append(row)
             if folder and devices.is_first():
                 file_path = folder / f"{len(rows):02d}-{row['name'].replace(' ', '-')}.hlo.txt"
-                with record.writing(folder, "--dump-hlo"), record.replacing(file_path) as file:
+                with writing(folder, "--dump-hlo"), replacing(file_path) as file:
                     file.write(text.encode())
             out.say(f"{row['program']} {row['name']}: compiled in {row['seconds']:.1f} s")
     seconds = time.perf_counter() - began

@@ -9,7 +9,7 @@ from protonorm_jax.command.console import Console
 from protonorm_jax.data import partitions
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import samples
-from protonorm_jax.running import record
+from protonorm_jax.running.files import replacing, writing
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -49,9 +49,9 @@ def command(parsed: argparse.Namespace) -> int:
         for side in ("train", "test")
     )
     partitions.write(out, dealt.partition, dataset.labels)
-    with record.writing(picture.parent):
+    with writing(picture.parent):
         picture.parent.mkdir(parents=True, exist_ok=True)
-        with record.replacing(picture) as file:
+        with replacing(picture) as file:
             report.draw_clients(train, test, file)
     console = Console()
     console.print(report.clients_table(train, test, dealt.names))

@@ -12,7 +12,8 @@ from protonorm_jax.command.paths import path
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices, samples
-from protonorm_jax.running import conditions, record
+from protonorm_jax.running import conditions
+from protonorm_jax.running.files import replacing, writing
 from protonorm_jax.trained import TrainedClient, files, load_models
 from protonorm_jax.types import Dataset, Part
 
@@ -88,7 +89,7 @@ def command(parsed: argparse.Namespace) -> int:
     console.say(f"Models of round {clients[0].round}, {which}")
     if parsed.out:
         out = Path(parsed.out)
-        with record.writing(out), record.replacing(out, parents=True) as file:
+        with writing(out), replacing(out, parents=True) as file:
             report.draw_confusion(found, by, file, form)
         console.say(f"Drawn in {out}")
     return 0

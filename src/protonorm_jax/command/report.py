@@ -11,7 +11,8 @@ from protonorm_jax.command.console import Console
 from protonorm_jax.command.paths import add_directories, path
 from protonorm_jax.errors import UsageError
 from protonorm_jax.report import page
-from protonorm_jax.running import experiments, reading, record, runs
+from protonorm_jax.running import experiments, reading, runs
+from protonorm_jax.running.files import replacing, writing
 from protonorm_jax.statistics import Run
 
 _DEFAULT = "report.html"
@@ -75,7 +76,7 @@ def command(parsed: argparse.Namespace) -> int:
         experiments=tuned,
         declared=parsed.against is not None,
     )
-    with record.writing(out), record.replacing(out, parents=True) as file:
+    with writing(out), replacing(out, parents=True) as file:
         file.write(html.encode())
     console = Console()
     for one in page.shortly(content):

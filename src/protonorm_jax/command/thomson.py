@@ -14,7 +14,8 @@ from protonorm_jax.command.console import Console
 from protonorm_jax.command.paths import directory
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning import devices
-from protonorm_jax.running import record
+from protonorm_jax.running.directory import check_free
+from protonorm_jax.running.files import replacing
 
 POINTS = "points.npz"
 PICTURE = "points.png"
@@ -61,7 +62,7 @@ def command(parsed: argparse.Namespace) -> int:
     devices.check_settings()
     folder = Path(parsed.out or f"runs/thomson-{parsed.num_points}-{parsed.dim}")
     try:
-        record.check_free(
+        check_free(
             folder, overwrite=parsed.overwrite, is_ours=lambda path: (path / POINTS).exists()
         )
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ def command(parsed: argparse.Namespace) -> int:
         )
 
     try:
-        with record.replacing(folder / POINTS) as file:
+        with replacing(folder / POINTS) as file:
             np.savez(
                 file,
                 points=result.points,
@@ -101,7 +102,7 @@ def command(parsed: argparse.Namespace) -> int:
                 exponent=parsed.exponent,
                 seed=parsed.seed,
             )
-        with record.replacing(folder / PICTURE) as file:
+        with replacing(folder / PICTURE) as file:
             draw(result.points, f"energy {result.energy:.9f}", file)
     except OSError as error:
         raise UsageError(f"--out must be writable, got {error}") from error

@@ -25,12 +25,14 @@ def natural(text: str) -> int:
     """The type of a flag that is an integer >= 0.
 
     Raises:
-      argparse.ArgumentTypeError: it is negative.
-      ValueError: it is no integer.
+      argparse.ArgumentTypeError: it is none.
     """
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError:
+        value = -1
     if value < 0:
-        raise argparse.ArgumentTypeError(f"must be >= 0, got {text}")
+        raise argparse.ArgumentTypeError(f"must be an integer >= 0, got {text!r}")
     return value
 
 

@@ -23,12 +23,7 @@ from protonorm_jax.running import (
     manifests,
 )
 from protonorm_jax.running import directory as places
-from protonorm_jax.running.directory import check_free as check_free
 from protonorm_jax.running.driver import Evaluation, Simulation
-from protonorm_jax.running.files import replacing as replacing
-from protonorm_jax.running.files import writing as writing
-from protonorm_jax.running.reading import read_arrays as read_arrays
-from protonorm_jax.running.reading import read_rows as read_rows
 
 # Of an earlier run in the same place, or written anew.
 _STAYING = (places.CONFIG, places.MANIFEST, places.ROWS, places.DASHBOARDS)
@@ -69,7 +64,7 @@ class Recorder:
         Raises:
           UsageError: the directory cannot be written.
         """
-        with writing(self.directory):
+        with files.writing(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             files.write_json(self.directory / places.CONFIG, manifests.recorded_config(self.config))
 
@@ -102,7 +97,7 @@ class Recorder:
             said = {"config": written, "data_digest": self._data_digest}
             described = kept_models.described(simulation, self._index, said)
             self._models = kept_models.ModelFolder(self.directory, described)
-        with writing(self.directory):
+        with files.writing(self.directory):
             if replacing:
                 places.replace(
                     self.directory, places.CONFIG, manifests.recorded_config(self.config)
@@ -181,7 +176,7 @@ class Recorder:
         """
         assert self._models is not None and self._last is not None, "no models are wanted"
         lock.check(self.directory)
-        with writing(self.directory):
+        with files.writing(self.directory):
             kept = self._by_client.kept() if self._by_client else None
             best = kept["round"] if kept else None
             self._models.write(self._last.row["round"], found, best)
@@ -210,7 +205,7 @@ class Recorder:
         summary = self._summary(status, error)
         if self._models is not None and summary["status"] == "failed":
             summary["warnings"] = ["no models are kept of a run that has failed"]
-        with writing(self.directory):
+        with files.writing(self.directory):
             files.sync_file(self.directory / places.ROWS)
             try:
                 for name, content in arrays_by_file(self._last, self._by_client).items():

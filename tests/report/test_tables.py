@@ -76,7 +76,7 @@ def test_plan_says_how_runs_become_calls():
         ("local", "0.5", "10", "4", "3", "2", "5", "6", "1,536.0", "12,345", "0", "700"),
         ("local", "2", "1", "4", "1", "2", "5", "6", "1,536.0", "12,345", "0", "700"),
     ]
-    assert report.plan_table([other]).title == "1 runs, 1 program to compile"
+    assert report.plan_table([other]).title == "1 run, 1 program to compile"
 
 
 def test_sweep_averages_over_seeds_and_leaves_failures_out():

@@ -110,8 +110,9 @@ def plan_table(programs: Sequence[dict[str, Any]], name: str = "") -> Table:
       programs: as there.
       name: of the sweep, if it has one.
     """
+    runs = sum(program["runs"] for program in programs)
     table = Table(
-        title=f"{name}{': '[: 2 * bool(name)]}{sum(program['runs'] for program in programs)} runs, "
+        title=f"{name}{': '[: 2 * bool(name)]}{runs} run{'s'[: runs != 1]}, "
         f"{len(programs)} program{'s'[: len(programs) > 1]} to compile",
         caption="floats: of a client in a round, at most; server steps: of a round, at most",
         box=box.SIMPLE_HEAD,

@@ -213,7 +213,7 @@ def test_a_dry_run_writes_nothing(small_file, tmp_path, capsys, monkeypatch):
         (("--grid", "shuffle=maybe"), "Config.shuffle must be true or false, got 'maybe'"),
         (("--grid", "scale=1", "--grid", "scale=2"), "--grid must name each setting once"),
         (("--grid-file", "missing.json"), "grid must be a readable JSON file"),
-        (("--seeds", "-1"), "must be >= 0"),
+        (("--seeds", "-1"), "--seeds must be an integer >= 0, got '-1'"),
         (("--seeds", "0"), "seeds must be an integer >= 1, got 0"),
         (
             ("--grid", "method=protonorm,local", "--scale", "3"),

@@ -8,7 +8,7 @@ import pytest
 from plainly import check, federate
 from protonorm_jax import loop, methods, settings
 from protonorm_jax.config import Config
-from protonorm_jax.engine.program import unflatten
+from protonorm_jax.engine.program import unpacked
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods.descent import Descent
 from protonorm_jax.methods.method import LossInfo, cross_entropy, forward, head_loss
@@ -106,7 +106,7 @@ def engine(simulation):
         for slot, client_id in enumerate(np.asarray(members.client_ids)[0, 0]):
             if client_id >= 0:
                 one = jax.tree.map(lambda leaf, slot=slot: leaf[0, 0, slot], stack)
-                clients[client_id] = unflatten(one, architecture.client)
+                clients[client_id] = unpacked(one, architecture.client)
     return reports, clients
 
 

@@ -9,7 +9,7 @@ import jax
 from jax.extend import core
 
 from protonorm_jax.engine import rounds
-from protonorm_jax.engine.program import Architecture, Program, RunInputs, State, unflatten
+from protonorm_jax.engine.program import Architecture, Program, RunInputs, State, unpacked
 from protonorm_jax.types import Client
 
 
@@ -42,7 +42,7 @@ def received(
 
     Args:
       program: what is fixed.
-      clients: of all runs on this device, leaves `[num_runs, slots, size]`.
+      clients: of all runs on this device, leaves `[num_runs, slots, ...]`.
       sent: see `sent_runs`.
       run: `[]` int32, the run's number on this device.
       slot: `[]` int32, the client's.
@@ -51,7 +51,7 @@ def received(
     architecture = program.architectures[number]
     client = jax.tree.map(lambda leaf: leaf[run, slot], clients)
     down = jax.tree.map(lambda leaf: leaf[run], sent)
-    own = unflatten(client, architecture.client)
+    own = unpacked(client, architecture.client)
     return program.method.receive(own, down, architecture.models)
 
 

@@ -37,17 +37,18 @@ class Architecture(NamedTuple):
     evaluation_widths: tuple[int, ...]
 
 
-def flatten(client: Client) -> Client:
-    """A client as it is kept between rounds, every array flat.
+def packed(client: Client, *, flat: bool) -> Client:
+    """A client as it is kept between rounds.
 
-    XLA copies a whole stack of arrays of which a dimension is 1 (most kernels of MobileNet and
-    its like are) when a program begins, because it wants the dimensions in another order.
+    Args:
+      client: with every array in its own shape.
+      flat: see `Program`.
     """
-    return jax.tree.map(jnp.ravel, client)
+    return jax.tree.map(jnp.ravel, client) if flat else client
 
 
-def unflatten(client: Client, shapes: Client) -> Client:
-    """What `flatten` has made, in its own shapes."""
+def unpacked(client: Client, shapes: Client) -> Client:
+    """What `packed` has made, in its own shapes."""
     return jax.tree.map(lambda leaf, own: leaf.reshape(own.shape), client, shapes)
 
 
@@ -81,6 +82,10 @@ class Program(NamedTuple):
       vmap_runs: runs that a device trains in one vmapped program; 1 means one after the other.
       apart: whether a round is several programs, which are compiled side by side: those of
         `rounds`, for clients one of each architecture. Otherwise `simulate.advance` is one.
+      flat: whether arrays of clients are kept flat between rounds. XLA:CPU copies a whole stack of
+        arrays of which a dimension is 1 (most kernels of MobileNet and its like are) when a program
+        begins, because it wants the dimensions in another order. On a TPU every array that changes
+        its shape is a kernel to be compiled.
     """
 
     config: Config
@@ -90,6 +95,7 @@ class Program(NamedTuple):
     client_devices: int
     vmap_runs: int
     apart: bool = False
+    flat: bool = True
 
 
 class Samples(NamedTuple):
@@ -160,8 +166,8 @@ class State(NamedTuple):
     """Everything that changes from round to round.
 
     Attributes:
-      clients: one stacked `Client` for each architecture, as `flatten` has made them, leaves
-        `[slots, size]`; differs by device.
+      clients: one stacked `Client` for each architecture, as `packed` has made them, leaves
+        `[slots, ...]`; differs by device.
       server: the method's server state; this and the rest are equal on all devices of the run.
       round_index: `[]` int32, rounds finished.
       diverged: `[num_clients]` int32, round in which a client first met a value that is not

@@ -20,7 +20,7 @@ from protonorm_jax.engine import (
     participation,
 )
 from protonorm_jax.engine.client import local_update, num_steps
-from protonorm_jax.engine.program import Program, RunInputs, Samples, State, flatten, unflatten
+from protonorm_jax.engine.program import Program, RunInputs, Samples, State, packed, unpacked
 from protonorm_jax.methods.method import Round, keep
 from protonorm_jax.types import Client, ClientData, Members
 
@@ -134,7 +134,7 @@ def train_clients(
         return most
 
     def train(client: Client, member: Members) -> tuple[Client, Any]:
-        client = unflatten(client, architecture.client)
+        client = unpacked(client, architecture.client)
         client, upload, info = local_update(
             keys.derive(key, keys.Stream.LOCAL_UPDATE, index, member.client_ids),
             method.receive(client, opened.down, architecture.models),
@@ -147,7 +147,7 @@ def train_clients(
             budget=budget(member.client_ids, member.train_count),
             repeat=functools.partial(lockstep.repeat, widths=architecture.widths),
         )
-        return flatten(client), (upload, info)
+        return packed(client, flat=program.flat), (upload, info)
 
     if method.sent_to == "all" and method.receive is not keep:
         clients = _received_by_absent(
@@ -161,6 +161,7 @@ def train_clients(
             opened.cohort.chosen[number],
             opened.cohort.counts[number],
             chunk=architecture.together,
+            alone=architecture.together == program.vmap_runs == 1,
         )
 
 
@@ -240,8 +241,9 @@ def _received_by_absent(
     method, architecture, down = program.method, program.architectures[number], opened.down
 
     def receive(client: Client, client_id: jax.Array) -> tuple[Client, tuple[()]]:
-        own = unflatten(client, architecture.client)
-        received = flatten(method.receive(own, down, architecture.models))
+        own = unpacked(client, architecture.client)
+        received = method.receive(own, down, architecture.models)
+        received = packed(received, flat=program.flat)
         here = opened.trains[client_id]
         return jax.tree.map(functools.partial(jnp.where, here), client, received), ()
 
@@ -287,7 +289,7 @@ def evaluate_clients(
         client, member = given
         total = jnp.sum(member.test_count)
         data = ClientData(samples.inputs, samples.labels, member.test, total)
-        client = unflatten(client, architecture.client)
+        client = unpacked(client, architecture.client)
         return evaluate.count_correct(
             method.receive(client, down, architecture.models),
             down,

@@ -23,8 +23,8 @@ from protonorm_jax.engine.program import (
     RunInputs,
     Samples,
     State,
-    flatten,
-    unflatten,
+    packed,
+    unpacked,
 )
 from protonorm_jax.methods.method import infer
 from protonorm_jax.types import Client, ClientData, Members, Variables, take
@@ -183,7 +183,8 @@ def init(program: Program, run: RunInputs, initial: Initial | None = None) -> St
         models, counts = architecture.models, run.class_counts[own]
         if variables is None:
             variables = models.private.init(model_key)
-        return flatten(method.init_client(method_key, variables, server, models, counts))
+        first = method.init_client(method_key, variables, server, models, counts)
+        return packed(first, flat=program.flat)
 
     given = (None,) * len(program.architectures) if initial is None else initial.clients
     clients = tuple(
@@ -280,7 +281,7 @@ def features_of_runs(
         down, _ = program.method.broadcast(state.server, rounds.round_of(state, run))
 
         def client(architecture: Architecture, given: tuple[Client, Members]) -> jax.Array:
-            own = unflatten(given[0], architecture.client)
+            own = unpacked(given[0], architecture.client)
             own = program.method.receive(own, down, architecture.models)
             rows = given[1].test[:each]
             rows = jnp.pad(rows, (0, each - rows.shape[0]))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from protonorm_jax.engine.client import collects
-from protonorm_jax.engine.program import Architecture, Program, flatten
+from protonorm_jax.engine.program import Architecture, Program, packed
 from protonorm_jax.planning import hooks, tiles
 from protonorm_jax.planning.layout import Spread
 from protonorm_jax.planning.shapes import Shapes
@@ -96,11 +96,12 @@ def expected(
         """What must be in main memory of what is gone before the next step."""
         return max(int(WORK_KEPT * passing) - fast, 0) if tiled else passing
 
+    kept = functools.partial(packed, flat=program.flat)
     clients = []
     for architecture, shapes, count, length in zip(
         program.architectures, given, slots, lengths, strict=True
     ):
-        clients.append(stacked(jax.eval_shape(flatten, architecture.client), count))
+        clients.append(stacked(jax.eval_shape(kept, architecture.client), count))
         rows = [jax.ShapeDtypeStruct((spread.runs_each, count, one), jnp.int32) for one in length]
         index += num_bytes(rows, tiled=tiled)
         # The average is taken leaf by leaf, from the uploads as they come.

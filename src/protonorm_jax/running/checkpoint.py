@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import shutil
 import warnings
 import zlib
@@ -231,9 +232,12 @@ def restore(simulation: driver.Simulation, first: int, saved: Saved) -> driver.S
         else:
             source = _sources(old["run"], new["run"])
         rest = 3 if by_client else 2
-        if leaf is None or leaf.dtype != shape.dtype or leaf.shape[rest:] != shape.shape[rest:]:
+        own = shape.shape[rest:]
+        if by_client and leaf is not None and math.prod(leaf.shape[rest:]) == math.prod(own):
+            leaf = leaf.reshape(*leaf.shape[:rest], *own)  # Not all platforms keep them flat.
+        if leaf is None or leaf.dtype != shape.dtype or leaf.shape[rest:] != own:
             raise UsageError(
-                f"checkpoint must hold {name} as {shape.dtype}{list(shape.shape[rest:])}, got "
+                f"checkpoint must hold {name} as {shape.dtype}{list(own)}, got "
                 f"{'none' if leaf is None else f'{leaf.dtype}{list(leaf.shape[rest:])}'} in "
                 f"{str(saved.folder)!r}"
             )

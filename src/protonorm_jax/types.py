@@ -106,6 +106,18 @@ def linear_classify(
     return features @ head["kernel"] + head["bias"].reshape(1, -1)
 
 
+class Start(NamedTuple):
+    """`Model.init` in two parts, `cut(draw(key))`, of which the second may be done by numpy.
+
+    Attributes:
+      draw: `draw(key) -> vectors`, all random numbers.
+      cut: `cut(vectors) -> variables`, of vectors `[..., n]` arrays `[..., *shape]`.
+    """
+
+    draw: Callable[[jax.Array], dict[str, jax.Array]]
+    cut: Callable[[dict[str, Any]], Variables]
+
+
 class Model(NamedTuple):
     """One architecture as pure functions.
 
@@ -122,12 +134,14 @@ class Model(NamedTuple):
         alone, on features `[B, feature_dim]` of whatever origin. With `train` and a `key` a head
         that has dropout applies it.
       linear_head: whether `classify` without dropout is one linear layer.
+      start: `init` in two parts; None where it has none.
     """
 
     init: Callable[[jax.Array], Variables]
     apply: Callable[..., tuple[Outputs, Variables]]
     classify: Callable[..., jax.Array] = linear_classify
     linear_head: bool = True
+    start: Start | None = None
 
 
 class Models(NamedTuple):

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from protonorm_jax.errors import UsageError
+from protonorm_jax.planning import plan as planning
 from protonorm_jax.running import checkpoint, job, reading, sweep
 from recorded import SMALL, assert_same, rows_of, without_times
 
@@ -80,6 +81,16 @@ def test_a_stopped_run_goes_on_on_any_number_of_devices(whole, copy, small_set, 
     summary = job.resume(copy, display=watcher, num_devices=devices, dataset=small_set)
     assert watcher.first == 5 and watcher.rounds == [6, 7, 8]
     assert summary["status"] == "finished" and summary["seconds"] > 0
+    assert_same(whole, copy)
+
+
+def test_a_run_goes_on_where_clients_are_kept_in_their_own_shapes(
+    whole, copy, small_set, monkeypatch
+):
+    """On TPUs they are, elsewhere flat; it makes no difference to the bits."""
+    made = planning.program_of
+    monkeypatch.setattr(planning, "program_of", lambda *given: made(*given)._replace(flat=False))
+    job.resume(copy, display=Watcher(), dataset=small_set)
     assert_same(whole, copy)
 
 

@@ -32,6 +32,10 @@ from protonorm_jax.types import Client, ClientData, Members, Variables, take
 
 def init_runs(program: Program, runs: RunInputs, initial: Initial | None = None) -> State:
     """The states of all runs on this device before the first round, leaves `[num_runs, ...]`."""
+    if initial is not None and runs.seed.shape[0] == 1:  # A loop would copy what it is given.
+        return jax.tree.map(
+            lambda leaf: leaf[None], init(program, *loops.first_of((runs, initial)))
+        )
     return jax.lax.map(lambda given: init(program, *given), (runs, initial))
 
 
@@ -167,19 +171,14 @@ def init(program: Program, run: RunInputs, initial: Initial | None = None) -> St
       initial: what private models start with; without it every client draws its own weights.
     """
     method, key = program.method, keys.root(run.seed)
-
-    def keys_of(client_id: jax.Array | int) -> jax.Array:
-        """The keys of a client's model and of what the method adds to it, `[2]`."""
-        return jax.random.split(keys.derive(key, keys.Stream.CLIENT_INIT, client_id))
-
     models = program.architectures[program.first].models
-    first = models.private.init(keys_of(0)[0]) if initial is None else initial.first
+    first = models.private.init(keys_of_client(key, 0)[0]) if initial is None else initial.first
     server = method.init_server(keys.derive(key, keys.Stream.SERVER_INIT), models, first)
 
     def client(architecture: Architecture, given: tuple[jax.Array, Variables | None]) -> Client:
         client_id, variables = given
         own = jnp.maximum(client_id, 0)
-        model_key, method_key = keys_of(own)
+        model_key, method_key = keys_of_client(key, own)
         models, counts = architecture.models, run.class_counts[own]
         if variables is None:
             variables = models.private.init(model_key)
@@ -187,8 +186,12 @@ def init(program: Program, run: RunInputs, initial: Initial | None = None) -> St
         return packed(first, flat=program.flat)
 
     given = (None,) * len(program.architectures) if initial is None else initial.clients
+
+    def over_slots(function: Callable[[Any], Client], given: Any) -> Client:
+        return jax.lax.map(function, given) if initial is None else jax.vmap(function)(given)
+
     clients = tuple(
-        jax.lax.map(functools.partial(client, architecture), (members.client_ids, variables))
+        over_slots(functools.partial(client, architecture), (members.client_ids, variables))
         for architecture, members, variables in zip(
             program.architectures, run.members, given, strict=True
         )
@@ -196,6 +199,11 @@ def init(program: Program, run: RunInputs, initial: Initial | None = None) -> St
     diverged = jnp.full(program.config.num_clients, -1, jnp.int32)
     floats = {"up": exchange.no_floats(), "down": exchange.no_floats()}
     return State(clients, server, jnp.int32(0), diverged, floats)
+
+
+def keys_of_client(key: jax.Array, client_id: jax.Array | int) -> jax.Array:
+    """The keys of a client's model and of what the method adds to it, `[2]`; of the root key."""
+    return jax.random.split(keys.derive(key, keys.Stream.CLIENT_INIT, client_id))
 
 
 def advance(

@@ -3,11 +3,12 @@
 import difflib
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from protonorm_jax.errors import UsageError
 from protonorm_jax.models import heads, layers
@@ -20,11 +21,11 @@ from protonorm_jax.models.architectures import (
     shufflenet,
     vit,
 )
+from protonorm_jax.models.layers import initialization
 from protonorm_jax.models.layers.forms import FORMS
-from protonorm_jax.models.layers.initialization import initialize
 from protonorm_jax.models.layers.pooling import adaptive_average_pool
 from protonorm_jax.models.layers.precision import PRECISIONS, accumulator
-from protonorm_jax.types import Model, Outputs, Variables
+from protonorm_jax.types import Model, Outputs, Start, Variables
 
 
 class Architecture(NamedTuple):
@@ -228,14 +229,23 @@ def build(
         declare = functools.partial(net.init, context=layers.Context(form="native"))
         return jax.eval_shape(declare, jax.eval_shape(lambda: jax.random.key(0)), images)
 
-    def init(key: jax.Array) -> Variables:
+    def draw(key: jax.Array) -> dict[str, jax.Array]:
+        return initialization.draw(key, template()["params"], row.kernels)
+
+    def cut(drawn: dict[str, Any]) -> Variables:
         shapes = template()
-        params = initialize(key, shapes["params"], row.kernels)
+        params = initialization.cut(drawn, shapes["params"], row.kernels)
+        some = jax.tree.leaves(params)[0]
+        places = some.shape[: some.ndim - jax.tree.leaves(shapes["params"])[0].ndim]
+        full = np.full if isinstance(some, np.ndarray) else jnp.full
         statistics = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: jnp.full(leaf.shape, path[-1].key == "var", leaf.dtype),
+            lambda path, leaf: full((*places, *leaf.shape), path[-1].key == "var", leaf.dtype),
             shapes.get("batch_stats", {}),
         )
         return {"params": params, "batch_stats": statistics}
+
+    def init(key: jax.Array) -> Variables:
+        return cut(draw(key))
 
     # Jitted so that Python walks through the layers once, however often the pass is traced: by the
     # plan, the collection and the evaluation. For `forward`, which is differentiated, it gains
@@ -276,7 +286,7 @@ def build(
         kept = layers.dropout(features, row.dropout, key if train else None)
         return jnp.asarray(head.apply({"params": variables["params"]["head"]}, kept))
 
-    return Model(init, apply, classify, linear_head=not widths)
+    return Model(init, apply, classify, linear_head=not widths, start=Start(draw, cut))
 
 
 def family(name: str) -> tuple[str, ...]:

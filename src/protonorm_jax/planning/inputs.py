@@ -16,6 +16,9 @@ from protonorm_jax.planning.plan import Plan, PlannedRun
 _LEAST_RATES = 2**10
 _MOST_RATES = 2**20
 
+MOST_DRAWN_AHEAD = 2**30
+"""Bytes of the first states of a run up to which they are drawn ahead, see `starts_with_given`."""
+
 
 def of_call(plan: Plan, first: int) -> RunInputs:
     """What distinguishes the runs from `first` on, leaves `[num_devices, runs_each, ...]`, numpy.
@@ -54,20 +57,40 @@ def initial_of_call(plan: Plan, told: RunInputs) -> Initial:
     """What private models start with, leaves `[num_devices, runs_each, ...]`, numpy.
 
     Args:
-      plan: one with `Plan.initial`.
+      plan: one for which `starts_with_given` holds.
       told: what distinguishes the runs, see `of_call`.
     """
-    assert plan.initial is not None, "their clients draw their weights"
-    program = plan.program
-    shapes = [starting.shapes_of(one) for one in program.architectures]
-    places = np.zeros(told.seed.shape, int)
-    return Initial(
-        starting.stacked(plan.initial, places, shapes[program.first]),
-        tuple(
-            starting.stacked(plan.initial, np.asarray(members.client_ids), own)
-            for members, own in zip(told.members, shapes, strict=True)
-        ),
+    program, initial, seeds = plan.program, plan.initial, np.asarray(told.seed)
+
+    def of(number: int, ids: np.ndarray) -> Any:
+        architecture = program.architectures[number]
+        if initial is None:
+            return starting.drawn(architecture, seeds, ids)
+        return starting.stacked(initial, ids, starting.shapes_of(architecture))
+
+    clients = [of(number, np.asarray(one.client_ids)) for number, one in enumerate(told.members)]
+    return Initial(of(program.first, np.zeros(seeds.shape, int)), tuple(clients))
+
+
+def starts_with_given(plan: Plan) -> bool:
+    """Whether the program that makes the first states is given what private models start with.
+
+    Nets of many arrays are drawn in vectors, which numpy cuts: a compiler has a kernel for each
+    array, and takes as long for all of them as for a tenth of a round. Of many clients the copy
+    would be large, so that those draw in the program. Both ways agree to rounding; which it is
+    depends on the settings of a run alone, never on devices or on other runs.
+    """
+    if plan.initial is not None:
+        return True
+    architectures = plan.program.architectures
+    if not plan.program.apart or any(one.models.private.start is None for one in architectures):
+        return False
+    counts = [(one.client_ids >= 0).sum() for one in plan.runs[0].layout.placements]
+    floats = sum(
+        int(count) * sum(leaf.size for leaf in jax.tree.leaves(one.client))
+        for count, one in zip(counts, architectures, strict=True)
     )
+    return 4 * floats <= MOST_DRAWN_AHEAD
 
 
 def initial_shapes(plan: Plan, told: RunInputs) -> Initial:

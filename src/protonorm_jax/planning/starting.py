@@ -1,6 +1,8 @@
 """What private models start with where they are not drawn: the nets that another run has kept."""
 
+import functools
 import hashlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 from protonorm_jax import keys
 from protonorm_jax.config import Config
 from protonorm_jax.engine.program import Architecture
+from protonorm_jax.engine.simulate import keys_of_client
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning.deal import Dealt
 from protonorm_jax.trained import files
@@ -87,6 +90,39 @@ def _check(config: Config, dealt: Dealt, kept: files.Kept) -> None:
                 f"{_FIELD} must hold a model {ours} for client {client}, got {theirs} in "
                 f"{str(kept.folder)!r}"
             )
+
+
+def drawn(architecture: Architecture, seeds: np.ndarray, ids: np.ndarray) -> Variables:
+    """The variables that some clients draw, leaves `[*ids.shape, ...]`, numpy.
+
+    Args:
+      architecture: theirs, with `Model.start`.
+      seeds: of runs.
+      ids: of clients, `[*seeds.shape, ...]` integers; for id -1 those of client 0.
+    """
+    start = architecture.models.private.start
+    assert start is not None
+    draw = _drawing(start.draw)
+    seeds = np.broadcast_to(seeds.reshape(*seeds.shape, *(1,) * (ids.ndim - seeds.ndim)), ids.shape)
+    each = [
+        jax.device_get(draw(np.uint32(seed), np.int32(max(client_id, 0))))
+        for seed, client_id in zip(seeds.flat, ids.flat, strict=True)
+    ]
+    vectors = jax.tree.map(lambda *some: np.stack(some).reshape(*ids.shape, -1), *each)
+    return start.cut(vectors)
+
+
+def compile_draws(architecture: Architecture) -> None:
+    """Puts what `drawn` needs into the cache of programs."""
+    start = architecture.models.private.start
+    assert start is not None
+    _drawing(start.draw).lower(np.uint32(0), np.int32(0)).compile()
+
+
+@functools.lru_cache(maxsize=32)
+def _drawing(draw: Callable[[jax.Array], dict[str, jax.Array]]) -> Any:
+    """What a client draws, `(seed, client_id) -> vectors`, compiled but once for each net."""
+    return jax.jit(lambda seed, client_id: draw(keys_of_client(keys.root(seed), client_id)[0]))
 
 
 def stacked(initial: Initial, ids: np.ndarray, shapes: Any) -> Variables:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import psutil
 
-from protonorm_jax.planning import costs, devices, hlo, memory, need, padding
+from protonorm_jax.planning import costs, devices, hlo, inputs, memory, need, padding, starting
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.need import Need
 from protonorm_jax.planning.plan import Plan
@@ -81,6 +81,9 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
       Each of the programs.
     """
     devices.make_room_for_programs()
+    if target is None and plan.initial is None and inputs.starts_with_given(plan):
+        for architecture in plan.program.architectures:
+            starting.compile_draws(architecture)
     told = programs.told_shapes(plan)
     device = plan.devices[0]
     chip = target.chip if target else CHIPS.get(device.device_kind)

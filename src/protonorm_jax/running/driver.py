@@ -342,7 +342,7 @@ def compile_plan(plan: Plan) -> Simulation:
         return [jax.tree.map(lambda leaf, place=place: leaf[place], here) for place in places]
 
     def init(given: Any, first: int = 0) -> State:
-        if plan.initial is None:
+        if not inputs.starts_with_given(plan):
             return compiled.init(given)
         return compiled.init(given, put(inputs.initial_of_call(plan, inputs.of_call(plan, first))))
 

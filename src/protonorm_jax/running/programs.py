@@ -57,7 +57,7 @@ def traced(plan: Plan, told: Any) -> Iterator[Uncompiled]:
       told: of runs, see `inputs.of_call`; or the shapes of that.
     """
     init = _Tracer(plan)
-    initial = (inputs.initial_shapes(plan, told),) if plan.initial is not None else ()
+    initial = (inputs.initial_shapes(plan, told),) if inputs.starts_with_given(plan) else ()
     first = init.lower("init", simulate.init_runs, told, *initial)
     yield first._replace(every_round=False)
     states, samples = first.lowered.out_info, samples_of(plan.dataset)
@@ -143,7 +143,8 @@ class Programs(NamedTuple):
     """The programs of a plan, ready to be called.
 
     Attributes:
-      init: `(inputs, *initial) -> states`, with what private models start with if the plan has it.
+      init: `(inputs, *initial) -> states`, with what private models start with, see
+        `inputs.starts_with_given`.
       advance: `(states, inputs, samples, num_rounds, evaluated) -> (states, report)`, all on the
         devices; the states passed in are used up. `num_rounds` and `evaluated` are plain. Without
         an evaluation the report has what a stopped run must say, `diverged`, and maybe more.

@@ -9,43 +9,66 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def initialize(key: jax.Array, template: Any, kernels: str) -> Any:
-    """Draws the parameters of a model.
+def draw(key: jax.Array, template: Any, kernels: str) -> dict[str, jax.Array]:
+    """Draws all numbers that the parameters of a model start with.
+
+    Args:
+      key: consumed.
+      template: see `cut`.
+      kernels: see `cut`.
+
+    Returns:
+      One vector `[n]` float32 for each distribution that occurs, `normal` or `uniform`.
+    """
+    pools = {}
+    drawn = [(name, math.prod(shape)) for shape, name, _ in _parts(template, kernels)]
+    for name, sample in (("normal", jax.random.normal), ("uniform", _symmetric)):
+        key, subkey = jax.random.split(key)
+        size = sum(size for other, size in drawn if other == name)
+        if size:
+            pools[name] = sample(subkey, (size,))
+    return pools
+
+
+def cut(pools: Any, template: Any, kernels: str) -> Any:
+    """The parameters of a model, cut out of what `draw` has drawn.
 
     Norms start as the identity. Matrices and their biases are uniform in +-1/sqrt(fan in),
     PyTorch's default.
 
     Args:
-      key: consumed.
+      pools: vectors `[..., n]`, of `numpy` or `jax`.
       template: nested dicts with the shapes of `params`; a layer is a dict of leaves named
         `kernel` and `bias`, or `scale` and `bias` for norms.
       kernels: how convolutions start. `uniform`: like matrices. `normal`: with variance
         2/(height * width * out), and biases at zero, as in torchvision's residual nets. `narrow`:
         normal with deviation 0.01, as in torchvision's GoogLeNet. `transformer`: the base starts as
         torchvision's vision transformers do.
+
     Returns:
-      `template` with arrays for shapes.
+      `template` with arrays `[..., *shape]` for shapes.
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    shapes = {tuple(entry.key for entry in path): leaf.shape for path, leaf in leaves}
-    plan = [_distribution(path, shapes, kernels) for path in shapes]
-    pools = {}
-    for name, draw in (("normal", jax.random.normal), ("uniform", _symmetric)):
-        key, subkey = jax.random.split(key)
-        sizes = [math.prod(s) for s, p in zip(shapes.values(), plan, strict=True) if p[0] == name]
-        if sizes:
-            pools[name] = draw(subkey, (sum(sizes),))
+    first = next(iter(pools.values()))
+    places, full = first.shape[:-1], (np if isinstance(first, np.ndarray) else jnp).full
     used = dict.fromkeys(pools, 0)
     arrays = []
-    for shape, (name, scale) in zip(shapes.values(), plan, strict=True):
+    for shape, name, scale in _parts(template, kernels):
         if name not in pools:
-            arrays.append(jnp.full(shape, scale, jnp.float32))
+            arrays.append(full((*places, *shape), scale, np.float32))
             continue
         start, used[name] = used[name], used[name] + math.prod(shape)
-        arrays.append(scale * pools[name][start : used[name]].reshape(shape))
-    return jax.tree.unflatten(structure, arrays)
+        arrays.append(scale * pools[name][..., start : used[name]].reshape(*places, *shape))
+    return jax.tree.unflatten(jax.tree.structure(template), arrays)
+
+
+def _parts(template: Any, kernels: str) -> list[tuple[tuple[int, ...], str, float]]:
+    """Of each array its shape, its distribution, and by what to multiply that."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(template)
+    shapes = {tuple(entry.key for entry in path): leaf.shape for path, leaf in leaves}
+    return [(shape, *_distribution(path, shapes, kernels)) for path, shape in shapes.items()]
 
 
 def _symmetric(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

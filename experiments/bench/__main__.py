@@ -16,6 +16,8 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 import jax
 from rich.console import Console
 
+from protonorm_jax.planning import targets
+
 from . import (
     alignment,
     client_step,
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     console = Console(width=None if Console().is_terminal else 100, highlight=False)
     began = time.perf_counter()
+    targets.leave_out_absent()
     entry = environment.describe() | {"quick": parsed.quick, "sections": {}}
     device = entry["device"]
     console.print(f"{device['count']} x {device['kind']}; {device['processor']}, ", end="")

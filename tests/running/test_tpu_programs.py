@@ -236,7 +236,11 @@ def native(small_set):
             patch.setattr(jax.stages.Lowered, "compile", watched)
             patch.setattr(planning, "_form", lambda *_: "native")
             made = planning.program_of
-            patch.setattr(planning, "program_of", lambda *given: made(*given)._replace(flat=False))
+            patch.setattr(
+                planning,
+                "program_of",
+                lambda *given: made(*given)._replace(flat=False, unchecked=True),
+            )
             return protonorm_jax.run(config.replace(devices=devices), dataset=small_set)
 
     return run(1), run, seen

@@ -139,7 +139,7 @@ def update_chosen(
     count: jax.Array,
     *,
     chunk: int,
-    alone: bool = False,
+    unchecked: bool = False,
 ) -> tuple[Any, Any]:
     """Runs `state, output = function(state, input)` for chosen slots; the others cost nothing.
 
@@ -153,8 +153,8 @@ def update_chosen(
       chosen: `[n]` int32, slots, none of them twice; the number of slots beyond the first `count`.
       count: `[]` int32.
       chunk: divides n.
-      alone: whether nothing is vmapped, runs neither; then nothing is read or written beyond
-        `count`, and there are no checks of that, which are kernels to compile.
+      unchecked: leaves out the checks of bounds, which are kernels to compile. Only where nothing
+        is vmapped, runs neither: then nothing is read or written beyond `count`.
 
     Returns:
       The states, and the outputs with leaves `[n, ...]` in the order of `chosen`; beyond `count`
@@ -165,11 +165,11 @@ def update_chosen(
 
     def body(index: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         states, outputs = carry
-        if alone:
-            own = _entry(chosen, index)
-            state, output = function(_read(states, own, 1), _read(inputs, own, 1))
-            return _written(states, state, own, 1), _written(outputs, output, index, 1)
-        own = _entry(chosen, index) if chunk == 1 else _rows_at(chosen, index, chunk)
+        if unchecked:
+            own = _taken(chosen, index)
+            state, output = function(_taken(states, own), _taken(inputs, own))
+            return _put(states, state, own), _put(outputs, output, index)
+        own = chosen[index] if chunk == 1 else _rows_at(chosen, index, chunk)
         state, output = mapped(
             jax.tree.map(lambda leaf: leaf.at[own].get(mode="clip"), states),
             jax.tree.map(lambda leaf: leaf.at[own].get(mode="fill", fill_value=0), inputs),
@@ -202,13 +202,22 @@ def _no_outputs(function: Callable[..., Any], states: Any, inputs: Any, length: 
 def _read(tree: Any, index: jax.Array, chunk: int) -> Any:
     """Chunk `index` of every leaf; of a chunk of one the entry itself."""
     if chunk == 1:
-        return jax.tree.map(lambda leaf: _entry(leaf, index), tree)
+        return jax.tree.map(lambda leaf: leaf[index], tree)
     return jax.tree.map(lambda leaf: _rows_at(leaf, index, chunk), tree)
 
 
-def _entry(leaf: jax.Array, index: jax.Array) -> jax.Array:
-    """`leaf[index]` of an index that is there: without checks, which are kernels to compile."""
-    return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+def _taken(tree: Any, index: jax.Array) -> Any:
+    """Entry `index` of every leaf, which must be there."""
+    return jax.tree.map(
+        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), tree
+    )
+
+
+def _put(tree: Any, part: Any, index: jax.Array) -> Any:
+    """The tree with entry `index` of every leaf, which must be there, replaced."""
+    return jax.tree.map(
+        lambda leaf, one: jax.lax.dynamic_update_index_in_dim(leaf, one, index, 0), tree, part
+    )
 
 
 def _rows_at(leaf: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
@@ -218,9 +227,7 @@ def _rows_at(leaf: jax.Array, index: jax.Array, chunk: int) -> jax.Array:
 def _written(tree: Any, part: Any, index: jax.Array, chunk: int) -> Any:
     """The tree with chunk `index` of every leaf replaced."""
     if chunk == 1:
-        return jax.tree.map(
-            lambda leaf, one: jax.lax.dynamic_update_index_in_dim(leaf, one, index, 0), tree, part
-        )
+        return jax.tree.map(lambda leaf, one: leaf.at[index].set(one), tree, part)
     return jax.tree.map(
         lambda leaf, some: jax.lax.dynamic_update_slice_in_dim(leaf, some, index * chunk, 0),
         tree,

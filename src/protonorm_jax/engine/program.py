@@ -86,6 +86,8 @@ class Program(NamedTuple):
         arrays of which a dimension is 1 (most kernels of MobileNet and its like are) when a program
         begins, because it wants the dimensions in another order. On a TPU every array that changes
         its shape is a kernel to be compiled.
+      unchecked: whether clients that take turns are read and written without checks of bounds. On a
+        TPU these are kernels to be compiled; XLA:CPU gains nothing by it.
     """
 
     config: Config
@@ -96,6 +98,7 @@ class Program(NamedTuple):
     vmap_runs: int
     apart: bool = False
     flat: bool = True
+    unchecked: bool = False
 
 
 class Samples(NamedTuple):

@@ -161,7 +161,7 @@ def train_clients(
             opened.cohort.chosen[number],
             opened.cohort.counts[number],
             chunk=architecture.together,
-            alone=architecture.together == program.vmap_runs == 1,
+            unchecked=program.unchecked and architecture.together == program.vmap_runs == 1,
         )
 
 

@@ -22,8 +22,9 @@ def row(net, shape, in_turn, together):
     [
         ((130, 5), (100, 9), True),
         ((100, 9), (130, 5), False),
-        ((110, 5), (100, 9), False),  # Too near each other: what compiles sooner.
+        ((124, 5), (100, 9), False),  # Too near each other: what compiles sooner.
         ((100, 9), (110, 5), True),
+        ((110, 9), (100, 8), False),  # Nothing speaks for either.
     ],
 )
 def test_fewer_cycles_win_and_of_equals_what_compiles_sooner(in_turn, together, wanted):

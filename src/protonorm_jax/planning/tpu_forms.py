@@ -13,7 +13,7 @@ from typing import Any
 from protonorm_jax.models import heads
 
 PATH = Path(__file__).with_suffix(".json")
-_TIE = 1.2  # Estimates that differ by less say nothing.
+_TIE = 0.8  # Estimates of which the smaller is at least this part of the other say nothing.
 
 
 def go_together(name: str, image_shape: Sequence[int]) -> bool:
@@ -36,12 +36,16 @@ def go_together(name: str, image_shape: Sequence[int]) -> bool:
 
 
 def is_better_together(row: Mapping[str, Any]) -> bool:
-    """Whether a row of the table speaks for one vmapped step: by cycles, or else by compilation."""
+    """Whether a row of the table speaks for one vmapped step.
+
+    By cycles, or else by the seconds of compilation; of what is equal in both clients take turns, with
+    the bits that each has alone.
+    """
     in_turn, together = row["in_turn"], row["together"]
-    ratio = in_turn["kilocycles"] / together["kilocycles"]
-    if 1 / _TIE <= ratio <= _TIE:
-        return together["compile_cpu_seconds"] < in_turn["compile_cpu_seconds"]
-    return ratio > 1
+    for what in ("kilocycles", "compile_cpu_seconds"):
+        if min(in_turn[what], together[what]) < _TIE * max(in_turn[what], together[what]):
+            return together[what] < in_turn[what]
+    return False
 
 
 @functools.cache

@@ -38,7 +38,7 @@ def go_together(name: str, image_shape: Sequence[int]) -> bool:
 def is_better_together(row: Mapping[str, Any]) -> bool:
     """Whether a row of the table speaks for one vmapped step.
 
-    By cycles, or else by the seconds of compilation; of what is equal in both clients take turns, with
+    By cycles, or else by the seconds of compilation; where both are equal clients take turns, with
     the bits that each has alone.
     """
     in_turn, together = row["in_turn"], row["together"]

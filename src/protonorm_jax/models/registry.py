@@ -235,9 +235,8 @@ def build(
     def cut(drawn: dict[str, Any]) -> Variables:
         shapes = template()
         params = initialization.cut(drawn, shapes["params"], row.kernels)
-        some = jax.tree.leaves(params)[0]
-        places = some.shape[: some.ndim - jax.tree.leaves(shapes["params"])[0].ndim]
-        full = np.full if isinstance(some, np.ndarray) else jnp.full
+        some = next(iter(drawn.values()))
+        places, full = some.shape[:-1], (np if isinstance(some, np.ndarray) else jnp).full
         statistics = jax.tree_util.tree_map_with_path(
             lambda path, leaf: full((*places, *leaf.shape), path[-1].key == "var", leaf.dtype),
             shapes.get("batch_stats", {}),

@@ -1,4 +1,4 @@
-"""What private models start with where they are not drawn: the nets that another run has kept."""
+"""What private models start with where the program does not draw it: nets kept, or drawn ahead."""
 
 import functools
 import hashlib

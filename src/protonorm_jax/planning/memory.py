@@ -33,7 +33,8 @@ WORK_KEPT_ON_GPU = 0.5
 LIBRARIES_ON_GPU = 2**25
 """Bytes that the libraries of matrix products may use on a GPU."""
 UPLOAD_COPIES = 3
-"""Copies of all uploads in a TPU program, beside one for each architecture."""
+"""Copies of all uploads in a TPU program, beside one for each architecture. What is averaged is not
+copied where the server has a program of its own."""
 
 
 class Memory(NamedTuple):
@@ -125,11 +126,12 @@ def expected(
     if platform == "gpu":
         work = int(WORK_KEPT_ON_GPU * work) + LIBRARIES_ON_GPU
     each, ordered = (stacked(one, num_clients) for one in (shapes.upload.each, shapes.upload.mean))
+    largest = max([0, *(num_bytes(leaf, tiled=tiled) for leaf in ordered)])
     if tiled:  # They are joined by filling up those of each architecture to the size of all.
         copies = len(program.architectures) + UPLOAD_COPIES
-        uploads = mean + copies * (num_bytes(each, tiled=True) + num_bytes(ordered, tiled=True))
+        joined = largest if program.apart else copies * num_bytes(ordered, tiled=True)
+        uploads = mean + copies * num_bytes(each, tiled=True) + joined
     else:
-        largest = max([0, *(num_bytes(leaf) for leaf in ordered)])
         uploads = 2 * num_bytes(each) + mean + largest
     uploads *= runs
     code = 0

@@ -90,6 +90,7 @@ def test_what_is_lost_is_not_received(weighting, mean):
         jnp.array([True, False, True]),
         jnp.array([10, 50, 30]),
         method=Method(weighting=weighting),
+        num_rows=3,
         client_devices=1,
     )
     np.testing.assert_array_equal(received.each["number"], [1, 0, 2])
@@ -98,6 +99,24 @@ def test_what_is_lost_is_not_received(weighting, mean):
     np.testing.assert_array_equal(received.mean, mean)
     np.testing.assert_array_equal(received.num_samples, [10, 50, 30])
     np.testing.assert_array_equal(floats, [7, 0, 8])
+
+
+def test_of_few_who_take_part_only_those_have_rows():
+    """Client 3 has trained but its upload is lost; the outputs stand in the order 4, 1, 3."""
+    uploads = (Upload(jnp.array([[4.0], [1.0], [3.0]]), (), jnp.array([40, 10, 30])),)
+    received, floats = exchange.receive(
+        uploads,
+        jnp.array([0, 1, 0, 2, 0]),
+        jnp.array([False, True, False, False, True]),
+        jnp.array([5, 6, 7, 8, 9]),
+        method=Method(rows="arrived"),
+        num_rows=3,
+        client_devices=1,
+    )
+    np.testing.assert_array_equal(received.each, [[1.0], [4.0], [0.0]])
+    np.testing.assert_array_equal(received.arrived, [True, True, False])
+    np.testing.assert_array_equal(received.num_samples, [6, 9, 0])
+    np.testing.assert_array_equal(floats, [0, 10, 0, 0, 40])
 
 
 def test_a_run_gathers_from_its_own_devices_alone():

@@ -13,7 +13,7 @@ import weights
 from protonorm_jax import models
 from protonorm_jax.errors import UsageError
 from protonorm_jax.models.architectures import efficientnet, googlenet
-from protonorm_jax.models.layers import initialization
+from protonorm_jax.models.layers.initialization import initialize
 from protonorm_jax.models.registry import ARCHITECTURES, resolve
 
 GOLDEN = pathlib.Path(__file__).parent.parent / "golden"
@@ -272,11 +272,7 @@ def test_start_of_the_parameters(kernels):
         shapes,
         is_leaf=lambda node: isinstance(node, tuple),
     )
-    start = jax.jit(
-        lambda key: initialization.cut(
-            initialization.draw(key, template, kernels), template, kernels
-        )
-    )(jax.random.key(0))
+    start = jax.jit(lambda key: initialize(key, template, kernels))(jax.random.key(0))
     for layer, fan_in, fan_out in (("conv", 120, 15 * 256), ("depthwise", 9, 9 * 1152)):
         kernel = np.asarray(start[layer]["kernel"])
         assert kernel.mean() == pytest.approx(0, abs=0.05 * float(kernel.std()))

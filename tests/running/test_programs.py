@@ -120,3 +120,21 @@ def test_what_is_needed_is_that_of_the_largest_beside_the_others_states(small_se
     assert found == Need(1000 + plain + 300, 500, 9000, 15)
     needs["close", None] = Need(50_000, 50, 0, 8)
     assert programs.needed_together(plan, needs, states).arguments == 50_000 + plain + normed
+
+
+@pytest.mark.parametrize("method", ["protonorm", "fd"])
+def test_rows_of_absent_clients_make_no_difference(method, small_set):
+    config = CONFIG.replace(method=method, participation=0.5, dropout=0.3, family="small_plain")
+    plan = planning.make([config], small_set)
+    assert plan.program.num_rows() == 3 and plan.program.method.rows == "arrived"
+    every = plan.program.method._replace(rows="all")
+    whole = plan._replace(program=plan.program._replace(method=every))
+    assert whole.program.num_rows() == 6
+    jax.tree.map(np.testing.assert_array_equal, trained(plan), trained(whole))
+
+
+def test_runs_of_unequal_participation_have_rows_for_all(small_set):
+    """Else a run would depend on those beside it."""
+    configs = [CONFIG.replace(participation=share) for share in (0.5, 1.0)]
+    plan = planning.make(configs, small_set, runs_per_program=2)
+    assert plan.program.num_rows() == 6

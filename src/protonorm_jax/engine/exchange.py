@@ -49,6 +49,7 @@ def receive(
     num_samples: jax.Array,
     *,
     method: Method,
+    num_rows: int,
     client_devices: int,
 ) -> tuple[Received, jax.Array]:
     """What the server gets of the clients' uploads.
@@ -59,21 +60,27 @@ def receive(
       arrived: `[num_clients]` bool.
       num_samples: `[num_clients]` int32, all training samples.
       method: its `weighting` counts.
+      num_rows: of what is received; where they are less than clients, of those that arrived first.
       client_devices: see `gather`.
 
     Returns:
       What is received, and the floats of each upload `[num_clients]` int32, zero if it was lost.
     """
-    each, floats = in_client_order(
-        tuple((one.each, one.floats) for one in uploads), order, arrived, client_devices
-    )
+    floats = in_client_order(tuple(one.floats for one in uploads), order, arrived, client_devices)
+    places, there, samples = order, arrived, num_samples
+    if num_rows < len(arrived):
+        own = loops.first_where(arrived, num_rows)
+        places, there, samples = (
+            leaf.at[own].get(mode="fill", fill_value=0) for leaf in (order, arrived, num_samples)
+        )
+    each = in_client_order(tuple(one.each for one in uploads), places, there, client_devices)
     weights = num_samples if method.weighting == "samples" else jnp.ones_like(num_samples)
     mean = average(
         gather(tuple(one.mean for one in uploads), client_devices),
         order,
         jnp.where(arrived, weights, 0),
     )
-    return Received(each, mean, arrived, num_samples), floats
+    return Received(each, mean, there, samples), floats
 
 
 def average(places: Any, order: jax.Array, weights: jax.Array) -> Any:

@@ -80,6 +80,7 @@ class Program(NamedTuple):
       first: which of them is client 0's.
       client_devices: over how many devices, next to each other, the clients of a run are spread.
       vmap_runs: runs that a device trains in one vmapped program; 1 means one after the other.
+      participants: the most clients that train in a round; all clients where runs differ in that.
       apart: whether a round is several programs, which are compiled side by side: those of
         `rounds`, for clients one of each architecture. Otherwise `simulate.advance` is one.
       flat: whether arrays of clients are kept flat between rounds. XLA:CPU copies a whole stack of
@@ -96,9 +97,14 @@ class Program(NamedTuple):
     first: int
     client_devices: int
     vmap_runs: int
+    participants: int
     apart: bool = False
     flat: bool = True
     unchecked: bool = False
+
+    def num_rows(self) -> int:
+        """Of what the server receives, see `Method.rows`."""
+        return self.config.num_clients if self.method.rows == "all" else self.participants
 
 
 class Samples(NamedTuple):

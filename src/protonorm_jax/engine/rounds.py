@@ -190,6 +190,7 @@ def close_round(
         opened.arrives,
         run.num_samples,
         method=method,
+        num_rows=program.num_rows(),
         client_devices=program.client_devices,
     )
     server, server_info = loops.isolated(

@@ -113,4 +113,5 @@ def fd(setup: Setup, fixed: Settings) -> Method:
         aggregate=aggregate,
         show=lambda server: {"logits": server.vectors, "known": server.known},
         collect="during",
+        rows="arrived",
     )

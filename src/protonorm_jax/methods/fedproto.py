@@ -47,4 +47,5 @@ def fedproto(setup: Setup, fixed: Settings) -> Method:
         predictor="prototype",
         show=prototypes.show,
         collect=fixed.collect,
+        rows="arrived",
     )

@@ -97,7 +97,8 @@ class Received(NamedTuple):
     """What reaches the server.
 
     Attributes:
-      each: leaves `[M, ...]` in the order of client ids; zero where nothing arrived.
+      each: leaves `[M, ...]` in the order of client ids; zero where nothing arrived. M is the
+        number of clients, or with `Method.rows` `"arrived"` maybe less.
       mean: the average of the clients whose upload arrived, weighted as `Method.weighting` says.
       arrived: `[M]` bool.
       num_samples: `[M]` int32, all training samples of each client, used or not.
@@ -413,6 +414,9 @@ class Method(NamedTuple):
         step, before its update), or None.
       weighting: of clients in `Received.mean`: by `"samples"`, or `"uniform"`.
       sent_to: who gets what is sent in a round: those who are `"trained"`, or `"all"`.
+      rows: of `Received`: one for each of `"all"` clients, or only for those whose upload has
+        `"arrived"`, in the order of their ids, then zeros up to as many as take part in a round.
+        For an `aggregate` to which it makes no difference: its cost is then theirs.
       reserve: full batches of each client's first samples that are never trained on; a client that
         would be left with less than one batch reserves nothing.
       warmup: rounds at the start in which nobody trains, but all upload.
@@ -438,6 +442,7 @@ class Method(NamedTuple):
     collect: str | None = "after"
     weighting: str = "samples"
     sent_to: str = "trained"
+    rows: str = "all"
     reserve: int = 0
     warmup: int = 0
     server_steps: int = 0

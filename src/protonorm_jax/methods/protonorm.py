@@ -85,4 +85,5 @@ def protonorm(setup: Setup, fixed: Settings) -> Method:
         predictor="prototype",
         show=prototypes.show,
         collect=fixed.collect,
+        rows="arrived",
     )

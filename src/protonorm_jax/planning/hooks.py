@@ -41,11 +41,11 @@ def upload(given: Shapes, *, method: Method, models: Models) -> Any:
     return method.upload(given.key, given.client, *rest, models=models)
 
 
-def aggregate(given: Shapes, *, method: Method, num_clients: int) -> Any:
-    """What the server makes of the uploads of so many clients."""
+def aggregate(given: Shapes, *, method: Method, num_rows: int) -> Any:
+    """What the server makes of so many rows of uploads."""
     each = jax.tree.map(
-        lambda leaf: jnp.zeros((num_clients, *jnp.shape(leaf)), leaf.dtype), given.upload.each
+        lambda leaf: jnp.zeros((num_rows, *jnp.shape(leaf)), leaf.dtype), given.upload.each
     )
-    arrived, samples = jnp.zeros(num_clients, bool), jnp.zeros(num_clients, jnp.int32)
+    arrived, samples = jnp.zeros(num_rows, bool), jnp.zeros(num_rows, jnp.int32)
     received = Received(each, given.upload.mean, arrived, samples)
     return method.aggregate(given.key, given.server, received, given.round)

@@ -123,7 +123,7 @@ def _of_clients(
 def _server_flops(program: Program, given: Shapes) -> float:
     """Of the products of the server's own work in a round."""
     aggregate = functools.partial(
-        hooks.aggregate, method=program.method, num_clients=program.config.num_clients
+        hooks.aggregate, method=program.method, num_rows=program.num_rows()
     )
     with jax.numpy_dtype_promotion("standard"):
         return product_flops(aggregate, given)

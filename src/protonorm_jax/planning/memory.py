@@ -125,7 +125,8 @@ def expected(
     work = max(work, beyond(runs * server.passing))
     if platform == "gpu":
         work = int(WORK_KEPT_ON_GPU * work) + LIBRARIES_ON_GPU
-    each, ordered = (stacked(one, num_clients) for one in (shapes.upload.each, shapes.upload.mean))
+    each = stacked(shapes.upload.each, program.num_rows())
+    ordered = stacked(shapes.upload.mean, num_clients)
     largest = max([0, *(num_bytes(leaf, tiled=tiled) for leaf in ordered)])
     if tiled:  # They are joined by filling up those of each architecture to the size of all.
         copies = len(program.architectures) + UPLOAD_COPIES
@@ -260,7 +261,7 @@ def _evaluation(
 def _server(program: Program, given: Shapes, tiled: bool) -> _Need:
     """What the server's own work needs, beside its state and the uploads."""
     aggregate = functools.partial(
-        hooks.aggregate, method=program.method, num_clients=program.config.num_clients
+        hooks.aggregate, method=program.method, num_rows=program.num_rows()
     )
     traced = trace(aggregate, given, functools.partial(num_bytes, tiled=tiled))
     return _Need(0, traced.peak, traced.operations)

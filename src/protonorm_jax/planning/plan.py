@@ -177,6 +177,7 @@ class Arrangement(NamedTuple):
       work: who steps together with whom.
       widths: of each architecture, how its batches narrow in training.
       evaluation_widths: and in evaluation, where all clients are.
+      participants: see `Program`.
     """
 
     runs_per_program: int
@@ -186,6 +187,7 @@ class Arrangement(NamedTuple):
     work: list[layout.Work]
     widths: list[tuple[int, ...]]
     evaluation_widths: list[tuple[int, ...]]
+    participants: int
 
 
 def arrange(
@@ -230,7 +232,8 @@ def arrange(
     widths = evaluation_widths = layout.choose_widths(work, waste=waste)
     if min(participants) < num_clients:
         evaluation_widths = layout.choose_widths(layout.work_of(*given), waste=waste)
-    return Arrangement(count, spread, layouts, rooms, work, widths, evaluation_widths)
+    most = max(participants) if min(participants) == max(participants) else num_clients
+    return Arrangement(count, spread, layouts, rooms, work, widths, evaluation_widths, most)
 
 
 def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> Program:
@@ -300,6 +303,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> Program
         first,
         arrangement.spread.client_devices,
         arrangement.spread.vmap_runs,
+        arrangement.participants,
         apart=len(jax.tree.leaves(clients)) > ARRAYS_OF_ONE_PROGRAM,
         flat=platform != "tpu",
         unchecked=platform == "tpu",

@@ -12,6 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def initialize(key: jax.Array, template: Any, kernels: str) -> Any:
+    """Draws the parameters of a model: `cut` of what `draw` has drawn, and with its arguments."""
+    return cut(draw(key, template, kernels), template, kernels)
+
+
 def draw(key: jax.Array, template: Any, kernels: str) -> dict[str, jax.Array]:
     """Draws all numbers that the parameters of a model start with.
 

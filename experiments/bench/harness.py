@@ -19,7 +19,7 @@ import optax
 from protonorm_jax import methods, models
 from protonorm_jax.config import Config
 from protonorm_jax.engine.client import local_update
-from protonorm_jax.planning import devices
+from protonorm_jax.planning import devices, targets
 from protonorm_jax.running import driver
 from protonorm_jax.types import ClientData, Dataset, Model, Models, Prototypes
 
@@ -273,6 +273,7 @@ def child(stack: ExitStack, *, one_core: bool = False, num_devices: int = 0) -> 
     if jax.default_backend() != "cpu":
         return lambda function, *arguments: function(*arguments)
     call = stack.enter_context(processes.child(one_core=one_core))
+    call(targets.leave_out_absent)
     if num_devices:
         call(devices.prepare_cpu, num_devices)
     return call

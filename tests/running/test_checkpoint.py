@@ -89,9 +89,7 @@ def test_a_run_goes_on_where_clients_are_kept_in_their_own_shapes(
 ):
     """On TPUs they are, elsewhere flat; it makes no difference to the bits."""
     made = planning.program_of
-    monkeypatch.setattr(
-        planning, "program_of", lambda *given: made(*given)._replace(flat=False, unchecked=True)
-    )
+    monkeypatch.setattr(planning, "program_of", lambda *given: made(*given)._replace(tiled=True))
     job.resume(copy, display=Watcher(), dataset=small_set)
     assert_same(whole, copy)
 

@@ -239,7 +239,7 @@ def native(small_set):
             patch.setattr(
                 planning,
                 "program_of",
-                lambda *given: made(*given)._replace(flat=False, unchecked=True),
+                lambda *given: made(*given)._replace(tiled=True),
             )
             return protonorm_jax.run(config.replace(devices=devices), dataset=small_set)
 

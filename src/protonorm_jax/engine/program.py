@@ -37,14 +37,14 @@ class Architecture(NamedTuple):
     evaluation_widths: tuple[int, ...]
 
 
-def packed(client: Client, *, flat: bool) -> Client:
+def packed(client: Client, *, tiled: bool) -> Client:
     """A client as it is kept between rounds.
 
     Args:
       client: with every array in its own shape.
-      flat: see `Program`.
+      tiled: see `Program`.
     """
-    return jax.tree.map(jnp.ravel, client) if flat else client
+    return client if tiled else jax.tree.map(jnp.ravel, client)
 
 
 def unpacked(client: Client, shapes: Client) -> Client:
@@ -83,12 +83,12 @@ class Program(NamedTuple):
       participants: the most clients that train in a round; all clients where runs differ in that.
       apart: whether a round is several programs, which are compiled side by side: those of
         `rounds`, for clients one of each architecture. Otherwise `simulate.advance` is one.
-      flat: whether arrays of clients are kept flat between rounds. XLA:CPU copies a whole stack of
-        arrays of which a dimension is 1 (most kernels of MobileNet and its like are) when a program
-        begins, because it wants the dimensions in another order. On a TPU every array that changes
-        its shape is a kernel to be compiled.
-      unchecked: whether clients that take turns are read and written without checks of bounds. On a
-        TPU these are kernels to be compiled; XLA:CPU gains nothing by it.
+      tiled: whether arrays lie in tiles, as on a TPU, where every array that changes its shape and
+        every check of bounds is a kernel to be compiled: clients keep their arrays in their own
+        shapes between rounds, and those who take turns are read and written unchecked. Elsewhere
+        arrays are kept flat: XLA:CPU copies a whole stack of arrays of which a dimension is 1 (most
+        kernels of MobileNet and its like are) when a program begins, because it wants the
+        dimensions in another order; by unchecked reading it gains nothing.
     """
 
     config: Config
@@ -99,8 +99,7 @@ class Program(NamedTuple):
     vmap_runs: int
     participants: int
     apart: bool = False
-    flat: bool = True
-    unchecked: bool = False
+    tiled: bool = False
 
     def num_rows(self) -> int:
         """Of what the server receives, see `Method.rows`."""

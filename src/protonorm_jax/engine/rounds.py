@@ -147,7 +147,7 @@ def train_clients(
             budget=budget(member.client_ids, member.train_count),
             repeat=functools.partial(lockstep.repeat, widths=architecture.widths),
         )
-        return packed(client, flat=program.flat), (upload, info)
+        return packed(client, tiled=program.tiled), (upload, info)
 
     if method.sent_to == "all" and method.receive is not keep:
         clients = _received_by_absent(
@@ -161,7 +161,7 @@ def train_clients(
             opened.cohort.chosen[number],
             opened.cohort.counts[number],
             chunk=architecture.together,
-            unchecked=program.unchecked and architecture.together == program.vmap_runs == 1,
+            unchecked=program.tiled and architecture.together == program.vmap_runs == 1,
         )
 
 
@@ -244,7 +244,7 @@ def _received_by_absent(
     def receive(client: Client, client_id: jax.Array) -> tuple[Client, tuple[()]]:
         own = unpacked(client, architecture.client)
         received = method.receive(own, down, architecture.models)
-        received = packed(received, flat=program.flat)
+        received = packed(received, tiled=program.tiled)
         here = opened.trains[client_id]
         return jax.tree.map(functools.partial(jnp.where, here), client, received), ()
 

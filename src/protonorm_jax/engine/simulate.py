@@ -183,7 +183,7 @@ def init(program: Program, run: RunInputs, initial: Initial | None = None) -> St
         if variables is None:
             variables = models.private.init(model_key)
         first = method.init_client(method_key, variables, server, models, counts)
-        return packed(first, flat=program.flat)
+        return packed(first, tiled=program.tiled)
 
     given = (None,) * len(program.architectures) if initial is None else initial.clients
 

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from protonorm_jax.errors import UsageError
 from protonorm_jax.models import heads, layers
@@ -235,10 +234,8 @@ def build(
     def cut(drawn: dict[str, Any]) -> Variables:
         shapes = template()
         params = initialization.cut(drawn, shapes["params"], row.kernels)
-        some = next(iter(drawn.values()))
-        places, full = some.shape[:-1], (np if isinstance(some, np.ndarray) else jnp).full
         statistics = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: full((*places, *leaf.shape), path[-1].key == "var", leaf.dtype),
+            lambda path, leaf: initialization.constant(drawn, leaf.shape, path[-1].key == "var"),
             shapes.get("batch_stats", {}),
         )
         return {"params": params, "batch_stats": statistics}

@@ -10,7 +10,7 @@ from protonorm_jax import methods
 from protonorm_jax.config import Config, rates
 from protonorm_jax.engine.program import Initial, RunInputs
 from protonorm_jax.methods import descent
-from protonorm_jax.planning import layout, starting
+from protonorm_jax.planning import layout, memory, starting
 from protonorm_jax.planning.plan import Plan, PlannedRun
 
 _LEAST_RATES = 2**10
@@ -86,11 +86,11 @@ def starts_with_given(plan: Plan) -> bool:
     if not plan.program.apart or any(one.models.private.start is None for one in architectures):
         return False
     counts = [(one.client_ids >= 0).sum() for one in plan.runs[0].layout.placements]
-    floats = sum(
-        int(count) * sum(leaf.size for leaf in jax.tree.leaves(one.client))
+    kept = [
+        memory.num_bytes(one.client, rows=int(count))
         for count, one in zip(counts, architectures, strict=True)
-    )
-    return 4 * floats <= MOST_DRAWN_AHEAD
+    ]
+    return sum(kept) <= MOST_DRAWN_AHEAD
 
 
 def initial_shapes(plan: Plan, told: RunInputs) -> Initial:

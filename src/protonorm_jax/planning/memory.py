@@ -97,7 +97,7 @@ def expected(
         """What must be in main memory of what is gone before the next step."""
         return max(int(WORK_KEPT * passing) - fast, 0) if tiled else passing
 
-    kept = functools.partial(packed, flat=program.flat)
+    kept = functools.partial(packed, tiled=program.tiled)
     clients = []
     for architecture, shapes, count, length in zip(
         program.architectures, given, slots, lengths, strict=True

@@ -305,8 +305,7 @@ def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> Program
         arrangement.spread.vmap_runs,
         arrangement.participants,
         apart=len(jax.tree.leaves(clients)) > ARRAYS_OF_ONE_PROGRAM,
-        flat=platform != "tpu",
-        unchecked=platform == "tpu",
+        tiled=platform == "tpu",
     )
 
 

@@ -15,7 +15,7 @@ from protonorm_jax.engine.simulate import keys_of_client
 from protonorm_jax.errors import UsageError
 from protonorm_jax.planning.deal import Dealt
 from protonorm_jax.trained import files
-from protonorm_jax.types import Variables
+from protonorm_jax.types import Start, Variables
 
 _FIELD = "Config.init_from"
 
@@ -100,8 +100,7 @@ def drawn(architecture: Architecture, seeds: np.ndarray, ids: np.ndarray) -> Var
       seeds: of runs.
       ids: of clients, `[*seeds.shape, ...]` integers; for id -1 those of client 0.
     """
-    start = architecture.models.private.start
-    assert start is not None
+    start = _start(architecture)
     draw = _drawing(start.draw)
     seeds = np.broadcast_to(seeds.reshape(*seeds.shape, *(1,) * (ids.ndim - seeds.ndim)), ids.shape)
     each = [
@@ -114,9 +113,13 @@ def drawn(architecture: Architecture, seeds: np.ndarray, ids: np.ndarray) -> Var
 
 def compile_draws(architecture: Architecture) -> None:
     """Puts what `drawn` needs into the cache of programs."""
+    _drawing(_start(architecture).draw).lower(np.uint32(0), np.int32(0)).compile()
+
+
+def _start(architecture: Architecture) -> Start:
     start = architecture.models.private.start
-    assert start is not None
-    _drawing(start.draw).lower(np.uint32(0), np.int32(0)).compile()
+    assert start is not None, "its clients draw in the program"
+    return start
 
 
 @functools.lru_cache(maxsize=32)

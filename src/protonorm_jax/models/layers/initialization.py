@@ -56,17 +56,23 @@ def cut(pools: Any, template: Any, kernels: str) -> Any:
     Returns:
       `template` with arrays `[..., *shape]` for shapes.
     """
-    first = next(iter(pools.values()))
-    places, full = first.shape[:-1], (np if isinstance(first, np.ndarray) else jnp).full
     used = dict.fromkeys(pools, 0)
     arrays = []
     for shape, name, scale in _parts(template, kernels):
         if name not in pools:
-            arrays.append(full((*places, *shape), scale, np.float32))
+            arrays.append(constant(pools, shape, scale))
             continue
         start, used[name] = used[name], used[name] + math.prod(shape)
-        arrays.append(scale * pools[name][..., start : used[name]].reshape(*places, *shape))
+        piece = pools[name][..., start : used[name]]
+        arrays.append(scale * piece.reshape(*piece.shape[:-1], *shape))
     return jax.tree.unflatten(jax.tree.structure(template), arrays)
+
+
+def constant(pools: Any, shape: tuple[int, ...], value: float) -> Any:
+    """An array `[..., *shape]` float32 of one value, for as many models as vectors `[..., n]`."""
+    some = next(iter(pools.values()))
+    full = np.full if isinstance(some, np.ndarray) else jnp.full
+    return full((*some.shape[:-1], *shape), value, np.float32)
 
 
 def _parts(template: Any, kernels: str) -> list[tuple[tuple[int, ...], str, float]]:

@@ -8,7 +8,7 @@ import pytest
 
 from protonorm_jax.config import Config
 from protonorm_jax.engine import simulate
-from protonorm_jax.planning import inputs
+from protonorm_jax.planning import inputs, starting
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.running import programs
 
@@ -44,3 +44,16 @@ def test_nets_of_many_arrays_draw_ahead_as_far_as_there_is_room(small_set, monke
     assert not inputs.starts_with_given(many)
     monkeypatch.setattr(inputs, "MOST_DRAWN_AHEAD", kept)
     assert inputs.starts_with_given(many)
+
+
+def test_an_empty_slot_asks_for_no_net_of_another_architecture():
+    """Client 0 may have one, as may any that is not among the ids."""
+
+    class Kept:
+        def variables(self, client, shapes):
+            return {"weight": np.full(shapes["weight"].shape, {2: 2.0, 4: 4.0}[client], np.float32)}
+
+    shapes = {"weight": jax.ShapeDtypeStruct((3,), np.float32)}
+    found = starting.stacked(Kept(), np.array([[2, 4], [-1, -1]]), shapes)
+    assert found["weight"].shape == (2, 2, 3)
+    np.testing.assert_array_equal(found["weight"][0, :, 0], [2, 4])

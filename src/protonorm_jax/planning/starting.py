@@ -129,15 +129,15 @@ def _drawing(draw: Callable[[jax.Array], dict[str, jax.Array]]) -> Any:
 
 
 def stacked(initial: Initial, ids: np.ndarray, shapes: Any) -> Variables:
-    """The variables of some clients, leaves `[*ids.shape, ...]`; for id -1 those of client 0.
+    """The variables of some clients, leaves `[*ids.shape, ...]`; for id -1 those of any of them.
 
     Args:
       initial: whose.
-      ids: of the clients, integers.
+      ids: of the clients, integers, not all -1.
       shapes: of the variables of one.
     """
     result = jax.tree.map(lambda leaf: np.empty((ids.size, *leaf.shape), leaf.dtype), shapes)
-    flat = np.maximum(ids.reshape(-1), 0)
+    flat = np.where(ids < 0, ids.max(), ids).reshape(-1)
     for client in np.unique(flat):
         own = initial.variables(int(client), shapes)
         places = np.flatnonzero(flat == client)

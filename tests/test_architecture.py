@@ -57,7 +57,17 @@ ORDER = {
     ),
     "planning": (
         *("samples", "deal", "devices", "targets", "layout", "shapes", "hooks", "tiles", "traced"),
-        *("memory", "need", "added", "tpu_forms", "starting", "at_a_time", "plan", "inputs"),
+        *(
+            "memory",
+            "need",
+            "added",
+            "tpu_forms",
+            "arrangement",
+            "starting",
+            "at_a_time",
+            "plan",
+            "inputs",
+        ),
         *("hlo", "padding", "costs", "least"),
     ),
     "running": (

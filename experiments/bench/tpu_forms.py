@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             row["net"],
             "x".join(map(str, row["shape"])),
             *(row[way][name] for name in ("kilocycles", "compile_cpu_seconds") for way in _WAYS),
-            "together" if tpu_forms.is_better_together(row) else "in turn",
+            "together" if tpu_forms.is_better(*tpu_forms.forms(row)) else "in turn",
         )
         for row in map(rows.get, sorted(rows))
     ]

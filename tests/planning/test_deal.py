@@ -8,7 +8,8 @@ import pytest
 from protonorm_jax import models
 from protonorm_jax.config import Config
 from protonorm_jax.errors import UsageError
-from protonorm_jax.planning import plan
+from protonorm_jax.planning import plan, tpu_forms
+from protonorm_jax.planning.arrangement import arrange
 from protonorm_jax.planning.deal import common, deal
 
 SETTINGS = Config(method="fml", family="mlp,cnn", num_clients=2, feature_dim=8)
@@ -21,7 +22,7 @@ def test_the_shared_model_is_that_of_the_family_or_the_one_asked_for(asked, want
     for name in ("mlp", "cnn"):
         cost = models.step_cost(name) + models.step_cost(wanted)
         assert dealt.step_cost[name] == pytest.approx(cost)
-    program = plan.program_of(dealt, plan.arrange(dealt, 1, 1, 0, "cpu"), "cpu")
+    program = plan.program_of(dealt, arrange(dealt, 1, 1, 0, "cpu"), "cpu")
     expected = models.build(wanted, num_classes=5, feature_dim=8, image_shape=(8, 8, 1))
     for architecture in program.architectures:
         shapes = [
@@ -49,13 +50,15 @@ def test_who_trains_together_and_in_what_form_goes_by_the_platform(
 ):
     """Of three clients on one device."""
     platform, _, together = platform.partition(", ")
-    monkeypatch.setattr(plan.tpu_forms, "go_together", lambda name, image_shape: bool(together))
+    chosen = {"tiny_mobilenet"} if together else set()
+    monkeypatch.setattr(tpu_forms, "go_together", lambda name, image_shape: name in chosen)
+    monkeypatch.setattr(tpu_forms, "better_together", lambda work, widths, image_shape: chosen)
     config = Config(
         method="local", family="tiny_mobilenet", num_clients=3, vmap_clients=vmap_clients
     )
     dealt = deal([config], small_set)
-    arrangement = plan.arrange(dealt, 1, 1, 0, platform)
-    (architecture,) = plan.program_of(dealt, arrangement, platform).architectures
+    arranged = arrange(dealt, 1, 1, 0, platform)
+    (architecture,) = plan.program_of(dealt, arranged, platform).architectures
     assert architecture.chunk == chunk
 
     def loss(variables, images):
@@ -68,6 +71,21 @@ def test_who_trains_together_and_in_what_form_goes_by_the_platform(
     found = re.findall(r"(?:feature|batch)_group_count = (\d+)", text)
     assert {int(count) for count in found} == groups
     assert ("stablehlo.convolution" in text) == convolutions
+
+
+def test_on_a_tpu_those_go_together_for_whom_it_is_better(small_set, monkeypatch):
+    monkeypatch.setattr(tpu_forms, "go_together", lambda name, image_shape: name != "tiny_resnet")
+    asked = []
+
+    def better(work, widths, image_shape):
+        asked.append({one.architecture for one, each in zip(work, widths, strict=True) if each})
+        return asked[-1] - {"mlp"}
+
+    monkeypatch.setattr(tpu_forms, "better_together", better)
+    dealt = deal([Config(method="local", family="mlp,cnn,tiny_resnet", num_clients=6)], small_set)
+    arranged = arrange(dealt, 1, 1, 0, "tpu")
+    assert [one.chunk for one in arranged.layouts[0].placements] == [1, 2, 1]
+    assert asked == [{"mlp", "cnn"}, {"cnn"}]
 
 
 @pytest.mark.parametrize("method", ["protonorm", "local", "fedavg"])

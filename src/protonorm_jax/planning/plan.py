@@ -11,7 +11,6 @@ import numpy as np
 
 from protonorm_jax import keys, methods, models
 from protonorm_jax.config import Config
-from protonorm_jax.engine import lockstep, participation
 from protonorm_jax.engine.program import Architecture, Program, client_shapes
 from protonorm_jax.errors import UsageError
 from protonorm_jax.methods import descent
@@ -24,27 +23,13 @@ from protonorm_jax.planning import (
     shapes,
     starting,
     targets,
-    tpu_forms,
 )
+from protonorm_jax.planning.arrangement import IN_TURN, Arrangement, arrange
 from protonorm_jax.planning.deal import Dealt, class_counts, deal, naming, shared_name
 from protonorm_jax.planning.samples import DataSets
 from protonorm_jax.types import Dataset, Model, Models, Partition, Scored
 
 GIB = 2**30
-IN_TURN = ("cpu", "tpu")
-"""Where clients and runs train one after the other unless told otherwise; on GPU they are vmapped.
-
-A core has no use for more than one client's arithmetic at a time. A TPU's step takes as long as its
-bytes take to move, and under `vmap` these are as many for each client; `tpu_forms` has the clients
-of which nets go together nevertheless.
-"""
-
-WASTE_ON_TPU = 1.5
-"""What `lockstep.WASTE` is on a TPU.
-
-The lower it is, the more widths a batch has, each of which is a copy of the step to be compiled. A
-TPU's compiler takes a minute and a half of processor time for one of ShuffleNet's.
-"""
 ARRAYS_OF_ONE_PROGRAM = 200
 """With more arrays than this in the clients of all architectures together, a round is several
 programs.
@@ -151,8 +136,8 @@ def make(
     @functools.cache
     def planned(count: int) -> Plan:
         """The plan with `count` runs in a program."""
-        arrangement = arrange(dealt, len(chosen), count, vmap_runs, platform)
-        return _plan_of(dealt, arrangement, chosen)._replace(initial=started)
+        arranged = arrange(dealt, len(chosen), count, vmap_runs, platform)
+        return _plan_of(dealt, arranged, chosen)._replace(initial=started)
 
     vmap_runs = vmap_runs or (1 if platform in IN_TURN else 0)
     count = min(runs_per_program, len(configs))
@@ -164,76 +149,6 @@ def make(
     needed = result.memory
     check_memory(result, needed.total(), free, "an expected", f" ({needed.by_part()})")
     return result
-
-
-class Arrangement(NamedTuple):
-    """Who is where.
-
-    Attributes:
-      runs_per_program: how many runs one call of the program advances.
-      spread: of runs over devices.
-      layouts: of each run.
-      rooms: of each architecture, for those who train.
-      work: who steps together with whom.
-      widths: of each architecture, how its batches narrow in training.
-      evaluation_widths: and in evaluation, where all clients are.
-      participants: see `Program`.
-    """
-
-    runs_per_program: int
-    spread: layout.Spread
-    layouts: list[layout.Layout]
-    rooms: list[layout.Room]
-    work: list[layout.Work]
-    widths: list[tuple[int, ...]]
-    evaluation_widths: list[tuple[int, ...]]
-    participants: int
-
-
-def arrange(
-    dealt: Dealt, num_devices: int, count: int, vmap_runs: int, platform: str
-) -> Arrangement:
-    """Puts runs and clients on devices.
-
-    Args:
-      dealt: the runs.
-      num_devices: to use at most.
-      count: runs in a program.
-      vmap_runs: of these, how many a device trains in one vmapped program; 0 for all it has.
-      platform: of the devices: `cpu`, `gpu` or `tpu`.
-    """
-    config, image_shape = dealt.config, dealt.dataset.images.shape[1:]
-    spread = layout.spread(count, num_devices, vmap_runs)
-    together = {
-        name: config.vmap_clients or _clients_together(platform, name, image_shape)
-        for name in dict.fromkeys(dealt.architectures)
-    }
-    layouts = [
-        layout.arrange(
-            dealt.architectures,
-            steps,
-            [dealt.step_cost[name] for name in dealt.architectures],
-            num_devices=spread.client_devices,
-            vmap_clients=together,
-        )
-        for steps in dealt.steps
-    ]
-    num_clients = len(dealt.architectures)
-    wanted = np.array([share.config.participation for share in dealt.shares], np.float32)
-    participants = participation.num_participants(wanted, num_clients).astype(int).tolist()
-    rooms = [layout.room_of(one, max(participants), num_clients) for one in layouts[0].placements]
-
-    def by_call(runs: list[Any]) -> list[list[Any]]:
-        return [runs[i : i + count] for i in range(0, len(runs), count)]
-
-    given = by_call(layouts), by_call(dealt.steps), spread
-    work = layout.work_of(*given, by_call(participants))
-    waste = WASTE_ON_TPU if platform == "tpu" else lockstep.WASTE
-    widths = evaluation_widths = layout.choose_widths(work, waste=waste)
-    if min(participants) < num_clients:
-        evaluation_widths = layout.choose_widths(layout.work_of(*given), waste=waste)
-    most = max(participants) if min(participants) == max(participants) else num_clients
-    return Arrangement(count, spread, layouts, rooms, work, widths, evaluation_widths, most)
 
 
 def program_of(dealt: Dealt, arrangement: Arrangement, platform: str) -> Program:
@@ -348,13 +263,6 @@ def _plan_of(dealt: Dealt, arrangement: Arrangement, chosen: list[jax.Device]) -
         notes=tuple(methods.METHODS[first.method].notes(dealt.setup, own)),
         shared_model=shared_name(first, dealt.method, models.family(first.family)),
     )
-
-
-def _clients_together(platform: str, name: str, image_shape: tuple[int, ...]) -> int:
-    """How many clients of an architecture are best vmapped, 0 for all of a device."""
-    if platform == "tpu" and tpu_forms.go_together(name, image_shape):
-        return 0
-    return 1 if platform in IN_TURN else 0
 
 
 def _form(platform: str, alone: bool) -> str:

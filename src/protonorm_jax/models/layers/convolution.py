@@ -42,7 +42,8 @@ def convolve(
       stride: step between windows along both axes.
       padding: zeros around the image, on all sides.
       form: see `forms.FORMS`. Kernels of 1 x 1, kernels as long as the stride, and depthwise
-        kernels have one fast form each, which `canonical` and `im2col` share.
+        kernels have one fast form each, which `canonical` and `im2col` share but for the gradient
+        of depthwise kernels.
     Returns:
       `[B, H', W', out]`, in the dtype of `x`.
     """
@@ -61,7 +62,7 @@ def convolve(
             feature_group_count=groups,
         )
     if depthwise:
-        return convolve_depthwise(x, kernel, stride, padding)
+        return convolve_depthwise(x, kernel, stride, padding, form == "canonical")
     if height == width == 1 and padding == 0:
         return _pointwise(x, kernel, stride)
     if height == width == stride and padding == 0:

@@ -4,14 +4,26 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from protonorm_jax.models.layers import windows
 from protonorm_jax.models.layers.precision import accumulator
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve_depthwise(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    """Adds up shifted copies of `[B, H, W, C]`, each times one element of `[h, w, 1, C]`."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve_depthwise(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, by_image: bool = False
+) -> jax.Array:
+    """Adds up shifted copies of `[B, H, W, C]`, each times one element of `[h, w, 1, C]`.
+
+    Args:
+      x: the images.
+      kernel: of each channel.
+      stride: step between windows along both axes.
+      padding: zeros around the image, on all sides.
+      by_image: whether the gradient of the kernel is added up image by image, which the CPU does
+        two to three times as fast.
+    """
     total = sum(
         part * kernel[row, column].reshape(1, 1, 1, -1)
         for (row, column), part in _taps(x, kernel, stride, padding)
@@ -31,17 +43,20 @@ def _taps(x, kernel, stride, padding):
     return zip(taps, parts, strict=True)
 
 
-def _forward(x, kernel, stride, padding):
-    return convolve_depthwise(x, kernel, stride, padding), (x, kernel)
+def _forward(x, kernel, stride, padding, by_image):
+    return convolve_depthwise(x, kernel, stride, padding, by_image), (x, kernel)
 
 
-def _backward(stride, padding, residuals, gradient):
+def _backward(stride, padding, by_image, residuals, gradient):
     x, kernel = residuals
     gradient = gradient.astype(accumulator(gradient.dtype))
-    kernel_gradient = {
-        tap: jnp.sum(part * gradient, axis=(0, 1, 2))
-        for tap, part in _taps(x, kernel, stride, padding)
-    }
+    if by_image:
+        kernel_gradient = _add_up_images(x, kernel, gradient, stride, padding)
+    else:
+        kernel_gradient = {
+            tap: jnp.sum(part * gradient, axis=(0, 1, 2))
+            for tap, part in _taps(x, kernel, stride, padding)
+        }
     nothing = jnp.zeros(kernel.shape[3], kernel.dtype)
     rows = [
         jnp.stack(
@@ -58,6 +73,51 @@ def _backward(stride, padding, residuals, gradient):
         for row in range(stride)
     ]
     return windows.interleave(phases, x.shape[1:3]), jnp.stack(rows)[:, :, None]
+
+
+def _add_up_images(x, kernel, gradient, stride, padding):
+    """Computes the gradient of each kernel element that sees the image, `[C]` by `(row, column)`.
+
+    What is added up over the images keeps the places of `gradient` to the end: that is arithmetic
+    on whole vectors, and of one image all of it stays near the core. XLA's CPU compiler adds up
+    the products of all images and places for one channel after the other. Where windows are next
+    to each other a row of an image is one long vector, of which a shorter one is read.
+    """
+    count, height, width, channels = gradient.shape
+    rows, columns = (
+        windows.live_taps(*axis, stride, padding)
+        for axis in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    taps = [(row, column) for row in rows for column in columns]
+    flat = (height, width * channels) if stride == 1 else (height, width, channels)
+    gradient = gradient.reshape(count, *flat)
+
+    def windows_of(image):
+        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+        if stride == 1:
+            padded = padded.reshape(padded.shape[0], -1)
+            for row, column in taps:
+                start = column * channels
+                yield padded[row : row + height, start : start + width * channels]
+        else:
+            last_row, last_column = (stride * (size - 1) + 1 for size in (height, width))
+            for row, column in taps:
+                strided = padded[row : row + last_row : stride]
+                yield strided[:, column : column + last_column : stride]
+
+    def add(number, sums):
+        image, of_image = (
+            lax.dynamic_index_in_dim(of_all, number, keepdims=False) for of_all in (x, gradient)
+        )
+        return [
+            total + part * of_image for total, part in zip(sums, windows_of(image), strict=True)
+        ]
+
+    sums = lax.fori_loop(0, count, add, [jnp.zeros(flat, gradient.dtype) for _ in taps])
+    return {
+        tap: jnp.sum(total.reshape(-1, channels), axis=0)
+        for tap, total in zip(taps, sums, strict=True)
+    }
 
 
 def _phase(gradient, x, kernel, phase, shape, stride, padding):

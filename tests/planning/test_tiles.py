@@ -35,5 +35,18 @@ def test_the_last_two_dimensions_are_filled_up(layout):
     assert tiles.row_major(shape, itemsize) == expected
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((64, 5, 3, 3, 32, 32), 64 * 5 * 9 * 32 * 128 * 4),
+        ((64, 5, 512, 10), 64 * 5 * 16 * 512 * 4),  # Ten rows of 512 columns take less.
+        ((64, 5, 10, 512), 64 * 5 * 16 * 512 * 4),
+        ((100,), 512),
+    ],
+)
+def test_only_the_last_two_dimensions_change_places(shape, expected):
+    assert tiles.in_pairs(shape, 4) == expected
+
+
 def test_an_array_without_numbers_takes_a_place_too():
     assert tiles.compact((0, 5), 4) == tiles.row_major((3, 0), 4) == 512

@@ -26,15 +26,15 @@ CODE_OF_STATES = 0.15
 CODE_OF_A_LEAF = 1_000_000
 """The most of these for one array of a client's state."""
 WORK_KEPT = 0.65
-"""Share of what a step keeps for its backward pass that a TPU program allocates; it computes the
-rest again where it is used."""
+"""Share of what one client's step keeps for its backward pass that a TPU program allocates; it
+computes the rest again where it is used. Of vmapped clients it keeps all."""
 WORK_KEPT_ON_GPU = 0.5
 """Share of the work that a GPU program allocates; most that passes is never written out."""
 LIBRARIES_ON_GPU = 2**25
 """Bytes that the libraries of matrix products may use on a GPU."""
 UPLOAD_COPIES = 3
-"""Copies of all uploads in a TPU program, beside one for each architecture. What is averaged is not
-copied where the server has a program of its own."""
+"""Copies of all uploads in a TPU program with several architectures, beside one for each. What is
+averaged is not copied where the server has a program of its own."""
 
 
 class Memory(NamedTuple):
@@ -93,9 +93,10 @@ def expected(
     num_clients, runs, tiled = program.config.num_clients, spread.vmap_runs, platform == "tpu"
     index = mean = work = in_turn = vmapped = 0
 
-    def beyond(passing: int) -> int:
+    def beyond(passing: int, side_by_side: int = 1) -> int:
         """What must be in main memory of what is gone before the next step."""
-        return max(int(WORK_KEPT * passing) - fast, 0) if tiled else passing
+        kept = WORK_KEPT if side_by_side == 1 else 1.0
+        return max(int(kept * passing) - fast, 0) if tiled else passing
 
     kept = functools.partial(packed, tiled=program.tiled)
     clients = []
@@ -115,7 +116,7 @@ def expected(
             need = part(program, architecture, shapes, side_by_side, tiled)
             # A CPU's compiler fuses most of an evaluation; it needs less than a step of as many.
             if part is _training or tiled or architecture.chunk > architecture.together:
-                work = max(work, need.lasting + beyond(need.passing))
+                work = max(work, need.lasting + beyond(need.passing, side_by_side))
             if side_by_side > 1:
                 vmapped += max(len(widths), 1) * need.operations
             else:
@@ -129,7 +130,8 @@ def expected(
     ordered = stacked(shapes.upload.mean, num_clients)
     largest = max([0, *(num_bytes(leaf, tiled=tiled) for leaf in ordered)])
     if tiled:  # They are joined by filling up those of each architecture to the size of all.
-        copies = len(program.architectures) + UPLOAD_COPIES
+        parts = len(program.architectures)
+        copies = parts + UPLOAD_COPIES if parts > 1 else 1
         joined = largest if program.apart else copies * num_bytes(ordered, tiled=True)
         uploads = mean + copies * num_bytes(each, tiled=True) + joined
     else:
@@ -184,17 +186,17 @@ def _copied(run: Any, spread: Spread, tiled: bool, fast: int) -> int:
     if not tiled:
         # Where a device has several runs, those that train are copied out of the rest.
         return spread.vmap_runs * own if several else 0
-    if several and spread.vmap_runs == spread.runs_each:
-        return num_bytes(whole, tiled=True)
     # A TPU takes and returns them in the order of dimensions that takes least, and works on a copy
-    # in the order that they have where that is another one.
-    inside = _arrays(whole) if several else _arrays(run)
+    # in the better order of the last two where that is another one.
+    inside = whole if several else _arrays(run)
     copies = [
-        (tiles.row_major(leaf.shape, leaf.dtype.itemsize), num_bytes(outside, tiled=True))
+        (tiles.in_pairs(leaf.shape, leaf.dtype.itemsize), num_bytes(outside, tiled=True))
         for leaf, outside in zip(inside, whole, strict=True)
     ]
     copied = sum(here for here, there in copies if here > there)
-    return copied + (max(spread.vmap_runs * own - fast, 0) if several else 0)
+    if 1 < spread.runs_each > spread.vmap_runs:  # Those that train are copied out of the rest.
+        copied += max(spread.vmap_runs * own - fast, 0)
+    return copied
 
 
 class _Need(NamedTuple):
@@ -242,7 +244,9 @@ def _training(
         operations += traced(hooks.observe).operations
     params = given.client.params
     passing = max(sized(step.result) - sized(params), 0)
-    copies = 4 if tiled else 3  # A TPU's loop has another one.
+    copies = 3
+    if tiled:  # A TPU's loop has another one, and what is vmapped lies there unsorted, too.
+        copies = 4 if rows == 1 else 5
     lasting = sized((*(params for _ in range(copies)), optimizer))
     return _Need(lasting, max(passing, sent.peak - lasting), operations)
 
@@ -255,7 +259,10 @@ def _evaluation(
     predict = functools.partial(hooks.predict, method=program.method, models=architecture.models)
     sized = functools.partial(num_bytes, tiled=tiled, rows=rows)
     seen = trace(predict, given, sized)
-    return _Need(0, sized(given.batch.inputs) + seen.peak, seen.operations)
+    lasting = 0
+    if tiled and rows > 1:  # Copied out of the rest, and then into the order of their lengths.
+        lasting = 2 * sized((given.client.params, given.client.statistics))
+    return _Need(lasting, sized(given.batch.inputs) + seen.peak, seen.operations)
 
 
 def _server(program: Program, given: Shapes, tiled: bool) -> _Need:

@@ -30,6 +30,17 @@ def row_major(shape: tuple[int, ...], itemsize: int) -> int:
     return max(math.prod(rest) * _whole(rows, tile) * _whole(columns, _LANES) * itemsize, _LEAST)
 
 
+def in_pairs(shape: tuple[int, ...], itemsize: int) -> int:
+    """The bytes of an array whose last two dimensions stay the last, in the better order of them.
+
+    Args:
+      shape: of the array.
+      itemsize: bytes of one number.
+    """
+    turned = (*shape[:-2], *reversed(shape[-2:]))
+    return min(row_major(shape, itemsize), row_major(turned, itemsize))
+
+
 @functools.cache
 def compact(shape: tuple[int, ...], itemsize: int) -> int:
     """The bytes of an array in the order of its dimensions that takes fewest.

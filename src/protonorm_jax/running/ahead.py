@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import psutil
 
+from protonorm_jax.engine.program import State
 from protonorm_jax.planning import costs, devices, hlo, inputs, memory, need, padding, starting
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.need import Need
@@ -154,7 +155,7 @@ def _made(one: Uncompiled, before: float) -> _Made:
     return _Made(seconds, bool(hits), most[0], need.of(program), text)
 
 
-def runs_that_fit(plan: Plan, by_run: Any, needed: Need, available: int) -> int:
+def runs_that_fit(plan: Plan, by_run: tuple[State, Any], needed: Need, available: int) -> int:
     """How many runs could train at a time on the devices of a plan.
 
     What a run has of its own is there for each of them, as `planning.memory` counts it; all else is
@@ -162,7 +163,8 @@ def runs_that_fit(plan: Plan, by_run: Any, needed: Need, available: int) -> int:
 
     Args:
       plan: of a program for some number of runs.
-      by_run: the shapes of what it is given of its runs, `[num_devices, runs_each, ...]`.
+      by_run: the shapes of the states and of what it is told of its runs, `[num_devices, runs_each,
+        ...]`.
       needed: by the program, of a device.
       available: bytes of a device.
     """
@@ -173,10 +175,13 @@ def runs_that_fit(plan: Plan, by_run: Any, needed: Need, available: int) -> int:
     alone = spread.vmap_runs == 1 and platform in planning.IN_TURN
     in_turn = alone or spread.runs_each > spread.vmap_runs
 
+    # One program after the other copies the states of its own architecture.
+    parts = run[0].clients if plan.program.apart and platform == "tpu" else None
+
     def with_runs(runs_each: int) -> int:
         """What a device would need for so many; of client devices, for their parts of so many."""
         own = spread._replace(runs_each=runs_each)
-        states = memory.states_bytes(run, own, tiled=platform == "tpu", fast=fast)
+        states = memory.states_bytes(run, own, tiled=platform == "tpu", fast=fast, parts=parts)
         return states + (0 if in_turn else needed.temporaries * runs_each // spread.vmap_runs)
 
     left = available - needed.total() + with_runs(spread.runs_each)

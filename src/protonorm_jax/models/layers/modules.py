@@ -11,6 +11,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from protonorm_jax.models.layers import batch_norm
 from protonorm_jax.models.layers.convolution import convolve
@@ -142,8 +143,11 @@ def global_average(x: jax.Array) -> jax.Array:
 
 
 def relu6(x: jax.Array) -> jax.Array:
-    """Clips to [0, 6]; no gradient at and beyond the ends."""
-    return jnp.where(x > 0, jnp.where(x < 6, x, 6.0), 0.0)
+    """Clips to [0, 6]; no gradient at and beyond the ends.
+
+    Not by comparisons and `jnp.where`, which a TPU's compiler writes out.
+    """
+    return lax.clamp(jnp.zeros((), x.dtype), x, jnp.full((), 6, x.dtype))
 
 
 def conv_norm(

@@ -15,15 +15,17 @@ from protonorm_jax.planning.shapes import Shapes
 from protonorm_jax.planning.traced import Traced, trace
 from protonorm_jax.types import Dataset, Images
 
-CODE_ALWAYS = 1_620_000
+CODE_ALWAYS = 3_000_000
 """Bytes of a TPU program that does next to nothing."""
 CODE_IN_TURN = 3_720
-"""Bytes of a TPU program for each operation of what clients do in turn, or the server."""
-CODE_VMAPPED = 10_200
+"""Bytes of a TPU program for each operation of what clients do in turn."""
+CODE_VMAPPED = 10_000
 """Bytes of a TPU program for each operation of what vmapped clients or runs do."""
-CODE_OF_STATES = 0.15
+CODE_OF_SERVER = 500
+"""Bytes of a TPU program for each operation of a server; it is of small arrays."""
+CODE_OF_STATES = 0.06
 """Bytes of a TPU program for each byte of the clients' states where a device has several runs."""
-CODE_OF_A_LEAF = 1_000_000
+CODE_OF_A_LEAF = 400_000
 """The most of these for one array of a client's state."""
 WORK_KEPT = 0.65
 """Share of what one client's step keeps for its backward pass that a TPU program allocates; it
@@ -32,7 +34,7 @@ WORK_KEPT_ON_GPU = 0.5
 """Share of the work that a GPU program allocates; most that passes is never written out."""
 LIBRARIES_ON_GPU = 2**25
 """Bytes that the libraries of matrix products may use on a GPU."""
-UPLOAD_COPIES = 3
+UPLOAD_COPIES = 2
 """Copies of all uploads in a TPU program with several architectures, beside one for each. What is
 averaged is not copied where the server has a program of its own."""
 
@@ -139,11 +141,8 @@ def expected(
     uploads *= runs
     code = 0
     if tiled:
-        if runs > 1:
-            vmapped += server.operations
-        else:
-            in_turn += server.operations
-        code = CODE_ALWAYS + CODE_IN_TURN * in_turn + CODE_VMAPPED * vmapped
+        of_server = (CODE_VMAPPED if runs > 1 else CODE_OF_SERVER) * server.operations
+        code = CODE_ALWAYS + CODE_IN_TURN * in_turn + CODE_VMAPPED * vmapped + of_server
         if spread.runs_each > 1:
             leaves = [num_bytes(leaf, tiled=True) for leaf in stacked(clients, spread.runs_each)]
             code += sum(min(int(CODE_OF_STATES * size), CODE_OF_A_LEAF) for size in leaves)

@@ -109,6 +109,7 @@ def compile_ahead(plan: Plan, target: Target | None = None) -> Iterator[Compiled
                 cost = costs.of_round(plan, hlo.count(made.text), chip, every_round=one.every_round)
                 needs[one.name.split()[0], one.number] = made.need
             if one.name in ("rounds", "score"):  # The last of them.
+                assert states is not None
                 together = programs.needed_together(plan, needs, programs.shapes_of(states))
                 fit = runs_that_fit(plan, (states, told), together, available)
             yield Compiled(

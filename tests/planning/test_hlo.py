@@ -157,3 +157,8 @@ def test_paddings_are_moved_and_fast_memory_is_free():
     assert found.by_loop[None].flops == 2 * 20 * 32 * 64 * 8
     assert found.by_loop[None].cycles == 20 * 70
     assert not found.uncounted
+
+
+def test_an_operation_of_which_the_compiler_expects_nothing_has_no_cycles():
+    found = hlo.count(TILED.replace('"estimated_cycles":"70"', f'"estimated_cycles":"{2**63 - 1}"'))
+    assert found.by_loop[None].cycles == 0

@@ -110,6 +110,7 @@ _BITS = re.compile(r"\d+")
 _PARENTHESIS = re.compile(r"[()]")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_NO_CYCLES = 2**62  # From here on a number stands for none, as the greatest of 64 bits does.
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 # They name a place, or are done with what an earlier operation has begun.
 _FREE = {
@@ -198,7 +199,7 @@ class _Counter:
             (name,) = _called(one, "to_apply") or _called(one, "calls")
             return self.of(name)
         estimated = _CYCLES.search(one.attributes)
-        cycles = float(estimated[1]) if estimated else 0.0
+        cycles = float(estimated[1]) if estimated and int(estimated[1]) < _NO_CYCLES else 0.0
         if one.opcode == "fusion":
             (name,) = _called(one, "calls")
             moved = _fusion_bytes(one, within, self._fused(one))

@@ -243,9 +243,7 @@ def _training(
         operations += traced(hooks.observe).operations
     params = given.client.params
     passing = max(sized(step.result) - sized(params), 0)
-    copies = 3
-    if tiled:  # A TPU's loop has another one, and what is vmapped lies there unsorted, too.
-        copies = 4 if rows == 1 else 5
+    copies = 4 if tiled else 3  # A TPU's loop has another one.
     lasting = sized((*(params for _ in range(copies)), optimizer))
     return _Need(lasting, max(passing, sent.peak - lasting), operations)
 

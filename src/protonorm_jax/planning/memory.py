@@ -153,7 +153,6 @@ def expected(
             (clients, shapes.server),
             spread,
             tiled=tiled,
-            fast=fast,
             parts=(clients if program.apart else [clients]) if tiled else None,
         ),
         uploads=uploads,
@@ -163,7 +162,7 @@ def expected(
 
 
 def states_bytes(
-    run: Any, spread: Spread, *, tiled: bool, fast: int = 0, parts: Sequence[Any] | None = None
+    run: Any, spread: Spread, *, tiled: bool, parts: Sequence[Any] | None = None
 ) -> int:
     """What the states of all runs of a device need, copies included.
 
@@ -171,14 +170,13 @@ def states_bytes(
       run: the shapes of those of one run.
       spread: of the runs over devices.
       tiled: whether they are on a TPU.
-      fast: see `expected`.
       parts: of the run, of which one at a time is copied; None for all of it.
     """
-    copied = max(_copied(part, spread, tiled, fast) for part in parts or [run])
+    copied = max(_copied(part, spread, tiled) for part in parts or [run])
     return num_bytes(stacked(run, spread.runs_each), tiled=tiled) + copied
 
 
-def _copied(run: Any, spread: Spread, tiled: bool, fast: int) -> int:
+def _copied(run: Any, spread: Spread, tiled: bool) -> int:
     """What is copied of states, see `states_bytes`."""
     whole, several = stacked(run, spread.runs_each), spread.runs_each > 1
     own = num_bytes(run, tiled=tiled)
@@ -194,7 +192,7 @@ def _copied(run: Any, spread: Spread, tiled: bool, fast: int) -> int:
     ]
     copied = sum(here for here, there in copies if here > there)
     if 1 < spread.runs_each > spread.vmap_runs:  # Those that train are copied out of the rest.
-        copied += max(spread.vmap_runs * own - fast, 0)
+        copied += spread.vmap_runs * own
     return copied
 
 

@@ -170,8 +170,6 @@ def runs_that_fit(plan: Plan, by_run: tuple[State, Any], needed: Need, available
       available: bytes of a device.
     """
     spread, platform = plan.spread, plan.devices[0].platform
-    chip = CHIPS.get(plan.devices[0].device_kind)
-    fast = chip.fast_memory if chip else 0
     run = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), by_run)
     alone = spread.vmap_runs == 1 and platform in planning.IN_TURN
     in_turn = alone or spread.runs_each > spread.vmap_runs
@@ -182,7 +180,7 @@ def runs_that_fit(plan: Plan, by_run: tuple[State, Any], needed: Need, available
     def with_runs(runs_each: int) -> int:
         """What a device would need for so many; of client devices, for their parts of so many."""
         own = spread._replace(runs_each=runs_each)
-        states = memory.states_bytes(run, own, tiled=platform == "tpu", fast=fast, parts=parts)
+        states = memory.states_bytes(run, own, tiled=platform == "tpu", parts=parts)
         return states + (0 if in_turn else needed.temporaries * runs_each // spread.vmap_runs)
 
     left = available - needed.total() + with_runs(spread.runs_each)

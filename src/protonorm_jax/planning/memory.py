@@ -241,7 +241,9 @@ def _training(
         operations += traced(hooks.observe).operations
     params = given.client.params
     passing = max(sized(step.result) - sized(params), 0)
-    copies = 4 if tiled else 3  # A TPU's loop has another one.
+    copies = 3
+    if tiled:  # A TPU's loop has another one, and what narrows is there in its whole width, too.
+        copies = 5 if len(architecture.widths) > 1 else 4
     lasting = sized((*(params for _ in range(copies)), optimizer))
     return _Need(lasting, max(passing, sent.peak - lasting), operations)
 

@@ -35,12 +35,18 @@ def _taps(x, kernel, stride, padding):
     """Yields `(row, column), [B, H', W', C]` for the kernel elements that see the image."""
     axes = list(zip(x.shape[1:3], kernel.shape[:2], strict=True))
     shape = [windows.output_size(*axis, stride, padding) for axis in axes]
-    rows, columns = (windows.live_taps(*axis, stride, padding) for axis in axes)
+    rows, columns = _live_taps(x, kernel, stride, padding)
     taps = [(row, column) for row in rows for column in columns]
     parts = windows.shifted(
         x, [tap - padding for tap in rows], [tap - padding for tap in columns], shape, step=stride
     )
     return zip(taps, parts, strict=True)
+
+
+def _live_taps(x, kernel, stride, padding):
+    """The rows and the columns of the kernel that see the image."""
+    axes = zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    return [windows.live_taps(*axis, stride, padding) for axis in axes]
 
 
 def _forward(x, kernel, stride, padding, by_image):
@@ -84,34 +90,23 @@ def _add_up_images(x, kernel, gradient, stride, padding):
     to each other a row of an image is one long vector, of which a shorter one is read.
     """
     count, height, width, channels = gradient.shape
-    rows, columns = (
-        windows.live_taps(*axis, stride, padding)
-        for axis in zip(x.shape[1:3], kernel.shape[:2], strict=True)
-    )
+    rows, columns = _live_taps(x, kernel, stride, padding)
     taps = [(row, column) for row in rows for column in columns]
     flat = (height, width * channels) if stride == 1 else (height, width, channels)
     gradient = gradient.reshape(count, *flat)
 
-    def windows_of(image):
-        padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-        if stride == 1:
-            padded = padded.reshape(padded.shape[0], -1)
-            for row, column in taps:
-                start = column * channels
-                yield padded[row : row + height, start : start + width * channels]
-        else:
-            last_row, last_column = (stride * (size - 1) + 1 for size in (height, width))
-            for row, column in taps:
-                strided = padded[row : row + last_row : stride]
-                yield strided[:, column : column + last_column : stride]
+    def parts(image):
+        if stride > 1:
+            return [part[0] for _, part in _taps(image, kernel, stride, padding)]
+        padded = jnp.pad(image[0], ((padding, padding), (padding, padding), (0, 0)))
+        padded = padded.reshape(padded.shape[0], -1)
+        starts = [(row, column * channels) for row, column in taps]
+        return [padded[row : row + height, at : at + width * channels] for row, at in starts]
 
     def add(number, sums):
-        image, of_image = (
-            lax.dynamic_index_in_dim(of_all, number, keepdims=False) for of_all in (x, gradient)
-        )
-        return [
-            total + part * of_image for total, part in zip(sums, windows_of(image), strict=True)
-        ]
+        image = lax.dynamic_slice_in_dim(x, number, 1)
+        of_image = lax.dynamic_index_in_dim(gradient, number, keepdims=False)
+        return [total + part * of_image for total, part in zip(sums, parts(image), strict=True)]
 
     sums = lax.fori_loop(0, count, add, [jnp.zeros(flat, gradient.dtype) for _ in taps])
     return {

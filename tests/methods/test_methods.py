@@ -344,6 +344,24 @@ def test_a_setting_may_not_be_called_like_one_of_all_methods(table):
     assert "mine" not in table and "mine" not in settings.groups()
 
 
+@pytest.mark.parametrize(
+    ("field", "rule"),
+    [
+        ("collect", "after, before, during, None"),
+        ("weighting", "samples, uniform"),
+        ("sent_to", "trained, all"),
+        ("rows", "all, arrived"),
+        ("heads", "any, equal, linear"),
+    ],
+)
+def test_a_field_of_choices_is_one_of_them(field, rule, table):
+    table["odd"] = methods.Row(lambda setup, fixed: methods.Method(**{field: "arrive"}))
+    setup = methods.Setup(3, 4, 2, 1, 8)
+    with pytest.raises(UsageError) as refused:
+        methods.build("odd", setup, {})
+    assert str(refused.value) == f"Method.{field} of odd must be one of {rule}, got 'arrive'"
+
+
 def test_rows_come_and_go(table):
     table["mine"] = methods.Row(methods.METHODS["local"].factory)
     assert Config(method="mine").method == "mine"

@@ -25,6 +25,16 @@ _TAKEN = (
 )
 
 
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "collect": ("after", "before", "during", None),
+    "weighting": ("samples", "uniform"),
+    "sent_to": ("trained", "all"),
+    "rows": ("all", "arrived"),
+    "heads": ("any", "equal", "linear"),
+}
+"""Fields of a `Method` that take one of a few values."""
+
+
 class Row(NamedTuple):
     """One row of the table.
 
@@ -127,10 +137,19 @@ def build(name: str, setup: Setup, values: Mapping[str, Any]) -> Method:
       values: all of its settings.
 
     Raises:
-      UsageError: settings that do not fit each other or the sizes.
+      UsageError: settings that do not fit each other or the sizes, or a field of the method that
+        is none of its choices.
     """
     row = METHODS[name]
-    return row.factory(setup, Fixed({key: values[key] for key in settings.fixed(row.settings)}))
+    made = row.factory(setup, Fixed({key: values[key] for key in settings.fixed(row.settings)}))
+    for field, choices in _CHOICES.items():
+        value = getattr(made, field)
+        if value not in choices:
+            raise UsageError(
+                f"Method.{field} of {name} must be one of {', '.join(map(str, choices))}, got "
+                f"{value!r}"
+            )
+    return made
 
 
 def settings_of(name: str, values: Mapping[str, Any]) -> Any:

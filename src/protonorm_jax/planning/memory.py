@@ -97,8 +97,8 @@ def expected(
 
     def beyond(passing: int, side_by_side: int = 1) -> int:
         """What must be in main memory of what is gone before the next step."""
-        kept = WORK_KEPT if side_by_side == 1 else 1.0
-        return max(int(kept * passing) - fast, 0) if tiled else passing
+        share = WORK_KEPT if side_by_side == 1 else 1.0
+        return max(int(share * passing) - fast, 0) if tiled else passing
 
     kept = functools.partial(packed, tiled=program.tiled)
     clients = []

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from protonorm_jax.config import Config
-from protonorm_jax.planning import memory, tiles
+from protonorm_jax.planning import memory, targets, tiles
 from protonorm_jax.planning import plan as planning
 from protonorm_jax.planning.layout import Spread
 from protonorm_jax.running import programs
@@ -28,6 +28,20 @@ def test_as_much_is_expected_as_the_compiler_needs(method, num_runs):
     needed = programs.compile_all(plan, programs.told_shapes(plan)).needed
     assert plan.memory.code == needed.code == 0
     assert 0.8 <= plan.memory.total() / needed.total() <= 1.25, (plan.memory, needed)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_on_a_tpu_a_program_of_the_server_alone_gathers_one_array_at_a_time(monkeypatch, apart):
+    monkeypatch.setattr(planning, "ARRAYS_OF_ONE_PROGRAM", 0 if apart else 10**6)
+    kind = "TPU v5 lite"
+    chips = [targets.PlannedDevice("tpu", kind, number) for number in range(8)]
+    target = targets.Target("chips", chips, targets.CHIPS[kind])
+    alone, spread = (
+        planning.make([CONFIG.replace(method="fml", devices=count)], target=target).memory
+        for count in (1, 8)
+    )
+    # Of eight clients a chip of eight has one, and so an eighth of the uploads.
+    assert spread.uploads < alone.uploads / 2 if apart else spread.uploads == alone.uploads
 
 
 def states_bytes(runs_each, *, vmap_runs=1, num_clients=5, **options):

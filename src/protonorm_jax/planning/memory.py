@@ -108,8 +108,10 @@ def expected(
         clients.append(stacked(jax.eval_shape(kept, architecture.client), count))
         rows = [jax.ShapeDtypeStruct((spread.runs_each, count, one), jnp.int32) for one in length]
         index += num_bytes(rows, tiled=tiled)
-        # The average is taken leaf by leaf, from the uploads as they come.
-        places = architecture.room * spread.client_devices
+        # The average is taken leaf by leaf, from the uploads as they come. A program that has
+        # nothing else to do on a TPU gathers one leaf at a time from the other chips.
+        gathered = not (tiled and program.apart)
+        places = architecture.room * (spread.client_devices if gathered else 1)
         mean += num_bytes(stacked(shapes.upload.mean, places), tiled=tiled)
         for part, side_by_side, widths in (
             (_training, architecture.together * runs, architecture.widths),

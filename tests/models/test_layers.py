@@ -1,6 +1,7 @@
 """Every form of every layer against the stock operation or the definition."""
 
 import functools
+import math
 import re
 
 import definition
@@ -9,15 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.extend.core import jaxprs_in_params
 
 from protonorm_jax import models
 from protonorm_jax.models import layers
+from protonorm_jax.models.layers import convolution
 from protonorm_jax.models.layers.batch_norm import normalize_batch
 from protonorm_jax.models.layers.convolution import convolve
 from protonorm_jax.models.layers.pooling import adaptive_average_pool, max_pool
 
 FORMS = ("canonical", "native")
-"""Of all layers but convolutions, where `im2col` is as `canonical`."""
+"""Of all layers but convolutions and batch norms, where `im2col` is as `canonical`."""
 QUICKLY = {"xla_backend_optimization_level": 0}
 """How to compile what runs only once."""
 
@@ -49,12 +52,13 @@ def close(first, second, tolerance=1e-10):
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
-def test_all_forms_of_a_convolution_follow_its_definition(geometry):
+def test_all_forms_of_a_convolution_follow_its_definition(geometry, monkeypatch):
     """Outputs, gradients, and what comes of differentiating the gradients.
 
     A convolution is linear in each operand, and so are its gradients: their derivatives are
-    convolutions and gradients of other operands.
+    convolutions and gradients of other operands. Sums over few rows are cut into parts, too.
     """
+    monkeypatch.setattr(convolution, "_ROWS_OF_PART", 5)
     size, kernel_size, stride, padding = GEOMETRIES[geometry]
     cases, expected = [], []
     for image, inputs, outputs in CHANNELS:
@@ -228,7 +232,7 @@ def test_batch_norm_gradients_are_those_of_the_definition():
     for rows, definition_of in ((None, textbook_norm), (mask, textbook_of_real_rows)):
         with jax.enable_x64(True):
             expected = norm_report(definition_of)(*args)
-        for form in FORMS:
+        for form in (*FORMS, "im2col"):
 
             def ours(x, scale, bias, rows=rows, form=form):
                 return normalize_batch(x, scale, bias, rows, 1e-5, form)[0]
@@ -283,6 +287,42 @@ def test_adaptive_average_pool_follows_its_definition(length, size):
     for form in FORMS:
         actual = adaptive_average_pool(x, size, form)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def sums(jaxpr):
+    """How many numbers each sum of a traced function adds up for one of its results."""
+    for equation in jaxpr.eqns:
+        shape = equation.invars[0].aval.shape if equation.invars else ()
+        if equation.primitive.name == "reduce_sum":
+            yield math.prod(shape[axis] for axis in equation.params["axes"])
+        elif equation.primitive.name == "dot_general":
+            (axes, _), _ = equation.params["dimension_numbers"]
+            yield math.prod(shape[axis] for axis in axes)
+        for inner in jaxprs_in_params(equation.params):
+            yield from sums(inner)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_no_gradient_for_a_gpu_is_one_long_sum_over_all_images(masked):
+    """Few threads would do it: seen there, ten such sums took a third of a step of MobileNetV2."""
+    batch, size, channels = 32, 16, 32
+    x, mask = jnp.zeros((batch, size, size, channels)), jnp.ones(batch)
+
+    def loss(pointwise, depthwise, scale):
+        y = convolve(x, pointwise, form="im2col")
+        y = convolve(y, depthwise, padding=1, form="im2col")
+        rows = mask if masked else None
+        return normalize_batch(y, scale, scale, rows, 1e-5, "im2col")[0]
+
+    def gradient(weights, *params):
+        return jax.vjp(loss, *params)[1](weights)
+
+    params = jnp.ones((1, 1, channels, channels)), jnp.ones((3, 3, 1, channels)), jnp.ones(channels)
+    traced = jax.make_jaxpr(jax.vmap(gradient, (None, 0, 0, 0)))(
+        x, *(jnp.stack([one] * 2) for one in params)
+    )
+    found = list(sums(traced.jaxpr))
+    assert found.count(size * size) >= 9 and max(found) <= 512
 
 
 def test_dropout_needs_a_key_and_keeps_the_mean():

@@ -53,17 +53,22 @@ def _row(mask: jax.Array) -> jax.Array:
     return mask.reshape(-1, 1, 1, 1)
 
 
-def _total(x, mask, form):
-    """Adds up each channel of `[B, H, W, C]` over the rows that are real.
+def _totals(x, masks, form):
+    """Adds up each channel of `[B, H, W, C]` over the rows that are real, for each of the masks.
 
     Row by row first, so that the mask meets `[B, C]` numbers only: the CPU's compiler would write
     out a masked `x`, or one with the mean subtracted, before it adds it up. The TPU's adds up
     masked numbers in one pass, and would need two for rows.
     """
     if forms.chosen(form) == "native":
-        return jnp.sum(x if mask is None else x * _row(mask), axis=(0, 1, 2))
+        return [jnp.sum(x if mask is None else x * _row(mask), axis=(0, 1, 2)) for mask in masks]
     rows = jnp.sum(x, axis=(1, 2))
-    return jnp.sum(rows if mask is None else rows * mask.reshape(-1, 1), axis=0)
+    if forms.chosen(form) == "im2col" and any(mask is None for mask in masks):
+        # Of sums of sums XLA makes one, which on a GPU few threads would do.
+        rows = lax.optimization_barrier(rows)
+    return [
+        jnp.sum(rows if mask is None else rows * mask.reshape(-1, 1), axis=0) for mask in masks
+    ]
 
 
 def _normalized(x, mean, inverse, mask):
@@ -77,10 +82,12 @@ def _forward(x, scale, bias, mask, epsilon, form):
     # XLA may or may not turn a division by a broadcast number into this product; written out, the
     # bits do not depend on its choice.
     share = 1.0 / jnp.maximum(count_elements(x, mask), 1.0).astype(x.dtype)
-    mean = _total(x, mask, form) * share
+    (total,) = _totals(x, [mask], form)
+    mean = total * share
     # In one pass over `x`. The mean of what a layer puts out is at most a few deviations; taking it
     # away first would cost the step of MobileNet a quarter more time.
-    variance = jnp.maximum(_total(x * x, mask, form) * share - mean * mean, 0.0)
+    (squares,) = _totals(x * x, [mask], form)
+    variance = jnp.maximum(squares * share - mean * mean, 0.0)
     inverse = lax.rsqrt(variance + epsilon)
     y = _normalized(x, mean, inverse, mask) * _channel(scale) + _channel(bias)
     return (y.astype(dtype), mean, variance), (x.astype(dtype), mean, inverse, scale, mask, share)
@@ -91,10 +98,12 @@ def _backward(epsilon, form, residuals, gradients):
     x, mean, inverse, scale, mask, share = residuals
     dtype, x = x.dtype, x.astype(accumulator(x.dtype))
     gradient = gradients[0].astype(x.dtype)
-    bias_gradient = _total(gradient, None, form)
-    total = bias_gradient if mask is None else _total(gradient, mask, form)
+    masks = [None] if mask is None else [None, mask]
+    sums = _totals(gradient, masks, form)
+    bias_gradient, total = sums[0], sums[-1]
     # The sum over the gradient times the normalized `x`, which is zero in padding.
-    scale_gradient = (_total(gradient * x, mask, form) - mean * total) * inverse
+    (along_x,) = _totals(gradient * x, [mask], form)
+    scale_gradient = (along_x - mean * total) * inverse
     shared = (x - _channel(mean)) * _channel(inverse * scale_gradient * share)
     x_gradient = (gradient - _channel(total * share) - shared) * _channel(scale * inverse)
     if mask is not None:

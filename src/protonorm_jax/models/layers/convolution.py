@@ -14,6 +14,7 @@ image; see `precision`.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ from protonorm_jax.models.layers.precision import accumulator, matmul, narrow
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _MERGED_CHANNELS = 16  # One vector of the CPU, see `_few_channels`.
+_ROWS_OF_PART = 512  # At least, see `_product_in_parts`.
 
 
 def convolve(
@@ -63,36 +65,42 @@ def convolve(
         )
     if depthwise:
         return convolve_depthwise(x, kernel, stride, padding, form == "canonical")
+    product = _product_in_parts if form == "im2col" else matmul
     if height == width == 1 and padding == 0:
-        return _pointwise(x, kernel, stride)
+        return _pointwise(x, kernel, stride, product)
     if height == width == stride and padding == 0:
-        return _patches(x, kernel)
+        return _patches(x, kernel, product)
     size = min(x.shape[1:3])
     if form == "im2col" or size < max(height, width) or (stride > 1 and size <= 4):
-        return _im2col(x, kernel, stride, padding)
+        return _im2col(x, kernel, stride, padding, product)
     window = _Window(stride, ((padding, padding), (padding, padding)), 1, 1)
     if x.shape[3] * width <= _MERGED_CHANNELS:
         return _few_channels(x, kernel, window)
     return _canonical(x, kernel, window, x.dtype)
 
 
-def _pointwise(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+_Product = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def _pointwise(x: jax.Array, kernel: jax.Array, stride: int, product: _Product) -> jax.Array:
     """Applies a 1 x 1 kernel as one matrix product."""
     x = x[:, ::stride, ::stride]
-    y = matmul(x.reshape(-1, x.shape[3]), kernel[0, 0])
+    y = product(x.reshape(-1, x.shape[3]), kernel[0, 0])
     return y.reshape(*x.shape[:3], kernel.shape[3])
 
 
-def _patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _patches(x: jax.Array, kernel: jax.Array, product: _Product) -> jax.Array:
     """Cuts images into patches, one window each, and multiplies them with the kernel."""
     side, _, inputs, outputs = kernel.shape
     rows, columns = (size // side for size in x.shape[1:3])
     x = x[:, : rows * side, : columns * side].reshape(-1, rows, side, columns, side, inputs)
     patches = x.swapaxes(2, 3).reshape(-1, side * side * inputs)
-    return matmul(patches, kernel.reshape(-1, outputs)).reshape(-1, rows, columns, outputs)
+    return product(patches, kernel.reshape(-1, outputs)).reshape(-1, rows, columns, outputs)
 
 
-def _im2col(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _im2col(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, product: _Product
+) -> jax.Array:
     """Multiplies the windows, written out as rows of a matrix, with the kernel."""
     axes = list(zip(x.shape[1:3], kernel.shape[:2], strict=True))
     shape = [windows.output_size(*axis, stride, padding) for axis in axes]
@@ -108,8 +116,39 @@ def _im2col(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.A
     patches = jnp.concatenate(list(parts), axis=3).astype(x.dtype)
     outputs = kernel.shape[3]
     matrix = kernel[rows.start : rows.stop, columns.start : columns.stop].reshape(-1, outputs)
-    y = matmul(patches.reshape(-1, matrix.shape[0]), matrix)
+    y = product(patches.reshape(-1, matrix.shape[0]), matrix)
     return y.reshape(x.shape[0], *shape, outputs)
+
+
+@jax.custom_vjp
+def _product_in_parts(rows: jax.Array, matrix: jax.Array) -> jax.Array:
+    """Multiplies `[N, in]` with `[in, out]`; the gradient of the matrix is added up in parts.
+
+    It is a product of few numbers, each a sum over all rows. A GPU has threads for few numbers, and
+    one long sum after the other: parts keep more of it busy.
+    """
+    return matmul(rows, matrix)
+
+
+def _product_forward(rows, matrix):
+    return matmul(rows, matrix), (rows, matrix)
+
+
+def _product_backward(residuals, gradient):
+    rows, matrix = residuals
+    (length, inputs), outputs = rows.shape, matrix.shape[1]
+    # Together the parts are smaller by far than what they are made of.
+    most = min(length // _ROWS_OF_PART, length * (inputs + outputs) // (4 * inputs * outputs))
+    count = next(count for count in range(max(most, 1), 0, -1) if length % count == 0)
+    parts = matmul(
+        rows.reshape(count, -1, inputs).mT, gradient.reshape(count, -1, outputs), matrix.dtype
+    )
+    # XLA would make one product of them again.
+    total = lax.optimization_barrier(parts).sum(axis=0) if count > 1 else parts[0]
+    return matmul(gradient, matrix.mT, rows.dtype), total
+
+
+_product_in_parts.defvjp(_product_forward, _product_backward)
 
 
 class _Window(NamedTuple):

@@ -59,10 +59,7 @@ def _backward(stride, padding, by_image, residuals, gradient):
     if by_image:
         kernel_gradient = _add_up_images(x, kernel, gradient, stride, padding)
     else:
-        kernel_gradient = {
-            tap: jnp.sum(part * gradient, axis=(0, 1, 2))
-            for tap, part in _taps(x, kernel, stride, padding)
-        }
+        kernel_gradient = _add_up_places(x, kernel, gradient, stride, padding)
     nothing = jnp.zeros(kernel.shape[3], kernel.dtype)
     rows = [
         jnp.stack(
@@ -113,6 +110,18 @@ def _add_up_images(x, kernel, gradient, stride, padding):
         tap: jnp.sum(total.reshape(-1, channels), axis=0)
         for tap, total in zip(taps, sums, strict=True)
     }
+
+
+def _add_up_places(x, kernel, gradient, stride, padding):
+    """Computes what `_add_up_images` does, for many clients at a time on a GPU.
+
+    First each image for itself, which many threads can do, then the images of all kernel elements
+    together. Added up in one go, a GPU's compiler has each sum of a client and channel done by few
+    threads, beside other work that waits for them, and starts a kernel for each element.
+    """
+    taps, parts = zip(*_taps(x, kernel, stride, padding), strict=True)
+    by_image = jnp.stack([jnp.sum(part * gradient, axis=(1, 2)) for part in parts])
+    return dict(zip(taps, jnp.sum(by_image, axis=1), strict=True))
 
 
 def _phase(gradient, x, kernel, phase, shape, stride, padding):

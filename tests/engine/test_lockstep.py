@@ -127,13 +127,14 @@ def test_work_is_that_of_every_batch_for_itself():
     ),
     st.floats(1.0, 1.5),
     st.integers(1, 5),
+    st.sampled_from([0.0, 0.5, 8.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_chosen_widths_are_the_fewest_that_keep_the_promise(counts, waste, most):
+def test_chosen_widths_are_the_fewest_that_keep_the_promise(counts, waste, most, a_step):
     """Compared with every choice there is."""
     counts = np.array(counts)
     rows = counts.shape[1]
-    widths = lockstep.choose_widths(counts, waste=waste, most=most)
+    widths = lockstep.choose_widths(counts, waste=waste, most=most, a_step=a_step)
     assert widths[0] == rows and list(widths) == sorted(set(widths), reverse=True)
     least = {
         size: min(
@@ -142,7 +143,9 @@ def test_chosen_widths_are_the_fewest_that_keep_the_promise(counts, waste, most)
         )
         for size in range(1, min(rows, most) + 1)
     }
-    enough = [size for size, work in least.items() if work <= waste * counts.sum()]
+    beside = a_step * counts.max(axis=1).sum()
+    needed = counts.sum() + beside
+    enough = [size for size, work in least.items() if work + beside <= waste * needed]
     assert len(widths) == (enough[0] if enough else max(least))
     assert lockstep.work(counts, widths) == least[len(widths)]
 
@@ -154,6 +157,8 @@ def test_widths_are_few_for_usual_counts():
     assert len(widths) <= 4 and lockstep.work(steps, widths) / steps.sum() <= 1.15
     assert len(lockstep.choose_widths(np.arange(100)[None], waste=1.0)) == 8
     assert lockstep.choose_widths(np.full((2, 6), 7)) == (6,)
+    # Where the step itself costs as much as all of its rows, half of the narrowing saves little.
+    assert len(lockstep.choose_widths(steps, a_step=5.0)) < len(widths)
 
 
 def test_of_very_many_rows_some_widths_are_tried():

@@ -175,17 +175,21 @@ def work(counts: np.ndarray, widths: Sequence[int]) -> int:
     return int(sum(width * (ends[:, after] - ends[:, width]).sum() for width, after in pairs))
 
 
-def choose_widths(counts: np.ndarray, *, waste: float = WASTE, most: int = 8) -> tuple[int, ...]:
-    """The fewest widths with which `repeat` does at most `waste` times the useful work.
+def choose_widths(
+    counts: np.ndarray, *, waste: float = WASTE, most: int = 8, a_step: float = 0.0
+) -> tuple[int, ...]:
+    """The fewest widths with which `repeat` takes at most `waste` times the time that is needed.
 
     Every width is a copy of the loop's body in the program, to be compiled.
 
     Args:
       counts: `[batches, rows]` int, steps of each row.
-      waste: bound on `work(counts, widths) / counts.sum()`.
+      waste: bound on `work(counts, widths) / counts.sum()`, where steps cost nothing else.
       most: widths to use at most, even if the bound is missed.
+      a_step: what a step of the batch costs beside its rows, however few they are, in rows.
     """
     rows = counts.shape[1]
+    beside = a_step * counts.max(axis=1).sum()
     ends = np.append(np.sort(counts, axis=1)[:, ::-1], np.zeros((len(counts), 1), int), axis=1)
     ends = ends.sum(axis=0)  # Batches share the widths, and their work adds up.
     # Of very many rows only some widths are tried, each a few per cent above the next.
@@ -206,6 +210,6 @@ def choose_widths(counts: np.ndarray, *, waste: float = WASTE, most: int = 8) ->
             if left < max(best)
         }
         total, taken = best[0]
-        if total <= waste * counts.sum():
+        if total + beside <= waste * (counts.sum() + beside):
             break
     return taken

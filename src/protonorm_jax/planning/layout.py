@@ -235,15 +235,20 @@ def _drawn(
     ]
 
 
-def choose_widths(work: Sequence[Work], *, waste: float = lockstep.WASTE) -> list[tuple[int, ...]]:
+def choose_widths(
+    work: Sequence[Work], *, waste: float = lockstep.WASTE, a_step: float = 0.0
+) -> list[tuple[int, ...]]:
     """How the batches of each architecture narrow; none for batches of one row.
 
     Args:
       work: of each architecture.
       waste: see `lockstep.choose_widths`.
+      a_step: likewise.
     """
     return [
-        lockstep.choose_widths(one.steps.reshape(-1, one.steps.shape[3]), waste=waste)
+        lockstep.choose_widths(
+            one.steps.reshape(-1, one.steps.shape[3]), waste=waste, a_step=a_step
+        )
         if one.steps.shape[3] > 1
         else ()
         for one in work

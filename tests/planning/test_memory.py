@@ -58,6 +58,7 @@ def test_runs_that_take_turns_are_copied_out_of_the_rest():
     assert states_bytes(1) == one
     assert states_bytes(8) == 9 * one
     assert states_bytes(8, vmap_runs=4) == 12 * one
+    assert states_bytes(8, vmap_runs=8) == 8 * one  # None of them is left behind.
 
 
 def test_on_a_tpu_states_are_copied_where_another_order_takes_less():

@@ -66,9 +66,7 @@ def _totals(x, masks, form):
     if forms.chosen(form) == "im2col" and any(mask is None for mask in masks):
         # Of sums of sums XLA makes one, which on a GPU few threads would do.
         rows = lax.optimization_barrier(rows)
-    return [
-        jnp.sum(rows if mask is None else rows * mask.reshape(-1, 1), axis=0) for mask in masks
-    ]
+    return [jnp.sum(rows if mask is None else rows * mask.reshape(-1, 1), axis=0) for mask in masks]
 
 
 def _normalized(x, mean, inverse, mask):

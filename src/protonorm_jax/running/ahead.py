@@ -179,7 +179,9 @@ def runs_that_fit(plan: Plan, by_run: tuple[State, Any], needed: Need, available
 
     def with_runs(runs_each: int) -> int:
         """What a device would need for so many; of client devices, for their parts of so many."""
-        own = spread._replace(runs_each=runs_each)
+        own = spread._replace(
+            runs_each=runs_each, vmap_runs=spread.vmap_runs if in_turn else runs_each
+        )
         states = memory.states_bytes(run, own, tiled=platform == "tpu", parts=parts)
         return states + (0 if in_turn else needed.temporaries * runs_each // spread.vmap_runs)
 

@@ -139,7 +139,7 @@ def _product_backward(residuals, gradient):
     (length, inputs), outputs = rows.shape, matrix.shape[1]
     # Together the parts are smaller by far than what they are made of.
     most = min(length // _ROWS_OF_PART, length * (inputs + outputs) // (4 * inputs * outputs))
-    count = next(count for count in range(max(most, 1), 0, -1) if length % count == 0)
+    count = next(parts for parts in range(max(most, 1), 0, -1) if length % parts == 0)
     parts = matmul(
         rows.reshape(count, -1, inputs).mT, gradient.reshape(count, -1, outputs), matrix.dtype
     )

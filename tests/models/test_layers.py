@@ -14,7 +14,7 @@ from jax.extend.core import jaxprs_in_params
 
 from protonorm_jax import models
 from protonorm_jax.models import layers
-from protonorm_jax.models.layers import convolution
+from protonorm_jax.models.layers import convolution, in_place
 from protonorm_jax.models.layers.batch_norm import normalize_batch
 from protonorm_jax.models.layers.convolution import convolve
 from protonorm_jax.models.layers.pooling import adaptive_average_pool, max_pool
@@ -323,6 +323,52 @@ def test_no_gradient_for_a_gpu_is_one_long_sum_over_all_images(masked):
     )
     found = list(sums(traced.jaxpr))
     assert found.count(size * size) >= 9 and max(found) <= 512
+
+
+def test_a_step_changes_kernels_where_they_lie(monkeypatch):
+    """Copied in every step, the kernels took up to an eighth of it."""
+    shapes = [(3, 3, 3, 24), (1, 1, 24, 40), (3, 3, 40, 32), (3, 3, 32, 8)]
+    kernels = [jnp.ones(shape) for shape in shapes]
+
+    def loss(kernels, y):
+        for kernel in kernels:
+            y = jnp.tanh(convolve(y, kernel, padding=kernel.shape[0] // 2, form="canonical"))
+            y = y[:, ::4, ::4] if kernel.shape[2] == 40 else y  # The last sees 2 x 2.
+        return jnp.sum(y**2)
+
+    def copied():
+        def train(kernels, count, x):
+            def step(_, kernels):
+                slopes = jax.grad(loss)(kernels, x)
+                return [one - 0.01 * slope for one, slope in zip(kernels, slopes, strict=True)]
+
+            return lax.fori_loop(0, count, step, kernels)
+
+        lowered = jax.jit(train, donate_argnums=0).lower(kernels, 5, jnp.ones((4, 8, 8, 3)))
+        text = lowered.compile().as_text()
+        found = re.findall(r"f32\[([\d,]+)\]\S* copy\(%get-tuple-element", text)
+        sizes = {math.prod(int(side) for side in one.split(",")) for one in found}
+        return sizes & {math.prod(shape) for shape in shapes}
+
+    assert not copied()
+    monkeypatch.setattr(in_place, "in_order", lambda of_x, of_kernel, order: of_kernel)
+    assert copied()
+
+
+@pytest.mark.parametrize("geometry", [(8, 3, 40, 1), (8, 3, 3, 1), (8, 1, 40, 0), (2, 3, 40, 1)])
+def test_a_first_layer_does_not_wait_for_a_gradient_that_nobody_reads(geometry):
+    """Geometry: side of the image, of the kernel, channels of the image, padding."""
+    side, size, channels, padding = geometry
+    x, kernel = jnp.ones((4, side, side, channels)), jnp.ones((size, size, channels, 32))
+
+    def loss(x, kernel):
+        return jnp.sum(convolve(x, kernel, padding=padding, form="canonical") ** 2)
+
+    def flops(argument_numbers):
+        compiled = jax.jit(jax.grad(loss, argument_numbers)).lower(x, kernel).compile()
+        return compiled.cost_analysis()["flops"]
+
+    assert flops(1) < 0.8 * flops((0, 1))
 
 
 def test_dropout_needs_a_key_and_keeps_the_mean():

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from protonorm_jax.models.layers import forms, windows
+from protonorm_jax.models.layers import forms, in_place, windows
 from protonorm_jax.models.layers.depthwise import convolve_depthwise
 from protonorm_jax.models.layers.precision import accumulator, matmul, narrow
 
@@ -65,7 +65,7 @@ def convolve(
         )
     if depthwise:
         return convolve_depthwise(x, kernel, stride, padding, form == "canonical")
-    product = _product_in_parts if form == "im2col" else matmul
+    product = _product_in_parts if form == "im2col" else in_place.product
     if height == width == 1 and padding == 0:
         return _pointwise(x, kernel, stride, product)
     if height == width == stride and padding == 0:
@@ -196,12 +196,14 @@ def _canonical(x: jax.Array, kernel: jax.Array, window: _Window, dtype: jnp.dtyp
 
 
 def _canonical_forward(x, kernel, window, dtype):
-    return _canonical(x, kernel, window, dtype), (x, kernel)
+    order, x, kernel = in_place.order_of(x), x.value, kernel.value
+    return _canonical(x, kernel, window, dtype), (x, kernel, order)
 
 
 def _canonical_backward(window, dtype, residuals, gradient):
     del dtype
-    x, kernel = residuals
+    x, kernel, order = residuals
+    gradient = in_place.dense(gradient)
     of_x, of_kernel = _turned(window, x, kernel, gradient)
     padded = x.shape[1] * x.shape[2] > _ZEROS_WORTH_AVOIDING * gradient.shape[1] * gradient.shape[2]
     if window == _PLAIN and padded:
@@ -213,10 +215,11 @@ def _canonical_backward(window, dtype, residuals, gradient):
             of_x,
             x.dtype,
         )
-    return x_gradient, _kernel_gradient(x, kernel, gradient, of_kernel)
+    kernel_gradient = _kernel_gradient(x, kernel, gradient, of_kernel)
+    return x_gradient, in_place.in_order(x_gradient, kernel_gradient, order)
 
 
-_canonical.defvjp(_canonical_forward, _canonical_backward)
+_canonical.defvjp(_canonical_forward, _canonical_backward, symbolic_zeros=True)
 
 
 def _turned(
@@ -329,11 +332,12 @@ def _few_channels(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array
 
 
 def _few_channels_forward(x, kernel, window):
-    return _few_channels(x, kernel, window), (x, kernel)
+    order, x, kernel = in_place.order_of(x), x.value, kernel.value
+    return _few_channels(x, kernel, window), (x, kernel, order)
 
 
 def _few_channels_backward(window, residuals, gradient):
     return _canonical_backward(window, None, residuals, gradient)
 
 
-_few_channels.defvjp(_few_channels_forward, _few_channels_backward)
+_few_channels.defvjp(_few_channels_forward, _few_channels_backward, symbolic_zeros=True)

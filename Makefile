@@ -6,6 +6,10 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 install = $(UV) $(1) || $(PIP) $(1)
+# Compiled modules are kept in the environment, also where Python is told to write none: otherwise
+# each of the commands that tests start would compile anew all that it imports.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/$(VENV)/pycache
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test test-large fuzz kills mutants lint dist bench profile paper paper-quick docs docs-serve format clean
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import jaxprs_in_params
 
 from protonorm_jax import models
@@ -351,7 +352,7 @@ def test_a_step_changes_kernels_where_they_lie(monkeypatch):
         return sizes & {math.prod(shape) for shape in shapes}
 
     assert not copied()
-    monkeypatch.setattr(in_place, "in_order", lambda of_x, of_kernel, order: of_kernel)
+    monkeypatch.setattr(in_place, "in_order", lambda of_x, of_kernel, wanted: of_kernel)
     assert copied()
 
 
@@ -369,6 +370,13 @@ def test_a_first_layer_does_not_wait_for_a_gradient_that_nobody_reads(geometry):
         return compiled.cost_analysis()["flops"]
 
     assert flops(1) < 0.8 * flops((0, 1))
+
+
+def test_a_gradient_that_jax_knows_to_be_zero_becomes_zeros():
+    given = jnp.ones((2, 3))
+    assert in_place.dense(given) is given
+    found = in_place.dense(SymbolicZero(jax.typeof(given)))
+    np.testing.assert_array_equal(found, np.zeros((2, 3), np.float32), strict=True)
 
 
 def test_dropout_needs_a_key_and_keeps_the_mean():

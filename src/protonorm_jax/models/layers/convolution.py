@@ -196,13 +196,13 @@ def _canonical(x: jax.Array, kernel: jax.Array, window: _Window, dtype: jnp.dtyp
 
 
 def _canonical_forward(x, kernel, window, dtype):
-    order, x, kernel = in_place.order_of(x), x.value, kernel.value
-    return _canonical(x, kernel, window, dtype), (x, kernel, order)
+    wanted, x, kernel = in_place.wanted_of(x), x.value, kernel.value
+    return _canonical(x, kernel, window, dtype), (x, kernel, wanted)
 
 
 def _canonical_backward(window, dtype, residuals, gradient):
     del dtype
-    x, kernel, order = residuals
+    x, kernel, wanted = residuals
     gradient = in_place.dense(gradient)
     of_x, of_kernel = _turned(window, x, kernel, gradient)
     padded = x.shape[1] * x.shape[2] > _ZEROS_WORTH_AVOIDING * gradient.shape[1] * gradient.shape[2]
@@ -216,7 +216,7 @@ def _canonical_backward(window, dtype, residuals, gradient):
             x.dtype,
         )
     kernel_gradient = _kernel_gradient(x, kernel, gradient, of_kernel)
-    return x_gradient, in_place.in_order(x_gradient, kernel_gradient, order)
+    return x_gradient, in_place.in_order(x_gradient, kernel_gradient, wanted)
 
 
 _canonical.defvjp(_canonical_forward, _canonical_backward, symbolic_zeros=True)
@@ -332,8 +332,8 @@ def _few_channels(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array
 
 
 def _few_channels_forward(x, kernel, window):
-    order, x, kernel = in_place.order_of(x), x.value, kernel.value
-    return _few_channels(x, kernel, window), (x, kernel, order)
+    wanted, x, kernel = in_place.wanted_of(x), x.value, kernel.value
+    return _few_channels(x, kernel, window), (x, kernel, wanted)
 
 
 def _few_channels_backward(window, residuals, gradient):
